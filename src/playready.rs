@@ -1,0 +1,5 @@
+#![doc = include_str!("playready/protocol.md")]
+
+pub mod ecc;
+pub mod elgamal;
+pub mod kid;

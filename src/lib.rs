@@ -10,5 +10,6 @@
 //! - [`playready`]: pure. Bytes in, typed values out, and back: SOAP messages, challenges,
 //!   certificates, XMR licenses, headers, keys.
 //! - [`ledger`]: the append-only event log and the state that decisions are made on.
+pub mod domain;
 pub mod ledger;
 pub mod playready;

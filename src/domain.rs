@@ -1,0 +1,27 @@
+//! The rules of the ledger: what happened, what that makes true, and what may happen next.
+//!
+//! Pure. No I/O, no clock, no dice: time and ids arrive inside commands, so the same history gives
+//! the same answer on every machine. Storage, protocol and HTTP live elsewhere and never leak in.
+//!
+//! - [`event`]: the facts, in the stored shapes that never change.
+//! - [`device`]: the state of one device, folded from its events by [`Device::evolve`].
+//! - [`lookup`]: the index rows that answer "seen before?" without a device's whole history.
+//! - [`acquire`], [`acknowledge`], [`delete`]: one decision each, from state, lookups, command,
+//!   policy and time to events.
+//! - [`quota`]: the policy, and decisions that explain themselves.
+
+pub mod acknowledge;
+pub mod acquire;
+pub mod delete;
+pub mod device;
+pub mod event;
+pub mod ids;
+pub mod lookup;
+pub mod quota;
+
+pub use device::Device;
+pub use event::Event;
+pub use ids::{
+    AccountRef, DeviceRef, Digest, Identity, KeyId, LicenseId, Nonce, ReferenceKey, SessionId,
+    TransactionId,
+};

@@ -1,0 +1,56 @@
+//! A device says which licenses of a response it stored.
+
+use super::event::{Event, LicenseAcknowledged};
+use super::ids::{Digest, Identity, KeyId, TransactionId};
+use super::lookup::TransactionLicense;
+
+/// A verified acknowledgement.
+#[derive(Clone, Debug)]
+pub struct Acknowledge {
+    /// Who signed.
+    pub identity: Identity,
+    /// The transaction it names.
+    pub transaction_id: TransactionId,
+    /// KID and result code, in the order of the message; 0 is stored.
+    pub results: Vec<(KeyId, u32)>,
+    /// SHA-256 of the signed element.
+    pub signed_sha256: Digest,
+}
+
+/// The events that an acknowledgement causes: results are matched to licenses by KID, repeated
+/// KIDs in issue order; the first result for a license counts; KIDs outside the transaction are
+/// ignored. Neither result frees a slot.
+pub fn acknowledge(
+    command: &Acknowledge,
+    transaction: &[TransactionLicense],
+    now_ms: i64,
+) -> Vec<Event> {
+    let mut taken = vec![false; transaction.len()];
+    let mut events = Vec::new();
+    for (key_id, result) in &command.results {
+        let candidates = transaction.iter().zip(&mut taken);
+        let Some((license, taken)) =
+            candidates.into_iter().find(|(l, taken)| l.key_id == *key_id && !**taken)
+        else {
+            continue;
+        };
+        *taken = true;
+        if license.acknowledged {
+            continue;
+        }
+        let fact = LicenseAcknowledged {
+            license_id: license.license_id,
+            identity: command.identity,
+            key_id: *key_id,
+            transaction_id: command.transaction_id,
+            result: *result,
+            signed_sha256: command.signed_sha256,
+            at_ms: now_ms,
+        };
+        events.push(match result {
+            0 => Event::LicenseStored(fact),
+            _ => Event::LicenseStoreFailed(fact),
+        });
+    }
+    events
+}

@@ -1,0 +1,164 @@
+//! May this device have these licenses?
+
+use super::device::{Device, REFUSAL_KIDS_MAX};
+use super::event::{AcquisitionRefused, Event, LicenseAcquired};
+use super::ids::{Digest, Identity, KeyId, Nonce};
+use super::quota::{QuotaExceeded, QuotaPolicy};
+
+/// A verified and entitled challenge, with everything that can fail already prepared: content
+/// keys found, policies effective, license ids drawn.
+#[derive(Clone, Debug)]
+pub struct Acquire {
+    /// Who asks.
+    pub identity: Identity,
+    /// The challenge's nonce.
+    pub nonce: Nonce,
+    /// SHA-256 of the signed element.
+    pub signed_sha256: Digest,
+    /// The licenses to grant, in the order of the response. Their `at_ms`, `overage` and
+    /// `quota_policy_revision` are set by the decision.
+    pub licenses: Vec<LicenseAcquired>,
+}
+
+/// What the index rows say about the challenge.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The grant this nonce was answered with, if it was.
+    pub grant: Option<Vec<LicenseAcquired>>,
+    /// Whether a refusal of this challenge is recorded.
+    pub refusal_recorded: bool,
+    /// KIDs whose deletion under the session that the challenge names has taken effect.
+    pub spent: Vec<KeyId>,
+    /// Whether the challenge's transaction id was used before.
+    pub transaction_used: bool,
+}
+
+/// Facts about the policy and the wait that a decision is made under.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The quota policy.
+    pub policy: &'a QuotaPolicy,
+    /// Its revision.
+    pub policy_revision: u64,
+    /// For how long the same challenge gets the same licenses again.
+    pub replay_window_ms: i64,
+}
+
+/// The answer.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// New licenses: append these events, then answer with them.
+    Grant(Vec<LicenseAcquired>),
+    /// The same challenge again: answer with the same licenses, append nothing.
+    Repeat(Vec<LicenseAcquired>),
+    /// No. The event, if any, is to be appended before answering.
+    Refuse(Refusal, Option<Event>),
+}
+
+/// Why a challenge is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The nonce was used for other bytes.
+    #[error("the nonce was used for another challenge")]
+    NonceReused,
+    /// The challenge was granted, and its licenses are no longer all live, or it is too old.
+    #[error("the challenge is spent")]
+    ChallengeSpent,
+    /// An operator blocked the device.
+    #[error("the device is blocked")]
+    Blocked,
+    /// The session named has already deleted a KID that is asked for.
+    #[error("the session has already deleted {0}")]
+    SessionSpent(KeyId),
+    /// The transaction id named was used before.
+    #[error("the transaction id was used before")]
+    TransactionUsed,
+    /// A quota rule said no.
+    #[error("the limit of {} is reached", .0.limit)]
+    Quota(QuotaExceeded),
+}
+
+impl Device {
+    /// Decides one challenge. The batch is granted or refused whole.
+    pub fn acquire(
+        &self,
+        command: &Acquire,
+        seen: &Seen,
+        terms: Terms<'_>,
+        now_ms: i64,
+    ) -> Outcome {
+        if let Some(grant) = &seen.grant {
+            return match self.repeat(command, grant, terms, now_ms) {
+                Ok(()) => Outcome::Repeat(grant.clone()),
+                Err(refusal) => Outcome::Refuse(refusal, None),
+            };
+        }
+        if self.blocked {
+            return Outcome::Refuse(Refusal::Blocked, None);
+        }
+        let persistent = command.licenses.iter().filter(|l| l.persistent.effective);
+        let wanted: Vec<KeyId> = persistent.map(|license| license.key_id).collect();
+        if let Some(key_id) = wanted.iter().find(|key_id| seen.spent.contains(key_id)) {
+            return Outcome::Refuse(Refusal::SessionSpent(*key_id), None);
+        }
+        if seen.transaction_used {
+            return Outcome::Refuse(Refusal::TransactionUsed, None);
+        }
+        if let Some(exceeded) = self.explain(&wanted, terms.policy, now_ms).denied {
+            let event = self.refusal_event(command, seen, &wanted, &exceeded, terms, now_ms);
+            return Outcome::Refuse(Refusal::Quota(exceeded), event);
+        }
+        let granted = command.licenses.iter().cloned().map(|license| LicenseAcquired {
+            quota_policy_revision: terms.policy_revision,
+            overage: false,
+            at_ms: now_ms,
+            ..license
+        });
+        Outcome::Grant(granted.collect())
+    }
+
+    /// Whether a challenge that was granted may be answered again.
+    fn repeat(
+        &self,
+        command: &Acquire,
+        grant: &[LicenseAcquired],
+        terms: Terms<'_>,
+        now_ms: i64,
+    ) -> Result<(), Refusal> {
+        if grant.iter().any(|license| license.signed_sha256 != command.signed_sha256) {
+            return Err(Refusal::NonceReused);
+        }
+        let fresh = grant.iter().all(|l| now_ms.saturating_sub(l.at_ms) <= terms.replay_window_ms);
+        let live = grant
+            .iter()
+            .filter(|license| license.persistent.effective)
+            .all(|license| self.is_live(license.key_id, license.license_id, now_ms));
+        if fresh && live && !self.blocked { Ok(()) } else { Err(Refusal::ChallengeSpent) }
+    }
+
+    fn refusal_event(
+        &self,
+        command: &Acquire,
+        seen: &Seen,
+        wanted: &[KeyId],
+        exceeded: &QuotaExceeded,
+        terms: Terms<'_>,
+        now_ms: i64,
+    ) -> Option<Event> {
+        if seen.refusal_recorded || !self.records_refusal(wanted, exceeded.rule, now_ms) {
+            return None;
+        }
+        Some(Event::AcquisitionRefused(AcquisitionRefused {
+            identity: command.identity,
+            nonce: command.nonce,
+            key_ids: wanted.iter().copied().take(REFUSAL_KIDS_MAX).collect(),
+            rule: exceeded.rule,
+            limit: exceeded.limit,
+            held: exceeded.held,
+            requested: exceeded.requested,
+            quota_policy_revision: terms.policy_revision,
+            signed_sha256: command.signed_sha256,
+            at_ms: now_ms,
+        }))
+    }
+}

@@ -1,0 +1,228 @@
+//! The state of one device: what its events make true.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{AcquisitionRefused, Event, LicenseAcquired};
+use super::ids::{Identity, KeyId, LicenseId};
+use super::quota::{CountedLicense, Explanation, QuotaExceeded, QuotaPolicy, Rule};
+
+/// One refusal event for a device, KID and rule in this time, so that a device that keeps asking
+/// cannot flood the ledger.
+pub const REFUSAL_QUIET_MS: i64 = 60 * 60 * 1000;
+/// Refusal events a device may cause in a day.
+pub const REFUSALS_PER_DAY: usize = 100;
+/// KIDs that a refusal names at most.
+pub const REFUSAL_KIDS_MAX: usize = 50;
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Everything a decision about one device needs, bounded by what is live: it does not grow with
+/// the device's history. Index rows ([`lookup`](super::lookup)) answer about the past.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Whether the device has been seen.
+    pub enrolled: bool,
+    /// Time of the last event; later events are never earlier.
+    pub at_ms: i64,
+    /// Whether an operator blocked it.
+    pub blocked: bool,
+    slots: BTreeMap<KeyId, Vec<LiveLicense>>,
+    refusals: VecDeque<RecordedRefusal>,
+}
+
+/// A persistent license that was not ended by an event. Whether it is live depends on the time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LiveLicense {
+    id: LicenseId,
+    identity: Identity,
+    counted_until_ms: Option<i64>,
+    confirmed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct RecordedRefusal {
+    at_ms: i64,
+    rule: Rule,
+    key_ids: Vec<KeyId>,
+}
+
+impl LiveLicense {
+    fn is_live(&self, now_ms: i64) -> bool {
+        self.counted_until_ms.is_none_or(|until| now_ms < until)
+    }
+}
+
+impl Device {
+    /// Applies one stored fact. Total: it cannot fail, because the fact has already happened.
+    pub fn evolve(&mut self, fact: &Event) {
+        self.at_ms = self.at_ms.max(fact.at_ms());
+        match fact {
+            Event::DeviceEnrolled(_) => self.enrolled = true,
+            Event::LicenseAcquired(e) if e.persistent.effective => self.hold(e),
+            Event::LicenseStored(e) => {
+                if let Some(license) = self.license_mut(e.key_id, e.license_id) {
+                    license.confirmed = true;
+                }
+            }
+            Event::LicenseDeleted(e) if e.releases => self.release(e.key_id, e.license_id),
+            Event::AcquisitionRefused(e) => self.remember_refusal(e),
+            _ => {}
+        }
+        self.forget_expired();
+    }
+
+    fn hold(&mut self, e: &LicenseAcquired) {
+        self.slots.entry(e.key_id).or_default().push(LiveLicense {
+            id: e.license_id,
+            identity: e.identity,
+            counted_until_ms: e.counted_until_ms,
+            confirmed: false,
+        });
+    }
+
+    fn release(&mut self, key_id: KeyId, license_id: LicenseId) {
+        if let Some(licenses) = self.slots.get_mut(&key_id) {
+            licenses.retain(|license| license.id != license_id);
+            if licenses.is_empty() {
+                self.slots.remove(&key_id);
+            }
+        }
+    }
+
+    fn remember_refusal(&mut self, e: &AcquisitionRefused) {
+        self.refusals.push_back(RecordedRefusal {
+            at_ms: e.at_ms,
+            rule: e.rule,
+            key_ids: e.key_ids.clone(),
+        });
+    }
+
+    /// Drops what can no longer matter. Recorded time never goes back, so what has expired at the
+    /// last event stays expired.
+    fn forget_expired(&mut self) {
+        let now_ms = self.at_ms;
+        self.slots.retain(|_, licenses| {
+            licenses.retain(|license| license.is_live(now_ms));
+            !licenses.is_empty()
+        });
+        while self.refusals.front().is_some_and(|r| r.at_ms <= now_ms - DAY_MS) {
+            self.refusals.pop_front();
+        }
+    }
+
+    fn license_mut(&mut self, key_id: KeyId, license_id: LicenseId) -> Option<&mut LiveLicense> {
+        self.slots.get_mut(&key_id)?.iter_mut().find(|license| license.id == license_id)
+    }
+
+    fn live_in(&self, key_id: KeyId, now_ms: i64) -> impl Iterator<Item = &LiveLicense> {
+        let licenses = self.slots.get(&key_id).map(Vec::as_slice).unwrap_or_default();
+        licenses.iter().filter(move |license| license.is_live(now_ms))
+    }
+
+    /// Whether this license is live.
+    pub fn is_live(&self, key_id: KeyId, license_id: LicenseId, now_ms: i64) -> bool {
+        self.live_in(key_id, now_ms).any(|license| license.id == license_id)
+    }
+
+    /// Whether the device holds a slot for this KID.
+    pub fn holds(&self, key_id: KeyId, now_ms: i64) -> bool {
+        self.live_in(key_id, now_ms).next().is_some()
+    }
+
+    /// Every live license, ordered by KID, within one KID by acquisition.
+    pub fn counted(&self, now_ms: i64) -> Vec<CountedLicense> {
+        let live = |(key_id, licenses): (&KeyId, &Vec<LiveLicense>)| {
+            let key_id = *key_id;
+            let live = licenses.iter().filter(|license| license.is_live(now_ms));
+            let counted = live.map(move |license| CountedLicense {
+                license_id: license.id,
+                key_id,
+                confirmed: license.confirmed,
+                counted_until_ms: license.counted_until_ms,
+            });
+            counted.collect::<Vec<_>>()
+        };
+        self.slots.iter().flat_map(live).collect()
+    }
+
+    /// Live slots: KIDs with at least one live license.
+    pub fn held_slots(&self, now_ms: i64) -> Vec<KeyId> {
+        self.slots.keys().copied().filter(|key_id| self.holds(*key_id, now_ms)).collect()
+    }
+
+    /// Decides whether `wanted` (KIDs, each for one more persistent license, repeats allowed) fit
+    /// under `policy`, and explains it.
+    pub fn explain(&self, wanted: &[KeyId], policy: &QuotaPolicy, now_ms: i64) -> Explanation {
+        let mut wanted_per_kid = BTreeMap::<KeyId, u32>::new();
+        for key_id in wanted {
+            *wanted_per_kid.entry(*key_id).or_default() += 1;
+        }
+        let held = self.held_slots(now_ms);
+        let live = count(held.len());
+        let fresh = wanted_per_kid.keys().filter(|key_id| !self.holds(**key_id, now_ms)).count();
+        let requested = count(fresh);
+        let counted = self.counted(now_ms);
+        let crowded = wanted_per_kid.iter().find_map(|(key_id, requested)| {
+            let held = count(self.live_in(*key_id, now_ms).count());
+            let over = held.saturating_add(*requested) > policy.licenses_per_slot;
+            over.then_some((*key_id, held, *requested))
+        });
+        let denied = if live.saturating_add(requested) > policy.device_limit && requested > 0 {
+            Some(QuotaExceeded {
+                rule: Rule::DeviceSlots,
+                limit: policy.device_limit,
+                held: live,
+                requested,
+                next_free_at_ms: next_free(&counted),
+                held_kids: held,
+            })
+        } else {
+            crowded.map(|(key_id, held, requested)| QuotaExceeded {
+                rule: Rule::LicensesPerSlot,
+                limit: policy.licenses_per_slot,
+                held,
+                requested,
+                next_free_at_ms: self.live_in(key_id, now_ms).filter_map(|l| l.counted_until_ms).min(),
+                held_kids: vec![key_id],
+            })
+        };
+        let confirmed = |key_id: &&KeyId| self.live_in(**key_id, now_ms).any(|l| l.confirmed);
+        Explanation {
+            denied,
+            limit: policy.device_limit,
+            live,
+            confirmed: count(self.slots.keys().filter(confirmed).count()),
+            requested,
+            counted,
+        }
+    }
+
+    /// Whether a refusal of these KIDs by this rule is worth an event: at most one a KID and rule
+    /// in an hour, and [`REFUSALS_PER_DAY`] a device and day; the rest are counted as metrics.
+    pub fn records_refusal(&self, key_ids: &[KeyId], rule: Rule, now_ms: i64) -> bool {
+        let today = self.refusals.iter().filter(|r| r.at_ms > now_ms - DAY_MS);
+        if today.count() >= REFUSALS_PER_DAY {
+            return false;
+        }
+        let recent =
+            |r: &&RecordedRefusal| r.rule == rule && r.at_ms > now_ms - REFUSAL_QUIET_MS;
+        key_ids.iter().take(REFUSAL_KIDS_MAX).any(|key_id| {
+            !self.refusals.iter().filter(recent).any(|r| r.key_ids.contains(key_id))
+        })
+    }
+}
+
+/// When the first slot frees by expiry: each slot frees when its last license does.
+fn next_free(counted: &[CountedLicense]) -> Option<i64> {
+    let mut last = BTreeMap::<KeyId, Option<i64>>::new();
+    for license in counted {
+        let until = last.entry(license.key_id).or_insert(Some(i64::MIN));
+        *until = until.zip(license.counted_until_ms).map(|(a, b)| a.max(b));
+    }
+    last.into_values().flatten().min()
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,396 @@
+//! The facts: what the ledger stores, in shapes that are frozen once shipped.
+//!
+//! A change of shape is a new type (`….v2`) beside the old one; every shape ever stored stays
+//! readable. All that must be provable (who, why, when) is in the body, never in metadata. Times
+//! are milliseconds since the Unix epoch; ids are text; no body holds a secret.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::ids::{
+    AccountRef, DeviceRef, Digest, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId,
+    derived_id,
+};
+use super::quota::{QuotaPolicy, Rule};
+
+/// A fact. The stored type tag is [`Event::kind`], chosen by us and independent of Rust names.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum Event {
+    DeviceEnrolled(DeviceEnrolled),
+    IdentityLinked(IdentityLinked),
+    LicenseAcquired(Box<LicenseAcquired>),
+    AcquisitionRefused(AcquisitionRefused),
+    LicenseStored(LicenseAcknowledged),
+    LicenseStoreFailed(LicenseAcknowledged),
+    LicenseDeleted(LicenseDeleted),
+    DeletionUnmatched(DeletionUnmatched),
+    EvidenceKept(EvidenceKept),
+    QuotaPolicyPublished(QuotaPolicyPublished),
+    ContentKeyRegistered(ContentKeyRegistered),
+    KeySeedRegistered(KeySeedRegistered),
+    ApiKeyCreated(ApiKeyCreated),
+    ApiKeyRevoked(ApiKeyRevoked),
+}
+
+/// A device was seen for the first time. First event of every `device-<ref>` stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceEnrolled {
+    /// The device.
+    pub device: DeviceRef,
+    /// The identity that was seen.
+    pub identity: Identity,
+    /// Security level of its leaf certificate: 150, 2000 or 3000.
+    pub security_level: u32,
+    /// Maker, model name and number of its certificate.
+    pub model: String,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// An identity belongs to a device. First event of every `identity-<hex>` stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityLinked {
+    /// The identity.
+    pub identity: Identity,
+    /// The device that it belongs to from here on.
+    pub device: DeviceRef,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// Persistence as asked for and as given; some policies make the two differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Persistence {
+    /// What the request or its entitlement asked for.
+    pub requested: bool,
+    /// What the license says.
+    pub effective: bool,
+}
+
+/// Where the content key came from. Never the key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum KeySource {
+    /// A registered content key.
+    Registered,
+    /// Derived from a registered key seed.
+    Seed {
+        /// The seed's id.
+        seed_id: String,
+    },
+    /// Derived from the seed that Microsoft publishes for tests.
+    PublishedTestSeed,
+    /// Given by the request itself; test mode only.
+    Request,
+}
+
+/// A license was granted: one event a license.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LicenseAcquired {
+    /// The license; for a persistent one its rights id.
+    pub license_id: LicenseId,
+    /// Who asked; only this identity can acknowledge or delete it.
+    pub identity: Identity,
+    /// The content key's id.
+    pub key_id: KeyId,
+    /// The secure-delete session: the one the challenge names, else its nonce.
+    pub session: SessionId,
+    /// Whether the challenge named the session itself.
+    pub session_explicit: bool,
+    /// The challenge's nonce.
+    pub nonce: Nonce,
+    /// Place of the license in its response, from 0.
+    pub ordinal: u32,
+    /// Names the response in an acknowledgement.
+    pub transaction_id: Option<TransactionId>,
+    /// Persistence, requested and effective.
+    pub persistent: Persistence,
+    /// The whole effective license policy, in the stored form of the license protocol module.
+    pub policy: Box<RawValue>,
+    /// From when on the license no longer counts; `None` counts until it is ended.
+    pub counted_until_ms: Option<i64>,
+    /// The account that pays the slot.
+    pub account: Option<AccountRef>,
+    /// The title, as the service names it.
+    pub title: Option<String>,
+    /// The content group, as the service names it.
+    pub content_group: Option<String>,
+    /// Security level of the device's certificate.
+    pub security_level: u32,
+    /// Maker, model name and number of the device's certificate.
+    pub model: String,
+    /// Version text the client sent; data, never authority.
+    pub client_version: Option<String>,
+    /// `playready` for licenses that this service issued.
+    pub drm_system: String,
+    /// Where the content key came from.
+    pub key_source: KeySource,
+    /// Revision of the `policy` stream under which the quota was decided.
+    pub quota_policy_revision: u64,
+    /// Granted beyond a limit, as a rule allowed.
+    pub overage: bool,
+    /// What authorized the license: `open`, `token` or `callback`.
+    pub authorized_by: String,
+    /// SHA-256 of the signed element of the challenge.
+    pub signed_sha256: Digest,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// An acquisition was refused by a quota rule. Recorded with restraint: see
+/// [`Device::records_refusal`](super::Device::records_refusal).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcquisitionRefused {
+    /// Who asked.
+    pub identity: Identity,
+    /// The challenge's nonce.
+    pub nonce: Nonce,
+    /// The KIDs that were refused, at most 50.
+    pub key_ids: Vec<KeyId>,
+    /// The rule that refused.
+    pub rule: Rule,
+    /// Its limit.
+    pub limit: u32,
+    /// How much of it was in use.
+    pub held: u32,
+    /// How much more was asked for.
+    pub requested: u32,
+    /// Revision of the `policy` stream.
+    pub quota_policy_revision: u64,
+    /// SHA-256 of the signed element of the challenge.
+    pub signed_sha256: Digest,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// The device said whether it stored a license. The first word counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LicenseAcknowledged {
+    /// The license.
+    pub license_id: LicenseId,
+    /// Who acknowledged; the identity that acquired it.
+    pub identity: Identity,
+    /// The license's KID.
+    pub key_id: KeyId,
+    /// The transaction it was acknowledged under.
+    pub transaction_id: TransactionId,
+    /// The client's result code; 0 is stored.
+    pub result: u32,
+    /// SHA-256 of the signed element of the acknowledgement.
+    pub signed_sha256: Digest,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// How much a deletion proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Grade {
+    /// Signed, linked to its session, from a device of security level 3000 or more.
+    A,
+    /// Signed and linked to its session.
+    B,
+    /// Signed but not linked, or signed under a revoked chain.
+    C,
+    /// The word of an operator or an app.
+    D,
+    /// Inferred.
+    E,
+}
+
+/// A device deleted a license, and said so with its signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LicenseDeleted {
+    /// The license.
+    pub license_id: LicenseId,
+    /// Who deleted it; the identity that acquired it.
+    pub identity: Identity,
+    /// The session the challenge named.
+    pub session: SessionId,
+    /// The session the license was acquired in; differs when the deletion is not linked.
+    pub acquired_session: SessionId,
+    /// The license's KID.
+    pub key_id: KeyId,
+    /// What the deletion proves.
+    pub grade: Grade,
+    /// Whether the license was acquired in the session named.
+    pub linked: bool,
+    /// Whether, under the policy in force, this grade ends the license.
+    pub releases: bool,
+    /// Names the `evidence-<hash>` stream: SHA-256 of the signed message.
+    pub evidence: Digest,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// A genuine deletion that could mean more than one license, and therefore frees none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletionUnmatched {
+    /// Who sent it.
+    pub identity: Identity,
+    /// The session the challenge named.
+    pub session: SessionId,
+    /// The KID.
+    pub key_id: KeyId,
+    /// Licenses for the KID issued since its last effective deletion; exactly one would match.
+    pub candidates: u32,
+    /// Names the `evidence-<hash>` stream.
+    pub evidence: Digest,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// A raw signed message, kept so that it can be verified again when keys have rotated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceKept {
+    /// What the message is: `secure-delete`.
+    pub message: String,
+    /// The whole request body, base64.
+    pub envelope: String,
+    /// The sender's certificate chain, decrypted, base64.
+    pub certificate_chain: String,
+    /// SHA-256 of the root key that the chain was verified against.
+    pub root: Digest,
+    /// Sequence of the revocation list that was in force, if any.
+    pub revocation_sequence: Option<u32>,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// A quota policy came into force. Its revision in the `policy` stream is its version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaPolicyPublished {
+    /// The policy.
+    pub policy: QuotaPolicy,
+    /// Who published it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// A content key was registered for a KID, for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentKeyRegistered {
+    /// The KID.
+    pub key_id: KeyId,
+    /// Check value by which a copy of the key can be recognized: first 8 bytes of
+    /// AES-128-ECB(key, KID in wire order), hexadecimal. Never the key.
+    pub check_value: String,
+    /// Who registered it.
+    pub actor: String,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// A key seed was registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeySeedRegistered {
+    /// The seed's id.
+    pub seed_id: String,
+    /// Check value: that of the key the seed gives for the nil KID. Never the seed.
+    pub check_value: String,
+    /// Who registered it.
+    pub actor: String,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// An API key was made. The secret is shown once and kept nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKeyCreated {
+    /// Public part of the key.
+    pub key_id: String,
+    /// What it is for, in the operator's words.
+    pub name: String,
+    /// HMAC-SHA-256 of the secret part.
+    pub hmac: Digest,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// Who made it.
+    pub actor: String,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// An API key was revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKeyRevoked {
+    /// Public part of the key.
+    pub key_id: String,
+    /// Who revoked it.
+    pub actor: String,
+    /// When.
+    pub at_ms: i64,
+}
+
+impl Event {
+    /// The stored type tag.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::DeviceEnrolled(_) => "device-enrolled.v1",
+            Self::IdentityLinked(_) => "identity-linked.v1",
+            Self::LicenseAcquired(_) => "license-acquired.v1",
+            Self::AcquisitionRefused(_) => "acquisition-refused.v1",
+            Self::LicenseStored(_) => "license-stored.v1",
+            Self::LicenseStoreFailed(_) => "license-store-failed.v1",
+            Self::LicenseDeleted(_) => "license-deleted.v1",
+            Self::DeletionUnmatched(_) => "deletion-unmatched.v1",
+            Self::EvidenceKept(_) => "evidence-kept.v1",
+            Self::QuotaPolicyPublished(_) => "quota-policy-published.v1",
+            Self::ContentKeyRegistered(_) => "content-key-registered.v1",
+            Self::KeySeedRegistered(_) => "key-seed-registered.v1",
+            Self::ApiKeyCreated(_) => "api-key-created.v1",
+            Self::ApiKeyRevoked(_) => "api-key-revoked.v1",
+        }
+    }
+
+    /// When the fact was recorded.
+    pub fn at_ms(&self) -> i64 {
+        match self {
+            Self::DeviceEnrolled(e) => e.at_ms,
+            Self::IdentityLinked(e) => e.at_ms,
+            Self::LicenseAcquired(e) => e.at_ms,
+            Self::AcquisitionRefused(e) => e.at_ms,
+            Self::LicenseStored(e) | Self::LicenseStoreFailed(e) => e.at_ms,
+            Self::LicenseDeleted(e) => e.at_ms,
+            Self::DeletionUnmatched(e) => e.at_ms,
+            Self::EvidenceKept(e) => e.at_ms,
+            Self::QuotaPolicyPublished(e) => e.at_ms,
+            Self::ContentKeyRegistered(e) => e.at_ms,
+            Self::KeySeedRegistered(e) => e.at_ms,
+            Self::ApiKeyCreated(e) => e.at_ms,
+            Self::ApiKeyRevoked(e) => e.at_ms,
+        }
+    }
+
+    /// The event's id in `stream`: UUIDv5 over type, stream and the fact's natural key, so that
+    /// one fact cannot be stored twice.
+    pub fn id(&self, stream: &str) -> Uuid {
+        let key = self.natural_key();
+        derived_id(&[self.kind().as_bytes(), stream.as_bytes(), key.as_bytes()])
+    }
+
+    fn natural_key(&self) -> String {
+        match self {
+            Self::DeviceEnrolled(e) => e.device.to_string(),
+            Self::IdentityLinked(e) => format!("{} {}", e.identity, e.device),
+            Self::LicenseAcquired(e) => format!("{} {} {}", e.identity, e.nonce, e.ordinal),
+            Self::AcquisitionRefused(e) => format!("{} {}", e.identity, e.nonce),
+            Self::LicenseStored(e) | Self::LicenseStoreFailed(e) => e.license_id.to_string(),
+            // A session can hold several licenses for one KID; each deletion names its own.
+            Self::LicenseDeleted(e) => {
+                format!("{} {} {} {}", e.identity, e.session, e.key_id, e.license_id)
+            }
+            Self::DeletionUnmatched(e) => format!("{} {} {}", e.identity, e.session, e.key_id),
+            Self::EvidenceKept(e) => e.message.clone(),
+            Self::QuotaPolicyPublished(e) => e.at_ms.to_string(),
+            Self::ContentKeyRegistered(e) => e.key_id.to_string(),
+            Self::KeySeedRegistered(e) => e.seed_id.clone(),
+            Self::ApiKeyCreated(e) => e.key_id.clone(),
+            Self::ApiKeyRevoked(e) => e.key_id.clone(),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Events as stored bytes, and back.
+//!
+//! A body is JSON, stored verbatim and never re-serialized. Every version ever written is read
+//! here. In our own streams an unknown type is an error: it stops the reader and is never skipped,
+//! since a state folded without it would be wrong.
+
+use serde::de::DeserializeOwned;
+
+use crate::domain::Event;
+
+/// A stored event cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// A newer version of this program wrote it, or something else did.
+    #[error("event type `{0}` is unknown to this version")]
+    UnknownKind(String),
+    /// The body is not what its type says.
+    #[error("the body of a `{kind}` event cannot be read")]
+    Body {
+        /// The stored type tag.
+        kind: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A body could not be written.
+    #[error("an event could not be encoded")]
+    Encode(#[source] serde_json::Error),
+}
+
+/// The body of an event as compact JSON.
+pub fn encode(event: &Event) -> Result<Vec<u8>, CodecError> {
+    let body = match event {
+        Event::DeviceEnrolled(e) => serde_json::to_vec(e),
+        Event::IdentityLinked(e) => serde_json::to_vec(e),
+        Event::LicenseAcquired(e) => serde_json::to_vec(e),
+        Event::AcquisitionRefused(e) => serde_json::to_vec(e),
+        Event::LicenseStored(e) | Event::LicenseStoreFailed(e) => serde_json::to_vec(e),
+        Event::LicenseDeleted(e) => serde_json::to_vec(e),
+        Event::DeletionUnmatched(e) => serde_json::to_vec(e),
+        Event::EvidenceKept(e) => serde_json::to_vec(e),
+        Event::QuotaPolicyPublished(e) => serde_json::to_vec(e),
+        Event::ContentKeyRegistered(e) => serde_json::to_vec(e),
+        Event::KeySeedRegistered(e) => serde_json::to_vec(e),
+        Event::ApiKeyCreated(e) => serde_json::to_vec(e),
+        Event::ApiKeyRevoked(e) => serde_json::to_vec(e),
+    };
+    body.map_err(CodecError::Encode)
+}
+
+/// The event that `kind` and `body` stand for.
+pub fn decode(kind: &str, body: &[u8]) -> Result<Event, CodecError> {
+    Ok(match kind {
+        "device-enrolled.v1" => Event::DeviceEnrolled(read(kind, body)?),
+        "identity-linked.v1" => Event::IdentityLinked(read(kind, body)?),
+        "license-acquired.v1" => Event::LicenseAcquired(read(kind, body)?),
+        "acquisition-refused.v1" => Event::AcquisitionRefused(read(kind, body)?),
+        "license-stored.v1" => Event::LicenseStored(read(kind, body)?),
+        "license-store-failed.v1" => Event::LicenseStoreFailed(read(kind, body)?),
+        "license-deleted.v1" => Event::LicenseDeleted(read(kind, body)?),
+        "deletion-unmatched.v1" => Event::DeletionUnmatched(read(kind, body)?),
+        "evidence-kept.v1" => Event::EvidenceKept(read(kind, body)?),
+        "quota-policy-published.v1" => Event::QuotaPolicyPublished(read(kind, body)?),
+        "content-key-registered.v1" => Event::ContentKeyRegistered(read(kind, body)?),
+        "key-seed-registered.v1" => Event::KeySeedRegistered(read(kind, body)?),
+        "api-key-created.v1" => Event::ApiKeyCreated(read(kind, body)?),
+        "api-key-revoked.v1" => Event::ApiKeyRevoked(read(kind, body)?),
+        _ => return Err(CodecError::UnknownKind(kind.to_owned())),
+    })
+}
+
+fn read<T: DeserializeOwned>(kind: &str, body: &[u8]) -> Result<T, CodecError> {
+    serde_json::from_slice(body)
+        .map_err(|source| CodecError::Body { kind: kind.to_owned(), source })
+}

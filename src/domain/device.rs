@@ -183,7 +183,10 @@ impl Device {
                 limit: policy.licenses_per_slot,
                 held,
                 requested,
-                next_free_at_ms: self.live_in(key_id, now_ms).filter_map(|l| l.counted_until_ms).min(),
+                next_free_at_ms: self
+                    .live_in(key_id, now_ms)
+                    .filter_map(|l| l.counted_until_ms)
+                    .min(),
                 held_kids: vec![key_id],
             })
         };
@@ -205,11 +208,11 @@ impl Device {
         if today.count() >= REFUSALS_PER_DAY {
             return false;
         }
-        let recent =
-            |r: &&RecordedRefusal| r.rule == rule && r.at_ms > now_ms - REFUSAL_QUIET_MS;
-        key_ids.iter().take(REFUSAL_KIDS_MAX).any(|key_id| {
-            !self.refusals.iter().filter(recent).any(|r| r.key_ids.contains(key_id))
-        })
+        let recent = |r: &&RecordedRefusal| r.rule == rule && r.at_ms > now_ms - REFUSAL_QUIET_MS;
+        key_ids
+            .iter()
+            .take(REFUSAL_KIDS_MAX)
+            .any(|key_id| !self.refusals.iter().filter(recent).any(|r| r.key_ids.contains(key_id)))
     }
 }
 

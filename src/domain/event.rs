@@ -199,6 +199,19 @@ pub enum Grade {
     E,
 }
 
+impl Grade {
+    /// The grade as one letter.
+    pub fn letter(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::B => "B",
+            Self::C => "C",
+            Self::D => "D",
+            Self::E => "E",
+        }
+    }
+}
+
 /// A device deleted a license, and said so with its signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LicenseDeleted {

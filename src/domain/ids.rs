@@ -107,9 +107,7 @@ impl ReferenceKey {
     /// base32 (RFC 4648, lower case, no padding) of the first 16 bytes of HMAC-SHA-256.
     fn reference(&self, external_id: &str) -> String {
         let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.0.as_slice());
-        let Ok(mut mac) = mac else {
-            unreachable!("HMAC takes keys of any length")
-        };
+        let Ok(mut mac) = mac else { unreachable!("HMAC takes keys of any length") };
         mac.update(external_id.as_bytes());
         let full: [u8; 32] = mac.finalize().into_bytes().into();
         let (head, _) = full.split_at(16);

@@ -1,0 +1,197 @@
+//! Devices at the head of their streams, one decision at a time.
+//!
+//! Within one process decisions about one device wait for each other, so that they do not spend
+//! their time in conflicts. That is for speed only: what keeps two decisions apart is the append,
+//! which names the head it was decided on, whoever else writes.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
+
+use super::super::tail::Fact;
+use super::super::{Ledger, StreamName};
+use super::store::{DEVICE_STREAM, StateError, StateStore};
+use crate::domain::lookup::{self, Key, Place, Row, Rows, Value};
+use crate::domain::{Device, DeviceRef, Event};
+
+/// Devices kept in memory. A device with 25 live licenses takes about 4 KiB.
+const CACHED_DEVICES: usize = 16 * 1024;
+
+/// Recent index rows a device keeps in memory before it asks which of them are stored by now.
+const OVERLAY_ROWS: usize = 64;
+
+/// Events read in one step when a device is folded forward.
+const READ_EVENTS: usize = 1024;
+
+/// Gives out devices for deciding.
+pub struct Deciding {
+    ledger: Ledger,
+    store: Arc<StateStore>,
+    devices: Mutex<LruCache<DeviceRef, Arc<tokio::sync::Mutex<Option<Loaded>>>>>,
+}
+
+/// A device and its recent index rows, at one revision of its stream.
+struct Loaded {
+    device: Device,
+    head: Option<u64>,
+    /// Rows changed by events that the store may not hold yet.
+    overlay: HashMap<Key, Row>,
+}
+
+/// One device, held for one decision.
+pub struct DeviceGuard {
+    deciding: Arc<Deciding>,
+    name: DeviceRef,
+    stream: StreamName,
+    slot: OwnedMutexGuard<Option<Loaded>>,
+}
+
+impl Deciding {
+    /// Decides on `ledger`, with what `store` has folded of it.
+    pub fn new(ledger: Ledger, store: Arc<StateStore>) -> Arc<Self> {
+        let capacity = NonZeroUsize::new(CACHED_DEVICES).unwrap_or(NonZeroUsize::MIN);
+        Arc::new(Self { ledger, store, devices: Mutex::new(LruCache::new(capacity)) })
+    }
+
+    /// Waits for the device and loads it. What is in memory is at the head unless another process
+    /// appended since; [`DeviceGuard::refresh`] makes sure.
+    pub async fn hold(self: &Arc<Self>, name: &DeviceRef) -> Result<DeviceGuard, StateError> {
+        let slot = {
+            let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(devices.get_or_insert_mut(name.clone(), Arc::default))
+        };
+        let slot = slot.lock_owned().await;
+        let stream = device_stream(name);
+        let mut guard =
+            DeviceGuard { deciding: Arc::clone(self), name: name.clone(), stream, slot };
+        if guard.slot.is_none() {
+            guard.load()?;
+        }
+        Ok(guard)
+    }
+}
+
+/// The stream that holds a device's events.
+pub fn device_stream(device: &DeviceRef) -> StreamName {
+    StreamName::derived(format!("{DEVICE_STREAM}{device}"))
+}
+
+impl DeviceGuard {
+    /// The device's state at [`head`](Self::head).
+    pub fn device(&self) -> &Device {
+        static UNSEEN: std::sync::LazyLock<Device> = std::sync::LazyLock::new(Device::default);
+        self.slot.as_ref().map_or(&UNSEEN, |loaded| &loaded.device)
+    }
+
+    /// Revision of the last event folded; `None` if the stream is empty.
+    pub fn head(&self) -> Option<u64> {
+        self.slot.as_ref().and_then(|loaded| loaded.head)
+    }
+
+    /// The device's stream.
+    pub fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    /// What is known under `key` as of [`head`](Self::head).
+    pub fn value(&self, key: &Key) -> Result<Option<Value>, StateError> {
+        let recent = self.slot.as_ref().and_then(|loaded| loaded.overlay.get(key));
+        match recent {
+            Some(row) => Ok(Some(row.value.clone())),
+            None => Ok(self.deciding.store.row(key)?.map(|row| row.value)),
+        }
+    }
+
+    fn load(&mut self) -> Result<(), StateError> {
+        let (head, device) = match self.deciding.store.device(&self.name)? {
+            Some((revision, device)) => (Some(revision), device),
+            None => (None, Device::default()),
+        };
+        *self.slot = Some(Loaded { device, head, overlay: HashMap::new() });
+        self.refresh().map(drop)
+    }
+
+    /// Reads the head of the stream and folds what is new. Returns the ids of the events folded,
+    /// by which a writer finds its own after an append of unknown outcome.
+    pub fn refresh(&mut self) -> Result<Vec<Uuid>, StateError> {
+        let mut ids = Vec::new();
+        loop {
+            let from = self.head().map_or(0, |head| head + 1);
+            let new = self.deciding.ledger.read_stream(&self.stream, from, READ_EVENTS)?;
+            let more = new.len() == READ_EVENTS;
+            for recorded in new {
+                ids.push(recorded.id);
+                let fact = Fact::of(recorded)?;
+                self.fold(&fact.event, fact.recorded.revision, fact.recorded.sequence)?;
+            }
+            if !more {
+                return Ok(ids);
+            }
+        }
+    }
+
+    /// Folds events that this guard's holder has just committed to the device's stream.
+    pub fn committed<'a>(
+        &mut self,
+        events: impl IntoIterator<Item = (&'a Event, u64, u64)>,
+    ) -> Result<(), StateError> {
+        for (event, revision, sequence) in events {
+            if self.head().map_or(0, |head| head + 1) != revision {
+                return self.refresh().map(drop);
+            }
+            self.fold(event, revision, sequence)?;
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, event: &Event, revision: u64, sequence: u64) -> Result<(), StateError> {
+        let Some(loaded) = self.slot.as_mut() else { return Ok(()) };
+        let store = &self.deciding.store;
+        loaded.trim(store);
+        let mut rows = OverlayRows { overlay: &mut loaded.overlay, store };
+        let place = Place { device: &self.name, sequence, revision };
+        lookup::apply(event, place, &mut rows)?;
+        loaded.device.evolve(event);
+        loaded.head = Some(revision);
+        Ok(())
+    }
+}
+
+impl Loaded {
+    /// Drops the rows that the store holds by now, so that memory stays bounded.
+    fn trim(&mut self, store: &StateStore) {
+        if self.overlay.len() >= OVERLAY_ROWS {
+            let stored = store.progress().next_sequence;
+            self.overlay.retain(|_, row| row.sequence >= stored);
+        }
+    }
+}
+
+/// The rows as of a device's head: recent ones from memory, all others from the store.
+///
+/// The store may have advanced past the head meanwhile. A row from there has seen the event
+/// already, and [`lookup::apply`] leaves such a row alone.
+struct OverlayRows<'a> {
+    overlay: &'a mut HashMap<Key, Row>,
+    store: &'a StateStore,
+}
+
+impl Rows for OverlayRows<'_> {
+    type Error = StateError;
+
+    fn get(&mut self, key: &Key) -> Result<Option<Row>, StateError> {
+        match self.overlay.get(key) {
+            Some(row) => Ok(Some(row.clone())),
+            None => self.store.row(key),
+        }
+    }
+
+    fn put(&mut self, key: Key, row: Row) -> Result<(), StateError> {
+        self.overlay.insert(key, row);
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! `state.db`: the folded devices and the index rows, and the tail that keeps them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use uuid::Uuid;
+
+use super::super::sqlite;
+use super::super::tail::{Apply, Fact, Progress, Tail};
+use super::super::{Ledger, ReadError};
+use crate::domain::lookup::{self, Key, Place, Row, Rows};
+use crate::domain::{Device, DeviceRef};
+
+/// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
+/// then folded again.
+const FOLD_VERSION: i64 = 1;
+
+/// How long events gather before they are applied. Decisions do not wait for it, since recent
+/// events are folded forward in memory.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Prefix of the streams that hold one device each.
+pub const DEVICE_STREAM: &str = "device-";
+
+/// The state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// SQLite said no.
+    #[error("the state database failed; delete state.db to have it rebuilt")]
+    Database(#[from] rusqlite::Error),
+    /// A row cannot be decoded.
+    #[error("a row of the state database is damaged; delete state.db to have it rebuilt")]
+    Row(#[from] postcard::Error),
+    /// The ledger cannot be read.
+    #[error("the ledger cannot be read")]
+    Ledger(#[from] ReadError),
+    /// An event cannot be decoded.
+    #[error("an event cannot be decoded")]
+    Codec(#[from] super::super::codec::CodecError),
+    /// The tail could not be started.
+    #[error("the state's tail cannot be started")]
+    Tail(#[from] std::io::Error),
+}
+
+/// Reads the folded state; a tail on its own thread keeps it.
+pub struct StateStore {
+    readers: Mutex<Vec<Connection>>,
+    path: std::path::PathBuf,
+    tail: Tail,
+}
+
+impl StateStore {
+    /// Opens or makes `state.db` in `dir` and starts to follow `ledger`.
+    pub fn open(dir: &Path, ledger: Ledger) -> Result<Self, StateError> {
+        let path = dir.join("state.db");
+        let (connection, next_sequence) = open_for(&path, &ledger)?;
+        let folder = Folder { connection };
+        let tail = Tail::spawn("state", ledger, next_sequence, PAUSE, folder)?;
+        Ok(Self { readers: Mutex::new(Vec::new()), path, tail })
+    }
+
+    /// How far the state has been folded.
+    pub fn progress(&self) -> Progress {
+        self.tail.progress()
+    }
+
+    /// The folded state of a device and the revision of its stream it was folded to.
+    pub fn device(&self, device: &DeviceRef) -> Result<Option<(u64, Device)>, StateError> {
+        self.read(|connection| read_device(connection, device))
+    }
+
+    /// The index row under `key`.
+    pub fn row(&self, key: &Key) -> Result<Option<Row>, StateError> {
+        self.read(|connection| read_row(connection, key))
+    }
+
+    /// Runs `query` on a pooled read connection.
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let pooled = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match pooled {
+            Some(connection) => connection,
+            None => sqlite::open_read_only(&self.path)?,
+        };
+        let answer = query(&connection);
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        answer
+    }
+}
+
+fn read_device(
+    connection: &Connection,
+    device: &DeviceRef,
+) -> Result<Option<(u64, Device)>, StateError> {
+    let mut query =
+        connection.prepare_cached("SELECT revision, state FROM devices WHERE device = ?1")?;
+    let row = query.query_row([device.to_string()], |row| {
+        Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?))
+    });
+    match row.optional()? {
+        Some((revision, state)) => Ok(Some((revision, postcard::from_bytes(&state)?))),
+        None => Ok(None),
+    }
+}
+
+fn read_row(connection: &Connection, key: &Key) -> Result<Option<Row>, StateError> {
+    let mut query = connection.prepare_cached("SELECT value FROM lookups WHERE key = ?1")?;
+    let key = postcard::to_allocvec(key)?;
+    let value: Option<Vec<u8>> = query.query_row([key], |row| row.get(0)).optional()?;
+    Ok(value.map(|value| postcard::from_bytes(&value)).transpose()?)
+}
+
+/// Opens the file for writing; folds from the start when it is not this ledger's or not this
+/// version's.
+fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), StateError> {
+    let mut connection = match open_current(path) {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::warn!(%error, "state.db cannot be used and is folded again: {error}");
+            sqlite::remove(path)?;
+            open_current(path)?
+        }
+    };
+    let (next_sequence, last_event_id): (u64, Option<Uuid>) = connection.query_row(
+        "SELECT next_sequence, last_event_id FROM checkpoint",
+        [],
+        |row| Ok((row.get(0)?, row.get::<_, Option<[u8; 16]>>(1)?.map(Uuid::from_bytes))),
+    )?;
+    let applied = match next_sequence.checked_sub(1) {
+        Some(last) => ledger.read_all(last, 1)?.first().map(|recorded| recorded.id),
+        None => None,
+    };
+    if applied == last_event_id {
+        return Ok((connection, next_sequence));
+    }
+    tracing::warn!("state.db belongs to another ledger and is folded again");
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(
+        "DELETE FROM devices; DELETE FROM lookups;
+         UPDATE checkpoint SET next_sequence = 0, last_event_id = NULL;",
+    )?;
+    transaction.commit()?;
+    Ok((connection, 0))
+}
+
+fn open_current(path: &Path) -> Result<Connection, StateError> {
+    let connection = sqlite::open_disposable(path, SCHEMA)?;
+    connection.execute(
+        "INSERT OR IGNORE INTO checkpoint VALUES (1, ?1, 0, NULL)",
+        [FOLD_VERSION],
+    )?;
+    let version: i64 =
+        connection.query_row("SELECT fold_version FROM checkpoint", [], |row| row.get(0))?;
+    if version == FOLD_VERSION {
+        return Ok(connection);
+    }
+    drop(connection);
+    sqlite::remove(path)?;
+    open_current(path)
+}
+
+const SCHEMA: &[&str] = &[include_str!("../../../migrations/state/0001_state.sql")];
+
+/// Folds batches of events into the file.
+struct Folder {
+    connection: Connection,
+}
+
+impl Apply for Folder {
+    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.fold(batch).map_err(Into::into)
+    }
+}
+
+impl Folder {
+    fn fold(&mut self, batch: &[Fact]) -> Result<(), StateError> {
+        let Some(last) = batch.last() else { return Ok(()) };
+        let transaction = self.connection.transaction()?;
+        let mut devices = BTreeMap::<DeviceRef, (u64, Device)>::new();
+        let mut rows = BatchRows { transaction: &transaction, rows: HashMap::new() };
+        for fact in batch {
+            let Some(device) = device_of(fact) else { continue };
+            let (sequence, revision) = (fact.recorded.sequence, fact.recorded.revision);
+            let entry = match devices.entry(device) {
+                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::btree_map::Entry::Vacant(entry) => {
+                    let stored = read_device(&transaction, entry.key())?;
+                    let device = stored.map(|(_, device)| device).unwrap_or_default();
+                    entry.insert((revision, device))
+                }
+            };
+            entry.0 = revision;
+            entry.1.evolve(&fact.event);
+            if let Some(device) = device_of(fact) {
+                let place = Place { device: &device, sequence, revision };
+                lookup::apply(&fact.event, place, &mut rows)?;
+            }
+        }
+        rows.flush()?;
+        write_devices(&transaction, devices)?;
+        transaction.execute(
+            "UPDATE checkpoint SET next_sequence = ?1, last_event_id = ?2",
+            params![last.recorded.sequence + 1, last.recorded.id.as_bytes()],
+        )?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// The device whose stream holds the event, if one does.
+fn device_of(fact: &Fact) -> Option<DeviceRef> {
+    fact.recorded.stream.as_str().strip_prefix(DEVICE_STREAM)?.parse().ok()
+}
+
+fn write_devices(
+    transaction: &Transaction<'_>,
+    devices: BTreeMap<DeviceRef, (u64, Device)>,
+) -> Result<(), StateError> {
+    let mut write =
+        transaction.prepare_cached("INSERT OR REPLACE INTO devices VALUES (?1, ?2, ?3)")?;
+    for (device, (revision, state)) in devices {
+        let state = postcard::to_allocvec(&state)?;
+        write.execute(params![device.to_string(), revision, state])?;
+    }
+    Ok(())
+}
+
+/// Index rows of one batch: read through, written once at its end, in key order.
+struct BatchRows<'a> {
+    transaction: &'a Transaction<'a>,
+    rows: HashMap<Key, Row>,
+}
+
+impl Rows for BatchRows<'_> {
+    type Error = StateError;
+
+    fn get(&mut self, key: &Key) -> Result<Option<Row>, StateError> {
+        match self.rows.get(key) {
+            Some(row) => Ok(Some(row.clone())),
+            None => read_row(self.transaction, key),
+        }
+    }
+
+    fn put(&mut self, key: Key, row: Row) -> Result<(), StateError> {
+        self.rows.insert(key, row);
+        Ok(())
+    }
+}
+
+impl BatchRows<'_> {
+    fn flush(self) -> Result<(), StateError> {
+        let mut encoded = Vec::with_capacity(self.rows.len());
+        for (key, row) in &self.rows {
+            encoded.push((postcard::to_allocvec(key)?, postcard::to_allocvec(row)?));
+        }
+        encoded.sort_unstable();
+        let mut write =
+            self.transaction.prepare_cached("INSERT OR REPLACE INTO lookups VALUES (?1, ?2)")?;
+        for (key, value) in encoded {
+            write.execute(params![key, value])?;
+        }
+        Ok(())
+    }
+}

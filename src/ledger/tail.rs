@@ -1,0 +1,206 @@
+//! Following the ledger: every event once, in order, in batches, on a thread of its own.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::codec::{self, CodecError};
+use super::{Ledger, ReadError, Recorded};
+use crate::domain::Event;
+
+/// Events applied in one transaction at most: enough to make a rebuild fast, few enough that the
+/// transaction stays small.
+const BATCH_EVENTS: usize = 4096;
+
+/// A stored event together with what it says.
+#[derive(Clone, Debug)]
+pub struct Fact {
+    /// As stored.
+    pub recorded: Recorded,
+    /// As decoded.
+    pub event: Event,
+}
+
+impl Fact {
+    /// Decodes a stored event.
+    pub fn of(recorded: Recorded) -> Result<Self, CodecError> {
+        let event = codec::decode(&recorded.kind, &recorded.data)?;
+        Ok(Self { recorded, event })
+    }
+}
+
+/// How far a tail has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Sequence of the next event to apply: all before it are applied and committed.
+    pub next_sequence: u64,
+    /// Why the tail stopped, if it did. It does not start again by itself.
+    pub failed: Option<String>,
+}
+
+/// What is done with the events. Called on the tail's own thread.
+pub trait Apply: Send + 'static {
+    /// Applies a batch and moves the checkpoint, in one transaction.
+    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// A running tail. Dropping it stops the thread after the batch at hand.
+pub struct Tail {
+    progress: watch::Receiver<Progress>,
+    hurry: Arc<Notify>,
+    stop: Arc<Notify>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Tail {
+    /// Follows `ledger` from `next_sequence` on. `pause` is how long events may gather before they
+    /// are applied together: rows that several of them change are then written once.
+    pub fn spawn(
+        name: &str,
+        ledger: Ledger,
+        next_sequence: u64,
+        pause: Duration,
+        apply: impl Apply,
+    ) -> std::io::Result<Self> {
+        let (sender, progress) = watch::channel(Progress { next_sequence, failed: None });
+        let (hurry, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let follower = Follower {
+            ledger,
+            next_sequence,
+            pause,
+            apply,
+            progress: sender,
+            hurry: Arc::clone(&hurry),
+            stop: Arc::clone(&stop),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let thread_name = name.to_owned();
+        let thread = std::thread::Builder::new()
+            .name(thread_name.clone())
+            .spawn(move || runtime.block_on(follower.run(&thread_name)))?;
+        Ok(Self { progress, hurry, stop, thread: Some(thread) })
+    }
+
+    /// How far the tail has come.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Waits until the event with this sequence is applied. `false` if the tail has failed.
+    pub async fn wait_for(&self, sequence: u64) -> bool {
+        let mut progress = self.progress.clone();
+        loop {
+            let Progress { next_sequence, failed } = progress.borrow_and_update().clone();
+            if next_sequence > sequence {
+                return true;
+            }
+            if failed.is_some() {
+                return false;
+            }
+            self.hurry.notify_one();
+            if progress.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+        self.hurry.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Follower<A> {
+    ledger: Ledger,
+    next_sequence: u64,
+    pause: Duration,
+    apply: A,
+    progress: watch::Sender<Progress>,
+    hurry: Arc<Notify>,
+    stop: Arc<Notify>,
+}
+
+/// Why a tail cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum TailError {
+    #[error("the ledger cannot be read")]
+    Read(#[from] ReadError),
+    #[error("event {sequence} cannot be decoded")]
+    Decode { sequence: u64, source: CodecError },
+    #[error("events from {sequence} on cannot be applied")]
+    Apply { sequence: u64, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+impl<A: Apply> Follower<A> {
+    async fn run(mut self, name: &str) {
+        let mut committed = self.ledger.subscribe();
+        loop {
+            match self.apply_next_batch() {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    let reason = chain_text(&error);
+                    tracing::error!(tail = name, %reason, "tail {name} stopped: {reason}");
+                    let next_sequence = self.next_sequence;
+                    self.progress.send_replace(Progress { next_sequence, failed: Some(reason) });
+                    return;
+                }
+            }
+            let next = self.next_sequence;
+            tokio::select! {
+                biased;
+                () = self.stop.notified() => return,
+                changed = committed.wait_for(|last| last.is_some_and(|last| last >= next)) => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.notified() => return,
+                () = self.hurry.notified() => {}
+                () = tokio::time::sleep(self.pause) => {}
+            }
+        }
+    }
+
+    /// Applies what is there, up to one batch; tells whether there is likely more at once.
+    fn apply_next_batch(&mut self) -> Result<bool, TailError> {
+        let recorded = self.ledger.read_all(self.next_sequence, BATCH_EVENTS)?;
+        let (full, sequence) = (recorded.len() == BATCH_EVENTS, self.next_sequence);
+        let mut batch = Vec::with_capacity(recorded.len());
+        for recorded in recorded {
+            let sequence = recorded.sequence;
+            let fact = Fact::of(recorded);
+            batch.push(fact.map_err(|source| TailError::Decode { sequence, source })?);
+        }
+        if let Some(last) = batch.last() {
+            let next_sequence = last.recorded.sequence + 1;
+            self.apply.apply(&batch).map_err(|source| TailError::Apply { sequence, source })?;
+            self.next_sequence = next_sequence;
+            self.progress.send_replace(Progress { next_sequence, failed: None });
+        }
+        Ok(full)
+    }
+}
+
+/// An error and its causes in one line.
+fn chain_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

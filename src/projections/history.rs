@@ -1,0 +1,94 @@
+//! The events themselves, page by page.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::domain::DeviceRef;
+use crate::ledger::state::deciding::device_stream;
+use crate::ledger::{Ledger, ReadError, Recorded};
+
+/// Reads events as they are stored.
+#[derive(Clone)]
+pub struct History {
+    ledger: Ledger,
+}
+
+/// An event as it is shown: the body is the stored bytes, not a rendering of them.
+#[derive(Debug, Serialize)]
+pub struct EventView {
+    /// Place in the ledger, gapless from 0.
+    pub sequence: u64,
+    /// The ledger engine's own position.
+    pub cursor: String,
+    /// The stream.
+    pub stream: String,
+    /// Place in the stream, gapless from 0.
+    pub revision: u64,
+    /// The event's id.
+    pub id: Uuid,
+    /// Its type tag.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its body.
+    pub data: Box<RawValue>,
+}
+
+/// The events cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The ledger cannot be read.
+    #[error("the ledger cannot be read")]
+    Ledger(#[from] ReadError),
+    /// A stored body is not JSON.
+    #[error("event {sequence} does not hold JSON")]
+    Body {
+        /// Which event.
+        sequence: u64,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+impl History {
+    /// Reads `ledger`.
+    pub fn new(ledger: Ledger) -> Self {
+        Self { ledger }
+    }
+
+    /// Sequence of the last event, if there is any.
+    pub fn last_sequence(&self) -> Option<u64> {
+        self.ledger.last_sequence()
+    }
+
+    /// Up to `limit` events of the whole ledger from sequence `from` on.
+    pub fn all(&self, from: u64, limit: usize) -> Result<Vec<EventView>, HistoryError> {
+        self.ledger.read_all(from, limit)?.into_iter().map(view).collect()
+    }
+
+    /// Up to `limit` events of one device from revision `from` on.
+    pub fn of_device(
+        &self,
+        device: &DeviceRef,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<EventView>, HistoryError> {
+        let stream = device_stream(device);
+        self.ledger.read_stream(&stream, from, limit)?.into_iter().map(view).collect()
+    }
+}
+
+fn view(recorded: Recorded) -> Result<EventView, HistoryError> {
+    let sequence = recorded.sequence;
+    let data = serde_json::from_slice(&recorded.data)
+        .map_err(|source| HistoryError::Body { sequence, source })?;
+    Ok(EventView {
+        sequence,
+        cursor: recorded.cursor.to_string(),
+        stream: recorded.stream.to_string(),
+        revision: recorded.revision,
+        id: recorded.id,
+        kind: recorded.kind.into_owned(),
+        data,
+    })
+}

@@ -1,0 +1,144 @@
+//! The inventory: what each device holds, and what it held.
+
+mod apply;
+mod query;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use uuid::Uuid;
+
+use crate::ledger::sqlite;
+use crate::ledger::tail::{Progress, Tail};
+use crate::ledger::{Ledger, ReadError};
+
+pub use query::{DeviceInventory, DevicePage, DeviceSummary, HeldLicense, LicenseStatus};
+
+/// How long events gather before they are applied, unless a reader waits for them.
+const PAUSE: Duration = Duration::from_millis(100);
+
+const FILE: &str = "read_models.db";
+const SCHEMA: &[&str] = &[include_str!("../../migrations/read_models/0001_inventory.sql")];
+
+/// The inventory cannot be read or built.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// SQLite said no.
+    #[error("the inventory database failed; `license-ledger rebuild` makes it anew")]
+    Database(#[from] rusqlite::Error),
+    /// The ledger cannot be read.
+    #[error("the ledger cannot be read")]
+    Ledger(#[from] ReadError),
+    /// The tail could not be started.
+    #[error("the inventory's tail cannot be started")]
+    Tail(#[from] std::io::Error),
+    /// The tail stopped; the inventory is not kept any more.
+    #[error("the inventory is not kept up to date: {0}")]
+    Stopped(String),
+}
+
+/// Answers questions about devices. Clones of an `Arc` share one tail.
+pub struct Inventory {
+    path: PathBuf,
+    readers: Mutex<Vec<Connection>>,
+    tail: Option<Tail>,
+}
+
+impl Inventory {
+    /// Opens or makes the inventory in `dir` and follows `ledger`. Only the process that writes
+    /// the ledger does this.
+    pub fn open(dir: &Path, ledger: Ledger) -> Result<Self, InventoryError> {
+        let path = dir.join(FILE);
+        let (connection, next_sequence) = open_for(&path, &ledger)?;
+        let builder = apply::Builder { connection };
+        let tail = Tail::spawn("inventory", ledger, next_sequence, PAUSE, builder)?;
+        Ok(Self { path, readers: Mutex::new(Vec::new()), tail: Some(tail) })
+    }
+
+    /// Opens an inventory that another process keeps, for reading.
+    pub fn open_read_only(dir: &Path) -> Result<Self, InventoryError> {
+        let path = dir.join(FILE);
+        let connection = sqlite::open_read_only(&path)?;
+        Ok(Self { path, readers: Mutex::new(vec![connection]), tail: None })
+    }
+
+    /// Drops the inventory in `dir`; the next [`open`](Self::open) builds it anew.
+    pub fn remove(dir: &Path) -> Result<(), InventoryError> {
+        Ok(sqlite::remove(&dir.join(FILE))?)
+    }
+
+    /// How far the inventory has been built.
+    pub fn progress(&self) -> Result<Progress, InventoryError> {
+        match &self.tail {
+            Some(tail) => Ok(tail.progress()),
+            None => Ok(Progress { next_sequence: self.read(next_sequence)?, failed: None }),
+        }
+    }
+
+    /// Waits until the event with this sequence is part of the inventory.
+    pub async fn wait_for(&self, sequence: u64) -> Result<(), InventoryError> {
+        match &self.tail {
+            Some(tail) if tail.wait_for(sequence).await => Ok(()),
+            Some(tail) => {
+                Err(InventoryError::Stopped(tail.progress().failed.unwrap_or_default()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Runs `query` in one read transaction on a pooled connection, so that all it reads is of
+    /// one position.
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, InventoryError> {
+        let pooled = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match pooled {
+            Some(connection) => connection,
+            None => sqlite::open_read_only(&self.path)?,
+        };
+        let transaction = connection.transaction()?;
+        let answer = query(&transaction);
+        transaction.finish()?;
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(answer?)
+    }
+}
+
+fn next_sequence(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT next_sequence FROM checkpoint", [], |row| row.get(0))
+}
+
+/// Opens the file for writing; builds from the start when it is damaged or not this ledger's.
+fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), InventoryError> {
+    let connection = match open_current(path) {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::warn!(%error, "the inventory cannot be used and is built anew: {error}");
+            sqlite::remove(path)?;
+            open_current(path)?
+        }
+    };
+    let next = next_sequence(&connection)?;
+    let last_event_id: Option<[u8; 16]> =
+        connection.query_row("SELECT last_event_id FROM checkpoint", [], |row| row.get(0))?;
+    let applied = match next.checked_sub(1) {
+        Some(last) => ledger.read_all(last, 1)?.first().map(|recorded| recorded.id),
+        None => None,
+    };
+    if applied == last_event_id.map(Uuid::from_bytes) {
+        return Ok((connection, next));
+    }
+    tracing::warn!("the inventory belongs to another ledger and is built anew");
+    drop(connection);
+    sqlite::remove(path)?;
+    Ok((open_current(path)?, 0))
+}
+
+fn open_current(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = sqlite::open_disposable(path, SCHEMA)?;
+    connection.execute("INSERT OR IGNORE INTO checkpoint VALUES (1, 0, NULL)", [])?;
+    Ok(connection)
+}

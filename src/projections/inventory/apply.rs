@@ -1,0 +1,117 @@
+//! Events into rows.
+
+use rusqlite::{Connection, Transaction, params};
+
+use crate::domain::Event;
+use crate::domain::event::{LicenseAcquired, LicenseDeleted};
+use crate::ledger::state::store::DEVICE_STREAM;
+use crate::ledger::tail::{Apply, Fact};
+
+/// Applies events to the inventory's tables.
+pub(super) struct Builder {
+    pub(super) connection: Connection,
+}
+
+impl Apply for Builder {
+    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let Some(last) = batch.last() else { return Ok(()) };
+        let transaction = self.connection.transaction()?;
+        for fact in batch {
+            apply(&transaction, fact)?;
+        }
+        transaction.execute(
+            "UPDATE checkpoint SET next_sequence = ?1, last_event_id = ?2",
+            params![last.recorded.sequence + 1, last.recorded.id.as_bytes()],
+        )?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
+    let stream = fact.recorded.stream.as_str();
+    let device = stream.strip_prefix(DEVICE_STREAM).unwrap_or_default();
+    match &fact.event {
+        Event::DeviceEnrolled(e) => db
+            .prepare_cached(
+                "INSERT INTO devices (device, enrolled_at_ms, enrolled_sequence, security_level,
+                   model, last_event_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?2)",
+            )?
+            .execute(params![device, e.at_ms, fact.recorded.sequence, e.security_level, e.model])
+            .map(drop),
+        Event::IdentityLinked(e) => db
+            .prepare_cached("INSERT OR REPLACE INTO identities VALUES (?1, ?2)")?
+            .execute(params![e.identity.to_string(), e.device.to_string()])
+            .map(drop),
+        Event::LicenseAcquired(e) => acquired(db, device, fact.recorded.sequence, e),
+        Event::LicenseStored(e) => db
+            .prepare_cached("UPDATE licenses SET stored_at_ms = ?2 WHERE license_id = ?1")?
+            .execute(params![e.license_id.0.as_bytes(), e.at_ms])
+            .map(drop),
+        Event::LicenseStoreFailed(e) => db
+            .prepare_cached("UPDATE licenses SET store_failed_at_ms = ?2 WHERE license_id = ?1")?
+            .execute(params![e.license_id.0.as_bytes(), e.at_ms])
+            .map(drop),
+        Event::LicenseDeleted(e) => deleted(db, device, e),
+        Event::AcquisitionRefused(e) => count(db, REFUSED, device, e.at_ms),
+        Event::DeletionUnmatched(_)
+        | Event::EvidenceKept(_)
+        | Event::QuotaPolicyPublished(_)
+        | Event::ContentKeyRegistered(_)
+        | Event::KeySeedRegistered(_)
+        | Event::ApiKeyCreated(_)
+        | Event::ApiKeyRevoked(_) => Ok(()),
+    }
+}
+
+fn acquired(
+    db: &Transaction<'_>,
+    device: &str,
+    sequence: u64,
+    e: &LicenseAcquired,
+) -> rusqlite::Result<()> {
+    if !e.persistent.effective {
+        return count(db, ACQUIRED_NON_PERSISTENT, device, e.at_ms);
+    }
+    db.prepare_cached(
+        "INSERT INTO licenses (sequence, license_id, device, identity, key_id, session,
+           session_explicit, transaction_id, acquired_at_ms, counted_until_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        sequence,
+        e.license_id.0.as_bytes(),
+        device,
+        e.identity.to_string(),
+        e.key_id.0.as_bytes(),
+        e.session.to_string(),
+        e.session_explicit,
+        e.transaction_id.map(|id| *id.0.as_bytes()),
+        e.at_ms,
+        e.counted_until_ms,
+    ])?;
+    count(db, ACQUIRED_PERSISTENT, device, e.at_ms)
+}
+
+fn deleted(db: &Transaction<'_>, device: &str, e: &LicenseDeleted) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE licenses SET deleted_at_ms = ?2, deletion_grade = ?3, open = ?4
+         WHERE license_id = ?1",
+    )?
+    .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.grade.letter(), !e.releases])?;
+    count(db, DELETED, device, e.at_ms)
+}
+
+fn count(db: &Transaction<'_>, sql: &str, device: &str, at_ms: i64) -> rusqlite::Result<()> {
+    db.prepare_cached(sql)?.execute(params![device, at_ms]).map(drop)
+}
+
+const ACQUIRED_PERSISTENT: &str = "UPDATE devices
+    SET persistent_acquired = persistent_acquired + 1, last_event_at_ms = ?2 WHERE device = ?1";
+const ACQUIRED_NON_PERSISTENT: &str = "UPDATE devices
+    SET non_persistent_acquired = non_persistent_acquired + 1, last_event_at_ms = ?2
+    WHERE device = ?1";
+const DELETED: &str =
+    "UPDATE devices SET deleted = deleted + 1, last_event_at_ms = ?2 WHERE device = ?1";
+const REFUSED: &str =
+    "UPDATE devices SET refused = refused + 1, last_event_at_ms = ?2 WHERE device = ?1";

@@ -1,0 +1,256 @@
+//! Rows into answers.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{Inventory, InventoryError, next_sequence};
+use crate::clock::UnixMillis;
+use crate::domain::{DeviceRef, Identity};
+
+/// A device at a glance.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceSummary {
+    /// The device's reference.
+    pub device: String,
+    /// Certificates that belong to it: SHA-256 of their SIGN keys.
+    pub identities: Vec<String>,
+    /// First seen.
+    pub enrolled_at: UnixMillis,
+    /// Security level of the certificate it was first seen with.
+    pub security_level: u32,
+    /// Maker, model name and number of that certificate.
+    pub model: String,
+    /// When its last acquisition, refusal or deletion was recorded.
+    pub last_event_at: UnixMillis,
+    /// Persistent licenses it acquired, ever.
+    pub persistent_acquired: u64,
+    /// Non-persistent licenses it acquired, ever.
+    pub non_persistent_acquired: u64,
+    /// Refusals recorded; repeats within an hour are not.
+    pub refused: u64,
+    /// Licenses it deleted, ever.
+    pub deleted: u64,
+    #[serde(skip)]
+    enrolled_sequence: u64,
+}
+
+/// A page of devices, oldest first.
+#[derive(Clone, Debug)]
+pub struct DevicePage {
+    /// The devices.
+    pub devices: Vec<DeviceSummary>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<u64>,
+    /// Sequence of the next event the inventory will apply: all before it is in the answer.
+    pub next_sequence: u64,
+}
+
+/// What became of a license that still counts, or would but for its expiry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LicenseStatus {
+    /// Issued; the device has not said whether it stored it.
+    Issued,
+    /// The device acknowledged that it stored it.
+    Stored,
+    /// The device said that it could not store it. Still counted: it could say so and keep it.
+    StoreFailed,
+    /// The device signed that it deleted it, and the evidence was too weak to release it.
+    DeletedUnreleased,
+}
+
+/// A live license.
+#[derive(Clone, Debug, Serialize)]
+pub struct HeldLicense {
+    /// The license.
+    pub license_id: Uuid,
+    /// Its KID.
+    pub key_id: Uuid,
+    /// What is known of it.
+    pub status: LicenseStatus,
+    /// Who acquired it.
+    pub identity: String,
+    /// The secure-delete session that ends it, base64.
+    pub session: String,
+    /// Whether the device named the session itself.
+    pub session_explicit: bool,
+    /// What its acknowledgement names.
+    pub transaction_id: Option<Uuid>,
+    /// When it was granted.
+    pub acquired_at: UnixMillis,
+    /// When it stops counting by itself.
+    pub counted_until: Option<UnixMillis>,
+    /// Sequence of its acquisition.
+    pub sequence: u64,
+}
+
+/// What a device holds, at one position of the ledger and one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceInventory {
+    /// The device's reference.
+    pub device: String,
+    /// KIDs of which the device confirmed that it stored a license.
+    pub confirmed: usize,
+    /// KIDs with a live license: what quotas count.
+    pub live: usize,
+    /// KIDs it may still hold: the live ones, and those released on weak evidence (grade C to E).
+    pub possible: usize,
+    /// The live licenses, oldest first.
+    pub licenses: Vec<HeldLicense>,
+    /// The moment that decided what has expired.
+    pub as_of: UnixMillis,
+    /// Sequence of the next event the inventory will apply.
+    #[serde(skip)]
+    pub next_sequence: u64,
+}
+
+impl Inventory {
+    /// The device that is called `name`: its reference, or an identity that belongs to it.
+    pub fn resolve(&self, name: &str) -> Result<Option<DeviceRef>, InventoryError> {
+        let (sql, name) = match (name.parse::<DeviceRef>(), name.parse::<Identity>()) {
+            (Ok(device), _) => ("SELECT device FROM devices WHERE device = ?1", device.to_string()),
+            (_, Ok(identity)) => {
+                ("SELECT device FROM identities WHERE identity = ?1", identity.to_string())
+            }
+            _ => return Ok(None),
+        };
+        let device = self.read(|db| {
+            let mut query = db.prepare_cached(sql)?;
+            query.query_row([name], |row| row.get::<_, String>(0)).optional()
+        })?;
+        Ok(device.and_then(|device| device.parse().ok()))
+    }
+
+    /// Devices in the order they were first seen, from `from` (a page's `next`) on.
+    pub fn devices(&self, from: u64, limit: usize) -> Result<DevicePage, InventoryError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT * FROM devices WHERE enrolled_sequence >= ?1
+                 ORDER BY enrolled_sequence LIMIT ?2",
+            )?;
+            let rows = query.query_map(params![from, limit.saturating_add(1)], summary)?;
+            let mut devices = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            let next = devices.get(limit).map(|device| device.enrolled_sequence);
+            devices.truncate(limit);
+            for device in &mut devices {
+                device.identities = identities(db, &device.device)?;
+            }
+            Ok(DevicePage { devices, next, next_sequence: next_sequence(db)? })
+        })
+    }
+
+    /// One device, and the sequence from which on events are not in the answer.
+    pub fn device(
+        &self,
+        device: &DeviceRef,
+    ) -> Result<Option<(DeviceSummary, u64)>, InventoryError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached("SELECT * FROM devices WHERE device = ?1")?;
+            let found = query.query_row([device.to_string()], summary).optional()?;
+            let Some(mut found) = found else { return Ok(None) };
+            found.identities = identities(db, &found.device)?;
+            Ok(Some((found, next_sequence(db)?)))
+        })
+    }
+
+    /// What a device holds at `now`; `None` if it was never seen.
+    pub fn inventory(
+        &self,
+        device: &DeviceRef,
+        now: UnixMillis,
+    ) -> Result<Option<DeviceInventory>, InventoryError> {
+        self.read(|db| {
+            let name = device.to_string();
+            let known = "SELECT 1 FROM devices WHERE device = ?1";
+            if db.query_row(known, [&name], |_| Ok(())).optional()?.is_none() {
+                return Ok(None);
+            }
+            let mut query = db.prepare_cached(
+                "SELECT * FROM licenses
+                 WHERE device = ?1 AND open = 1
+                   AND (counted_until_ms IS NULL OR counted_until_ms > ?2)
+                 ORDER BY sequence",
+            )?;
+            let licenses = query.query_map(params![name, now.0], held)?;
+            let licenses = licenses.collect::<rusqlite::Result<Vec<_>>>()?;
+            let stored = licenses.iter().filter(|l| l.status == LicenseStatus::Stored);
+            let confirmed = distinct(stored.map(|license| license.key_id));
+            let live = distinct(licenses.iter().map(|license| license.key_id));
+            let weak = weakly_released(db, &name, now)?;
+            let possible = distinct(licenses.iter().map(|l| l.key_id).chain(weak));
+            Ok(Some(DeviceInventory {
+                device: name,
+                confirmed,
+                live,
+                possible,
+                licenses,
+                as_of: now,
+                next_sequence: next_sequence(db)?,
+            }))
+        })
+    }
+}
+
+fn weakly_released(db: &Connection, device: &str, now: UnixMillis) -> rusqlite::Result<Vec<Uuid>> {
+    let mut query = db.prepare_cached(
+        "SELECT DISTINCT key_id FROM licenses
+         WHERE device = ?1 AND open = 0 AND deletion_grade IN ('C', 'D', 'E')
+           AND (counted_until_ms IS NULL OR counted_until_ms > ?2)",
+    )?;
+    query.query_map(params![device, now.0], |row| uuid(row, "key_id"))?.collect()
+}
+
+fn distinct(key_ids: impl Iterator<Item = Uuid>) -> usize {
+    key_ids.collect::<std::collections::HashSet<_>>().len()
+}
+
+fn identities(db: &Connection, device: &str) -> rusqlite::Result<Vec<String>> {
+    let mut query = db.prepare_cached("SELECT identity FROM identities WHERE device = ?1")?;
+    query.query_map([device], |row| row.get(0))?.collect()
+}
+
+fn summary(row: &Row<'_>) -> rusqlite::Result<DeviceSummary> {
+    Ok(DeviceSummary {
+        device: row.get("device")?,
+        identities: Vec::new(),
+        enrolled_at: UnixMillis(row.get("enrolled_at_ms")?),
+        security_level: row.get("security_level")?,
+        model: row.get("model")?,
+        last_event_at: UnixMillis(row.get("last_event_at_ms")?),
+        persistent_acquired: row.get("persistent_acquired")?,
+        non_persistent_acquired: row.get("non_persistent_acquired")?,
+        refused: row.get("refused")?,
+        deleted: row.get("deleted")?,
+        enrolled_sequence: row.get("enrolled_sequence")?,
+    })
+}
+
+fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
+    let known = |column| row.get::<_, Option<i64>>(column).map(|at| at.is_some());
+    let status = if known("deleted_at_ms")? {
+        LicenseStatus::DeletedUnreleased
+    } else if known("stored_at_ms")? {
+        LicenseStatus::Stored
+    } else if known("store_failed_at_ms")? {
+        LicenseStatus::StoreFailed
+    } else {
+        LicenseStatus::Issued
+    };
+    Ok(HeldLicense {
+        license_id: uuid(row, "license_id")?,
+        key_id: uuid(row, "key_id")?,
+        status,
+        identity: row.get("identity")?,
+        session: row.get("session")?,
+        session_explicit: row.get("session_explicit")?,
+        transaction_id: row.get::<_, Option<[u8; 16]>>("transaction_id")?.map(Uuid::from_bytes),
+        acquired_at: UnixMillis(row.get("acquired_at_ms")?),
+        counted_until: row.get::<_, Option<i64>>("counted_until_ms")?.map(UnixMillis),
+        sequence: row.get("sequence")?,
+    })
+}
+
+fn uuid(row: &Row<'_>, column: &str) -> rusqlite::Result<Uuid> {
+    row.get::<_, [u8; 16]>(column).map(Uuid::from_bytes)
+}

@@ -11,5 +11,6 @@
 //!   certificates, XMR licenses, headers, keys.
 //! - [`ledger`]: the append-only event log and the state that decisions are made on.
 pub mod domain;
+pub mod keys;
 pub mod ledger;
 pub mod playready;

@@ -10,5 +10,9 @@
 //! - [`playready`]: pure. Bytes in, typed values out, and back: SOAP messages, challenges,
 //!   certificates, XMR licenses, headers, keys.
 //! - [`ledger`]: the append-only event log and the state that decisions are made on.
+//! - [`access`]: API keys, scopes, rate limits, key files.
+//! - [`clock`]: time as a value that is passed in.
+pub mod access;
+pub mod clock;
 pub mod ledger;
 pub mod playready;

@@ -11,8 +11,10 @@
 //!   certificates, XMR licenses, headers, keys.
 //! - [`ledger`]: the append-only event log and the state that decisions are made on.
 //! - [`access`]: API keys, scopes, rate limits, key files.
+//! - [`config`]: what an operator can set.
 //! - [`clock`]: time as a value that is passed in.
 pub mod access;
 pub mod clock;
+pub mod config;
 pub mod ledger;
 pub mod playready;

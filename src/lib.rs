@@ -12,9 +12,11 @@
 //! - [`ledger`]: the append-only event log and the state that decisions are made on.
 //! - [`access`]: API keys, scopes, rate limits, key files.
 //! - [`config`]: what an operator can set.
+//! - [`http`]: the outer shell around every request; routes are installed into it.
 //! - [`clock`]: time as a value that is passed in.
 pub mod access;
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod ledger;
 pub mod playready;

@@ -1,5 +1,6 @@
 //! How often one key or one device may call.
 
+use std::fmt;
 use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -62,6 +63,14 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
     /// Whether no key is remembered.
     pub fn is_empty(&self) -> bool {
         self.limiter.is_empty()
+    }
+}
+
+impl<K: Hash + Eq + Clone> fmt::Debug for RateLimiter<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimiter")
+            .field("keys", &self.len())
+            .finish_non_exhaustive()
     }
 }
 

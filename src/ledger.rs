@@ -20,11 +20,16 @@
 //! stream, both gapless from 0. A reader that has seen sequence N has seen all before N. A
 //! [`Cursor`] is the place as the outside sees it.
 //!
-//! This module deals in bytes: data is stored verbatim and never looked into.
+//! The engines deal in bytes: data is stored verbatim and never looked into. [`codec`] says what the
+//! bytes mean, [`tail`] follows the log, and [`state`] is what decisions are made on.
 
 mod append;
+pub mod codec;
 pub mod embedded;
 mod event;
+pub mod sqlite;
+pub mod state;
+pub mod tail;
 
 use tokio::sync::watch;
 

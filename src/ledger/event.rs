@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::codec::{self, CodecError};
+use crate::domain::Event;
+
 /// The name of a stream, for example `device-ab12…`. Cheap to clone.
 ///
 /// 1 to [`StreamName::BYTES_MAX`] bytes of UTF-8 without control characters. A leading `$` is
@@ -126,6 +129,18 @@ impl NewEvent {
     /// The most that data and metadata of one event hold together, in bytes. A quarter of what a
     /// KurrentDB record may hold, so that every engine takes what one of them took.
     pub const BYTES_MAX: usize = 4 << 20;
+
+    /// A domain event as it goes into `stream`. `correlation` names what caused it, for the log
+    /// reader's convenience; nothing is proven by it.
+    pub fn of(stream: &StreamName, event: &Event, correlation: &str) -> Result<Self, CodecError> {
+        let metadata = serde_json::json!({ "correlation": correlation, "schema": 1 });
+        Ok(Self {
+            id: event.id(stream.as_str()),
+            kind: Cow::Borrowed(event.kind()),
+            data: codec::encode(event)?,
+            metadata: metadata.to_string().into_bytes(),
+        })
+    }
 
     /// The bytes that the event brings along: kind, data and metadata.
     pub fn size_bytes(&self) -> usize {

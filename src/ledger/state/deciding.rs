@@ -76,7 +76,10 @@ impl Deciding {
 
 /// The stream that holds a device's events.
 pub fn device_stream(device: &DeviceRef) -> StreamName {
-    StreamName::derived(format!("{DEVICE_STREAM}{device}"))
+    match StreamName::new(&format!("{DEVICE_STREAM}{device}")) {
+        Ok(name) => name,
+        Err(_) => unreachable!("a reference is 26 letters and digits"),
+    }
 }
 
 impl DeviceGuard {

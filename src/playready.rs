@@ -3,3 +3,4 @@
 pub mod ecc;
 pub mod elgamal;
 pub mod kid;
+pub mod xml;

@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! limit                                  value    why
-//! bytes of a document                    65,536   a challenge has 5 to 8 KB
+//! bytes of a message                     65,536   a challenge has 5 to 8 KB
 //! nesting                                    32   a challenge uses 13 levels
 //! elements                                4,096   1,000 KIDs of a deletion fit
 //! attributes of one element                  64
@@ -39,8 +39,8 @@ pub const ENCRYPTION: &str = "http://www.w3.org/2001/04/xmlenc#";
 /// The namespace of SOAP 1.1 envelopes.
 pub const SOAP: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 
-/// The most bytes a document may have (section 1).
-pub const DOCUMENT_BYTES_MAX: usize = 65_536;
+/// The most bytes a request may have (section 1).
+pub const MESSAGE_BYTES_MAX: usize = 65_536;
 
 /// White space as XML defines it.
 const WHITE_SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
@@ -48,9 +48,9 @@ const WHITE_SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 /// Why bytes are not a document that this reader accepts. Always the sender's fault.
 #[derive(Debug, thiserror::Error)]
 pub enum XmlError {
-    /// The document exceeds [`DOCUMENT_BYTES_MAX`].
-    #[error("the document is larger than {DOCUMENT_BYTES_MAX} bytes")]
-    TooLarge,
+    /// The document exceeds [`MESSAGE_BYTES_MAX`] or the limit that was asked for.
+    #[error("the document is larger than {0} bytes")]
+    TooLarge(usize),
     /// The bytes are not UTF-8.
     #[error("the document is not UTF-8")]
     NotUtf8(#[source] std::str::Utf8Error),
@@ -71,13 +71,15 @@ pub enum XmlError {
 /// A parsed document, in document order. Always has a root element.
 pub struct Document<'a> {
     source: &'a str,
+    /// Bytes of byte order mark and XML declaration before `source`.
+    offset: usize,
     root: Node<'a>,
     /// Every element, the root first.
     nodes: Vec<Node<'a>>,
     attributes: Vec<Attribute<'a>>,
 }
 
-/// What is known of one element. Offsets count bytes of the source.
+/// What is known of one element. Offsets count bytes of `Document::source`.
 #[derive(Clone, Copy)]
 struct Node<'a> {
     namespace: &'a str,
@@ -120,7 +122,16 @@ impl<'a> Document<'a> {
     ///
     /// Anything that is not well-formed, is forbidden in section 1, or exceeds a limit.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, XmlError> {
-        parse::document(bytes)
+        parse::document(bytes, MESSAGE_BYTES_MAX)
+    }
+
+    /// As [`parse`](Self::parse), for documents that are no requests: up to `bytes_max` bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn parse_up_to(bytes: &'a [u8], bytes_max: usize) -> Result<Self, XmlError> {
+        parse::document(bytes, bytes_max)
     }
 
     /// The root element.
@@ -217,14 +228,15 @@ impl<'d, 'a> Element<'d, 'a> {
         parse::decode(self.document.source.get(range)?, parse::Place::Text).ok()
     }
 
-    /// Where the element stands in the document, tags included.
+    /// Where the element stands in the bytes that were parsed, tags included.
     pub fn span(self) -> Range<usize> {
-        self.node.start..self.node.end
+        let offset = self.document.offset;
+        self.node.start.saturating_add(offset)..self.node.end.saturating_add(offset)
     }
 
     /// The element as it was transmitted, tags included.
     pub fn raw(self) -> &'a str {
-        self.document.source.get(self.span()).unwrap_or_default()
+        self.document.source.get(self.node.start..self.node.end).unwrap_or_default()
     }
 }
 

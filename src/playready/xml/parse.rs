@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
-use super::{Attribute, DOCUMENT_BYTES_MAX, Document, Node, WHITE_SPACE, XmlError};
+use super::{Attribute, Document, Node, WHITE_SPACE, XmlError};
 
 const DEPTH_MAX: usize = 32;
 const ELEMENTS_MAX: usize = 4_096;
@@ -15,10 +15,13 @@ const NAMESPACES_MAX: usize = 32;
 const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
 const XMLNS_NAMESPACE: &str = "http://www.w3.org/2000/xmlns/";
 
-pub(super) fn document(bytes: &[u8]) -> Result<Document<'_>, XmlError> {
+pub(super) fn document(bytes: &[u8], bytes_max: usize) -> Result<Document<'_>, XmlError> {
+    if bytes.len() > bytes_max {
+        return Err(XmlError::TooLarge(bytes_max));
+    }
     let source = text(bytes)?;
     let mut reader = Reader::from_str(source);
-    let mut parser = Parser::new(source);
+    let mut parser = Parser::new(source, bytes.len().saturating_sub(source.len()));
     loop {
         let start = offset(&reader);
         let event = reader.read_event().map_err(XmlError::Syntax)?;
@@ -41,9 +44,6 @@ pub(super) fn document(bytes: &[u8]) -> Result<Document<'_>, XmlError> {
 
 /// Checks what can be checked on raw bytes; takes off byte order mark and XML declaration.
 fn text(bytes: &[u8]) -> Result<&str, XmlError> {
-    if bytes.len() > DOCUMENT_BYTES_MAX {
-        return Err(XmlError::TooLarge);
-    }
     let whole = std::str::from_utf8(bytes).map_err(XmlError::NotUtf8)?;
     let rest = whole.strip_prefix('\u{feff}').unwrap_or(whole);
     let body = match rest.strip_prefix("<?xml") {
@@ -102,7 +102,7 @@ fn check_declaration(declaration: &str) -> Result<(), XmlError> {
 }
 
 fn offset(reader: &Reader<&[u8]>) -> usize {
-    // A document has at most 64 KiB.
+    // The document is in memory.
     usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX)
 }
 
@@ -120,6 +120,8 @@ struct Open {
 
 struct Parser<'a> {
     source: &'a str,
+    /// Bytes of the document before `source`.
+    offset: usize,
     nodes: Vec<Node<'a>>,
     attributes: Vec<Attribute<'a>>,
     open: Vec<Open>,
@@ -127,9 +129,10 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn new(source: &'a str) -> Self {
+    fn new(source: &'a str, offset: usize) -> Self {
         Self {
             source,
+            offset,
             nodes: Vec::with_capacity(64),
             attributes: Vec::with_capacity(32),
             open: Vec::with_capacity(DEPTH_MAX),

@@ -49,7 +49,12 @@ impl Writer {
 
     /// Writes an element that holds compact base64.
     pub fn base64(&mut self, name: &str, bytes: &[u8]) {
-        self.element(name, &[], |w| BASE64.encode_append(bytes, &mut w.out));
+        self.element(name, &[], |w| w.base64_text(bytes));
+    }
+
+    /// Writes compact base64 as text.
+    pub fn base64_text(&mut self, bytes: &[u8]) {
+        BASE64.encode_append(bytes, &mut self.out);
     }
 
     /// Writes text: `&`, `<` and `>` as built-in references, characters outside ASCII as decimal

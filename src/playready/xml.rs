@@ -236,7 +236,10 @@ impl<'d, 'a> Element<'d, 'a> {
 
     /// The element as it was transmitted, tags included.
     pub fn raw(self) -> &'a str {
-        self.document.source.get(self.node.start..self.node.end).unwrap_or_default()
+        self.document
+            .source
+            .get(self.node.start..self.node.end)
+            .unwrap_or_default()
     }
 }
 

@@ -55,7 +55,10 @@ impl FaultReply {
             Some(element) => Some(element.value()?.into_owned()),
             None => None,
         };
-        Ok(Self { code: FaultCode::from_number(number), custom_data })
+        Ok(Self {
+            code: FaultCode::from_number(number),
+            custom_data,
+        })
     }
 
     /// The refusal in `CustomData`, if it is one of this service's.
@@ -73,4 +76,3 @@ impl fmt::Display for FaultReply {
         }
     }
 }
-

@@ -225,6 +225,7 @@ impl<'a> Parser<'a> {
     fn finish(self) -> Result<Document<'a>, XmlError> {
         let Self {
             source,
+            offset,
             nodes,
             attributes,
             open,
@@ -232,6 +233,7 @@ impl<'a> Parser<'a> {
         } = self;
         match nodes.first() {
             Some(&root) if open.is_empty() => Ok(Document {
+                offset,
                 source,
                 root,
                 nodes,

@@ -166,7 +166,10 @@ fn holds_every_limit_exactly() {
 
     let sized = |bytes: usize| format!("<a>{}</a>", "x".repeat(bytes - 7));
     assert!(parse(&sized(65_536)).is_ok());
-    assert!(matches!(parse(&sized(65_537)), Err(XmlError::TooLarge(65_536))));
+    assert!(matches!(
+        parse(&sized(65_537)),
+        Err(XmlError::TooLarge(65_536))
+    ));
 }
 
 #[test]

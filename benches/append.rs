@@ -25,10 +25,7 @@ fn main() {
     let events = setting("APPEND_EVENTS", 1_000_000);
     let period = Duration::from_secs(setting("APPEND_SECONDS", 4));
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let ledger = Embedded::open(&dir.path().join("ledger"), Options::default()).unwrap();
     let ledger = Arc::new(Ledger::Embedded(ledger));
     let mut heads = vec![None; STREAMS];
@@ -71,9 +68,7 @@ async fn fill(ledger: &Ledger, events: u64, heads: &mut [Option<u64>]) {
         for _ in 0..left.min(Append::RECORDS_MAX) {
             let number = random.below(STREAMS);
             if seen.insert(number) {
-                append
-                    .checks
-                    .push((stream(number), Expected::at_head(heads[number])));
+                append.checks.push((stream(number), Expected::at_head(heads[number])));
             }
             heads[number] = Some(heads[number].map_or(0, |head| head + 1));
             append.records.push((stream(number), event(&mut random)));
@@ -164,10 +159,7 @@ struct Waiting {
 
 impl RawFile {
     fn start(path: &Path) -> Arc<Self> {
-        let raw = Arc::new(Self {
-            waiting: Mutex::default(),
-            arrived: Condvar::new(),
-        });
+        let raw = Arc::new(Self { waiting: Mutex::default(), arrived: Condvar::new() });
         let mut file = File::create(path).unwrap();
         let queue = Arc::clone(&raw);
         std::thread::spawn(move || {
@@ -176,14 +168,10 @@ impl RawFile {
             while let Some(group) = queue.take(expected) {
                 expected = group.len();
                 bytes.clear();
-                group
-                    .iter()
-                    .for_each(|(event, _)| bytes.extend_from_slice(event));
+                group.iter().for_each(|(event, _)| bytes.extend_from_slice(event));
                 file.write_all(&bytes).unwrap();
                 file.sync_data().unwrap();
-                group
-                    .into_iter()
-                    .for_each(|(_, done)| done.send(()).unwrap());
+                group.into_iter().for_each(|(_, done)| done.send(()).unwrap());
             }
         });
         raw
@@ -216,11 +204,7 @@ impl RawFile {
         waiting.wanted = expected / 2;
         let few = |waiting: &mut Waiting| waiting.appends.len() < waiting.wanted;
         let gather = Duration::from_micros(50);
-        waiting = self
-            .arrived
-            .wait_timeout_while(waiting, gather, few)
-            .unwrap()
-            .0;
+        waiting = self.arrived.wait_timeout_while(waiting, gather, few).unwrap().0;
         waiting.wanted = 0;
         Some(std::mem::take(&mut waiting.appends))
     }
@@ -234,12 +218,7 @@ fn event(random: &mut Random) -> NewEvent {
     let mut data = vec![b'x'; EVENT_BYTES];
     data[..8].copy_from_slice(&random.next().to_le_bytes());
     let id = Uuid::from_u64_pair(random.next(), random.next());
-    NewEvent {
-        id,
-        kind: "license-acquired.v1".into(),
-        data,
-        metadata: b"{}".to_vec(),
-    }
+    NewEvent { id, kind: "license-acquired.v1".into(), data, metadata: b"{}".to_vec() }
 }
 
 /// Xorshift*: fast, and different in every task.
@@ -275,16 +254,9 @@ fn median(rates: &mut [f64]) -> f64 {
 
 fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap_or("unknown");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!(
-        "{}x{}",
-        cores,
-        model.trim_start_matches([' ', '\t', ':']).replace(' ', "-")
-    )
+    format!("{}x{}", cores, model.trim_start_matches([' ', '\t', ':']).replace(' ', "-"))
 }
 
 /// The time of one small `fdatasync` on this disk.

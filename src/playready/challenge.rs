@@ -34,6 +34,7 @@ use super::soap::{self, Fault, FaultCode, Operation};
 use super::xml::{Document, ENCRYPTION, Element, FieldError, PROTOCOLS};
 
 /// What a challenge says.
+#[expect(clippy::large_enum_variant, reason = "one for each request, and most acquire")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Asks for licenses.

@@ -1,7 +1,11 @@
 #![doc = include_str!("playready/protocol.md")]
 
 pub mod bcert;
+pub mod content_key;
 pub mod ecc;
 pub mod elgamal;
+pub mod key_seed;
 pub mod kid;
+pub mod policy;
 pub mod reader;
+pub mod xmr;

@@ -8,4 +8,5 @@ pub mod key_seed;
 pub mod kid;
 pub mod policy;
 pub mod reader;
+pub mod revocation;
 pub mod xmr;

@@ -1,1 +1,3 @@
 //! The event log.
+
+pub mod codec;

@@ -2,7 +2,7 @@
 
 use super::event::{Event, LicenseAcknowledged};
 use super::ids::{Digest, Identity, KeyId, TransactionId};
-use super::lookup::TransactionLicense;
+use super::lookup::{Key, TransactionLicense, Value};
 
 /// A verified acknowledgement.
 #[derive(Clone, Debug)]
@@ -15,6 +15,20 @@ pub struct Acknowledge {
     pub results: Vec<(KeyId, u32)>,
     /// SHA-256 of the signed element.
     pub signed_sha256: Digest,
+}
+
+impl Acknowledge {
+    /// Reads the licenses of the transaction; none if the identity has no such transaction.
+    /// `value` finds what is known under a key.
+    pub fn transaction<E>(
+        &self,
+        value: impl FnOnce(&Key) -> Result<Option<Value>, E>,
+    ) -> Result<Vec<TransactionLicense>, E> {
+        Ok(match value(&Key::Transaction(self.identity, self.transaction_id))? {
+            Some(Value::Transaction(licenses)) => licenses,
+            _ => Vec::new(),
+        })
+    }
 }
 
 /// The events that an acknowledgement causes: results are matched to licenses by KID, repeated

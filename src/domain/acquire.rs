@@ -3,6 +3,7 @@
 use super::device::{Device, REFUSAL_KIDS_MAX};
 use super::event::{AcquisitionRefused, Event, LicenseAcquired};
 use super::ids::{Digest, Identity, KeyId, Nonce};
+use super::lookup::{Answered, GrantPlace, Key, Value};
 use super::quota::{QuotaExceeded, QuotaPolicy};
 
 /// A verified and entitled challenge, with everything that can fail already prepared: content
@@ -31,6 +32,36 @@ pub struct Seen {
     pub spent: Vec<KeyId>,
     /// Whether the challenge's transaction id was used before.
     pub transaction_used: bool,
+}
+
+impl Seen {
+    /// Reads the rows that a challenge concerns. `value` finds what is known under a key.
+    ///
+    /// If the challenge was granted before, its licenses are events of the device's stream: the
+    /// second value says which, and the caller puts them into [`grant`](Self::grant). The other
+    /// rows then do not matter and are not read.
+    pub fn read<E>(
+        command: &Acquire,
+        mut value: impl FnMut(&Key) -> Result<Option<Value>, E>,
+    ) -> Result<(Self, Option<GrantPlace>), E> {
+        let identity = command.identity;
+        let mut seen = Self::default();
+        match value(&Key::Challenge(identity, command.nonce))? {
+            Some(Value::Challenge(Answered::Granted(place))) => return Ok((seen, Some(place))),
+            answered => seen.refusal_recorded = answered.is_some(),
+        }
+        let persistent = command.licenses.iter().filter(|l| l.persistent.effective);
+        for license in persistent.filter(|license| license.session_explicit) {
+            let key = Key::SessionKid(identity, license.session, license.key_id);
+            if matches!(value(&key)?, Some(Value::SessionKid(kid)) if kid.spent) {
+                seen.spent.push(license.key_id);
+            }
+        }
+        if let Some(id) = command.licenses.iter().find_map(|license| license.transaction_id) {
+            seen.transaction_used = value(&Key::Transaction(identity, id))?.is_some();
+        }
+        Ok((seen, None))
+    }
 }
 
 /// Facts about the policy and the wait that a decision is made under.

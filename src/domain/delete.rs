@@ -3,9 +3,12 @@
 //! Section 9.2 of the license protocol page is the rule; the page is rendered as the documentation
 //! of the `playready` module.
 
+use std::collections::BTreeSet;
+
 use super::device::Device;
 use super::event::{DeletionUnmatched, Event, Grade, LicenseDeleted};
-use super::ids::{Digest, Identity, KeyId, LicenseId, SessionId};
+use super::ids::{Digest, Identity, KeyId, LicenseId, Nonce, SessionId};
+use super::lookup::{Answered, Key, KidHistory, SessionKid, Value};
 use super::quota::QuotaPolicy;
 
 /// A verified secure-delete challenge.
@@ -24,32 +27,58 @@ pub struct Delete {
 }
 
 /// What the index rows say about one KID of the challenge.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenKid {
     /// The KID.
     pub key_id: KeyId,
-    /// Whether the session named ever had a persistent license for it.
-    pub in_session: bool,
-    /// Those of them that no event has ended.
-    pub open_in_session: Vec<LicenseId>,
-    /// Whether a deletion naming this session and KID took effect before.
-    pub spent: bool,
-    /// Whether a persistent license for it was ever acquired without naming a session.
-    pub implicit: bool,
-    /// Persistent licenses for it issued since its last effective deletion.
-    pub issued: u32,
-    /// That license and the session it was acquired in, if there is exactly one and it was acquired
-    /// without naming a session.
-    pub sole_implicit: Option<(LicenseId, SessionId)>,
+    /// What the session named knows of it.
+    pub in_session: SessionKid,
+    /// What the identity did with it over all sessions; empty when the session named is known,
+    /// since it then does not matter.
+    pub history: KidHistory,
 }
 
 /// What the index rows say about the challenge.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Whether the identity has any persistent license of the session named.
     pub session_known: bool,
     /// Its KIDs, each once.
     pub kids: Vec<SeenKid>,
+}
+
+impl Seen {
+    /// Reads the rows that a challenge of `identity` for `session` and `kids` concerns. `value`
+    /// finds what is known under a key.
+    pub fn read<E>(
+        identity: Identity,
+        session: SessionId,
+        kids: &[KeyId],
+        mut value: impl FnMut(&Key) -> Result<Option<Value>, E>,
+    ) -> Result<Self, E> {
+        let explicit = value(&Key::ExplicitSession(identity, session))?.is_some();
+        let session_known = explicit || {
+            let challenge = value(&Key::Challenge(identity, Nonce(session.0)))?;
+            matches!(challenge, Some(Value::Challenge(Answered::Granted(g))) if g.is_session)
+        };
+        let mut seen = Self { session_known, kids: Vec::with_capacity(kids.len()) };
+        for key_id in kids.iter().copied().collect::<BTreeSet<_>>() {
+            let in_session = match value(&Key::SessionKid(identity, session, key_id))? {
+                Some(Value::SessionKid(kid)) => kid,
+                _ => SessionKid::default(),
+            };
+            let history = match session_known {
+                true => None,
+                false => value(&Key::Kid(identity, key_id))?,
+            };
+            let history = match history {
+                Some(Value::Kid(history)) => history,
+                _ => KidHistory::default(),
+            };
+            seen.kids.push(SeenKid { key_id, in_session, history });
+        }
+        Ok(seen)
+    }
 }
 
 /// The answer.
@@ -88,7 +117,10 @@ impl Device {
         now_ms: i64,
     ) -> Outcome {
         let linked = seen.session_known;
-        let matches = |kid: &&SeenKid| if linked { kid.in_session } else { kid.implicit };
+        let matches = |kid: &&SeenKid| match linked {
+            true => kid.in_session.matched,
+            false => kid.history.implicit,
+        };
         let mut matching = seen.kids.iter().filter(matches).peekable();
         if matching.peek().is_none() {
             return Outcome::UnknownSession;
@@ -110,18 +142,18 @@ impl Device {
             })
         };
         let mut events = Vec::new();
-        for kid in matching.filter(|kid| !kid.spent) {
+        for kid in matching.filter(|kid| !kid.in_session.spent) {
             if linked {
-                let open = kid.open_in_session.iter();
+                let open = kid.in_session.open.iter();
                 events.extend(open.map(|id| deleted(*id, command.session, kid.key_id)));
-            } else if let Some((license_id, acquired_session)) = kid.sole_implicit {
+            } else if let Some((license_id, acquired_session)) = kid.history.sole_implicit() {
                 events.push(deleted(license_id, acquired_session, kid.key_id));
             } else {
                 events.push(Deletion::Unmatched(DeletionUnmatched {
                     identity: command.identity,
                     session: command.session,
                     key_id: kid.key_id,
-                    candidates: kid.issued,
+                    candidates: kid.history.issued,
                     evidence: command.evidence,
                     at_ms: now_ms,
                 }));

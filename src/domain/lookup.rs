@@ -91,14 +91,18 @@ pub struct SessionKid {
 pub struct KidHistory {
     /// Persistent licenses issued since the last effective deletion.
     pub issued: u32,
-    /// The latest of them.
-    pub latest: Option<LicenseId>,
-    /// Session of the latest.
-    pub latest_session: Option<SessionId>,
-    /// Whether the latest was acquired without naming a session.
-    pub latest_implicit: bool,
+    /// The latest of them and its session, if it was acquired without naming a session.
+    pub latest_implicit: Option<(LicenseId, SessionId)>,
     /// Whether any persistent license was ever acquired without naming a session.
     pub implicit: bool,
+}
+
+impl KidHistory {
+    /// The one license that a deletion can mean which names no known session, and the session it
+    /// was acquired in.
+    pub fn sole_implicit(&self) -> Option<(LicenseId, SessionId)> {
+        self.latest_implicit.filter(|_| self.issued == 1)
+    }
 }
 
 /// One license of a transaction.
@@ -204,9 +208,7 @@ fn apply_acquired<R: Rows>(
     })?;
     update_kid(rows, (e.identity, e.key_id), place, |kid| {
         kid.issued = kid.issued.saturating_add(1);
-        kid.latest = Some(e.license_id);
-        kid.latest_session = Some(e.session);
-        kid.latest_implicit = !e.session_explicit;
+        kid.latest_implicit = (!e.session_explicit).then_some((e.license_id, e.session));
         kid.implicit |= !e.session_explicit;
     })
 }
@@ -236,7 +238,7 @@ fn apply_deleted<R: Rows>(
     })?;
     update_kid(rows, (e.identity, e.key_id), place, |kid| {
         kid.issued = 0;
-        kid.latest = None;
+        kid.latest_implicit = None;
     })?;
     if e.acquired_session == e.session {
         return Ok(());

@@ -65,10 +65,7 @@ pub struct Registry {
 impl Registry {
     /// A registry without keys. `secret` is the content of `api.key`.
     pub fn new(secret: Secret) -> Self {
-        Self {
-            secret,
-            records: RwLock::default(),
-        }
+        Self { secret, records: RwLock::default() }
     }
 
     /// Makes a key. It opens nothing until its record has been stored and handed to
@@ -100,9 +97,7 @@ impl Registry {
     /// Takes in a key that was stored. A key id that is already known keeps its first record.
     pub fn apply_created(&self, record: ApiKeyRecord) {
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
-        records
-            .entry(record.id.clone())
-            .or_insert_with(|| Arc::new(record));
+        records.entry(record.id.clone()).or_insert_with(|| Arc::new(record));
     }
 
     /// Takes in that a key was revoked at `at`: from here on it opens nothing. An unknown id and
@@ -117,10 +112,7 @@ impl Registry {
     /// Every key ever made, revoked ones included, oldest first.
     pub fn list(&self) -> Vec<ApiKeyRecord> {
         let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
-        let mut list: Vec<_> = records
-            .values()
-            .map(|record| ApiKeyRecord::clone(record))
-            .collect();
+        let mut list: Vec<_> = records.values().map(|record| ApiKeyRecord::clone(record)).collect();
         list.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         list
     }
@@ -134,10 +126,8 @@ impl Registry {
     ///
     /// [`Unauthenticated`] unless the header is `Bearer` and a key that is live.
     pub fn authenticate(&self, authorization: Option<&str>) -> Result<Principal, Unauthenticated> {
-        let (id, text) = authorization
-            .and_then(bearer)
-            .and_then(ApiKeyText::parse)
-            .ok_or(Unauthenticated)?;
+        let (id, text) =
+            authorization.and_then(bearer).and_then(ApiKeyText::parse).ok_or(Unauthenticated)?;
         let record = {
             let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
             records.get(&id).cloned()

@@ -68,9 +68,7 @@ impl Clock {
         match self {
             Self::System => {
                 #[allow(clippy::disallowed_methods)] // the one place that reads the machine's clock
-                let since_epoch = SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default();
+                let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 UnixMillis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
             }
             Self::Manual(at) => UnixMillis(at.load(Ordering::SeqCst)),
@@ -90,23 +88,14 @@ mod tests {
     #[test]
     fn writes_rfc3339_in_utc_with_milliseconds() {
         assert_eq!(UnixMillis(0).to_rfc3339(), "1970-01-01T00:00:00.000Z");
-        assert_eq!(
-            UnixMillis(1_774_958_400_007).to_rfc3339(),
-            "2026-03-31T12:00:00.007Z"
-        );
+        assert_eq!(UnixMillis(1_774_958_400_007).to_rfc3339(), "2026-03-31T12:00:00.007Z");
         assert_eq!(UnixMillis(-1).to_rfc3339(), "1969-12-31T23:59:59.999Z");
     }
 
     #[test]
     fn shows_the_nearest_year_that_rfc3339_has() {
-        assert_eq!(
-            UnixMillis(i64::MAX).to_rfc3339(),
-            "9999-12-31T23:59:59.999Z"
-        );
-        assert_eq!(
-            UnixMillis(i64::MIN).to_rfc3339(),
-            "0000-01-01T00:00:00.000Z"
-        );
+        assert_eq!(UnixMillis(i64::MAX).to_rfc3339(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(UnixMillis(i64::MIN).to_rfc3339(), "0000-01-01T00:00:00.000Z");
     }
 
     #[test]
@@ -118,10 +107,7 @@ mod tests {
     #[test]
     fn is_an_integer_in_json() {
         assert_eq!(serde_json::to_string(&UnixMillis(12)).unwrap(), "12");
-        assert_eq!(
-            serde_json::from_str::<UnixMillis>("-3").unwrap(),
-            UnixMillis(-3)
-        );
+        assert_eq!(serde_json::from_str::<UnixMillis>("-3").unwrap(), UnixMillis(-3));
     }
 
     #[test]

@@ -93,10 +93,7 @@ impl Config {
     /// [`ConfigError::Missing`] when none is set: it has no default, because a service that starts
     /// on an empty directory by mistake would count every device from zero.
     pub fn data(&self) -> Result<&Path, ConfigError> {
-        self.data.as_deref().ok_or(ConfigError::Missing {
-            key: "data",
-            flag: "--data DIR",
-        })
+        self.data.as_deref().ok_or(ConfigError::Missing { key: "data", flag: "--data DIR" })
     }
 
     /// The directory of the key files: `secrets`, or else `<data>-secrets` beside the data
@@ -109,10 +106,7 @@ impl Config {
         if let Some(secrets) = &self.secrets {
             return Ok(secrets.clone());
         }
-        let nameless = ConfigError::Missing {
-            key: "secrets",
-            flag: "--secrets DIR",
-        };
+        let nameless = ConfigError::Missing { key: "secrets", flag: "--secrets DIR" };
         // `.` becomes the directory's own name, or the keys would lie inside it.
         let Ok(data) = std::path::absolute(self.data()?) else {
             return Err(nameless);
@@ -232,10 +226,7 @@ pub struct Quota {
 
 impl Default for Quota {
     fn default() -> Self {
-        Self {
-            device_limit: 25,
-            licenses_per_slot: 16,
-        }
+        Self { device_limit: 25, licenses_per_slot: 16 }
     }
 }
 
@@ -268,10 +259,7 @@ impl Default for Rate {
     fn default() -> Self {
         const PER_MINUTE: NonZeroU32 = NonZeroU32::new(120).unwrap();
         const BURST: NonZeroU32 = NonZeroU32::new(60).unwrap();
-        Self {
-            per_identity_per_minute: PER_MINUTE,
-            burst: BURST,
-        }
+        Self { per_identity_per_minute: PER_MINUTE, burst: BURST }
     }
 }
 
@@ -308,10 +296,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            level: "info".to_owned(),
-        }
+        Self { format: LogFormat::Text, level: "info".to_owned() }
     }
 }
 

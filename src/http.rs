@@ -76,14 +76,7 @@ impl Shell {
     ) -> Self {
         let rate = RateLimiter::new(config.rate.per_identity_per_minute, config.rate.burst);
         let places = Places::new(config.limits.in_flight);
-        Self {
-            access,
-            rate,
-            metrics,
-            readiness,
-            places,
-            limits: config.limits.clone(),
-        }
+        Self { access, rate, metrics, readiness, places, limits: config.limits.clone() }
     }
 
     fn access(&self) -> &Registry {
@@ -103,11 +96,7 @@ impl Shell {
 fn install(config: &mut web::ServiceConfig, limits: &crate::config::Limits) {
     config
         .app_data(web::PayloadConfig::new(limits.body_bytes))
-        .app_data(
-            web::JsonConfig::default()
-                .limit(limits.body_bytes)
-                .error_handler(bad_json),
-        )
+        .app_data(web::JsonConfig::default().limit(limits.body_bytes).error_handler(bad_json))
         .app_data(web::QueryConfig::default().error_handler(bad_query))
         .app_data(web::PathConfig::default().error_handler(bad_path))
         .service(web::resource(HEALTHZ).route(web::get().to(health::healthz)))
@@ -125,14 +114,12 @@ async fn show_metrics(shell: web::Data<Shell>) -> Result<HttpResponse, Problem> 
 
 fn bad_json(error: JsonPayloadError, _: &actix_web::HttpRequest) -> actix_web::Error {
     match error {
-        JsonPayloadError::ContentType => Problem::new(
-            Case::UnsupportedMediaType,
-            "send Content-Type: application/json",
-        ),
-        JsonPayloadError::Deserialize(reason) => Problem::new(
-            Case::InvalidRequest,
-            format!("the JSON body is not valid: {reason}"),
-        ),
+        JsonPayloadError::ContentType => {
+            Problem::new(Case::UnsupportedMediaType, "send Content-Type: application/json")
+        }
+        JsonPayloadError::Deserialize(reason) => {
+            Problem::new(Case::InvalidRequest, format!("the JSON body is not valid: {reason}"))
+        }
         other => Problem::new(Case::InvalidRequest, "the JSON body could not be read")
             .caused_by(other.to_string()),
     }
@@ -140,11 +127,7 @@ fn bad_json(error: JsonPayloadError, _: &actix_web::HttpRequest) -> actix_web::E
 }
 
 fn bad_query(error: QueryPayloadError, _: &actix_web::HttpRequest) -> actix_web::Error {
-    Problem::new(
-        Case::InvalidRequest,
-        format!("the query is not valid: {error}"),
-    )
-    .into()
+    Problem::new(Case::InvalidRequest, format!("the query is not valid: {error}")).into()
 }
 
 fn bad_path(_: actix_web::error::PathError, _: &actix_web::HttpRequest) -> actix_web::Error {

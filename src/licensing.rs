@@ -228,9 +228,7 @@ impl Licensing {
     pub async fn answer(&self, request: Request, query: &str, correlation: &str) -> Reply {
         let challenge = &request.0;
         let answer = match challenge.message() {
-            Message::Acquire(message) => {
-                self.acquire(challenge, message, query, correlation).await
-            }
+            Message::Acquire(message) => self.acquire(challenge, message, query, correlation).await,
             Message::Acknowledge(message) => {
                 self.acknowledge(challenge, message, correlation).await
             }

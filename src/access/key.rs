@@ -66,17 +66,11 @@ impl ApiKeyText {
         if id_bytes.len() != ID_BYTES || secret_bytes.len() != SECRET_BYTES {
             return None;
         }
-        Some((
-            ApiKeyId(id.to_owned()),
-            Self(Zeroizing::new(text.to_owned())),
-        ))
+        Some((ApiKeyId(id.to_owned()), Self(Zeroizing::new(text.to_owned()))))
     }
 
     pub(super) fn authenticator(&self, secret: &Secret) -> [u8; HMAC_BYTES] {
-        let tag = hmac::sign(
-            &hmac::Key::new(HMAC_SHA256, secret.expose()),
-            self.0.as_bytes(),
-        );
+        let tag = hmac::sign(&hmac::Key::new(HMAC_SHA256, secret.expose()), self.0.as_bytes());
         tag.as_ref().first_chunk().copied().unwrap_or_default()
     }
 
@@ -104,11 +98,7 @@ pub struct ApiKeyRecord {
     #[serde(rename = "created_at_ms")]
     pub created_at: UnixMillis,
     /// When it stopped working, if it did.
-    #[serde(
-        rename = "revoked_at_ms",
-        default,
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(rename = "revoked_at_ms", default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<UnixMillis>,
 }
 

@@ -31,10 +31,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
     /// A limiter that refills `per_minute` calls a minute, up to `burst`.
     pub fn new(per_minute: NonZeroU32, burst: NonZeroU32) -> Self {
         let quota = Quota::per_minute(per_minute).allow_burst(burst);
-        Self {
-            limiter: DefaultKeyedRateLimiter::keyed(quota),
-            checks: AtomicU32::new(0),
-        }
+        Self { limiter: DefaultKeyedRateLimiter::keyed(quota), checks: AtomicU32::new(0) }
     }
 
     /// Takes one call from the allowance of `key`.
@@ -49,9 +46,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
         }
         self.limiter.check_key(key).map_err(|not_until| {
             let wait = not_until.wait_time_from(MonotonicClock.now());
-            TooFast {
-                retry_after: Duration::from_secs(wait.as_secs() + 1),
-            }
+            TooFast { retry_after: Duration::from_secs(wait.as_secs() + 1) }
         })
     }
 
@@ -68,9 +63,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
 
 impl<K: Hash + Eq + Clone> fmt::Debug for RateLimiter<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RateLimiter")
-            .field("keys", &self.len())
-            .finish_non_exhaustive()
+        f.debug_struct("RateLimiter").field("keys", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -88,15 +81,9 @@ mod tests {
     #[test]
     fn allows_a_burst_and_then_says_when_to_come_back() {
         let limiter = limiter(6, 3);
-        assert_eq!(
-            [limiter.check(&1), limiter.check(&1), limiter.check(&1)],
-            [Ok(()); 3]
-        );
+        assert_eq!([limiter.check(&1), limiter.check(&1), limiter.check(&1)], [Ok(()); 3]);
         let refused = limiter.check(&1).unwrap_err();
-        assert!(
-            (1..=10).contains(&refused.retry_after.as_secs()),
-            "{refused}"
-        );
+        assert!((1..=10).contains(&refused.retry_after.as_secs()), "{refused}");
     }
 
     #[test]

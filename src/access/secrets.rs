@@ -115,28 +115,17 @@ pub fn os_random<const N: usize>() -> io::Result<[u8; N]> {
 /// [`SecretError::WrongLength`], [`SecretError::Io`].
 pub fn read(path: &Path) -> Result<Secret, SecretError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => SecretError::Missing {
-            path: path.to_owned(),
-        },
-        _ => SecretError::Io {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::NotFound => SecretError::Missing { path: path.to_owned() },
+        _ => SecretError::Io { action: "read", path: path.to_owned(), source },
     };
     let mut file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(SecretError::TooOpen {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(SecretError::TooOpen { path: path.to_owned(), mode });
     }
     if metadata.len() != SECRET_BYTES as u64 {
-        return Err(SecretError::WrongLength {
-            path: path.to_owned(),
-        });
+        return Err(SecretError::WrongLength { path: path.to_owned() });
     }
     let mut secret = Secret([0; SECRET_BYTES]);
     file.read_exact(&mut secret.0).map_err(failed)?;
@@ -152,14 +141,8 @@ pub fn read(path: &Path) -> Result<Secret, SecretError> {
 /// [`SecretError::Exists`], [`SecretError::Io`].
 pub fn create(path: &Path, secret: &Secret) -> Result<(), SecretError> {
     write_new(path, secret).map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => SecretError::Exists {
-            path: path.to_owned(),
-        },
-        _ => SecretError::Io {
-            action: "create",
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::AlreadyExists => SecretError::Exists { path: path.to_owned() },
+        _ => SecretError::Io { action: "create", path: path.to_owned(), source },
     })
 }
 
@@ -168,16 +151,12 @@ fn write_new(path: &Path, secret: &Secret) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     // Made with mode 0600 and linked into place, which fails where a file already is.
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(secret.expose())?;
     file.as_file().sync_all()?;
-    file.persist_noclobber(path)
-        .map_err(|failed| failed.error)?;
+    file.persist_noclobber(path).map_err(|failed| failed.error)?;
     fs::File::open(directory)?.sync_all()
 }
 
@@ -210,15 +189,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("made/api.key");
         create(&path, &Secret::new([7; 32])).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let parent = path.parent().unwrap();
-        assert_eq!(
-            fs::metadata(parent).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
+        assert_eq!(fs::metadata(parent).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::read(&path).unwrap(), [7; 32]);
         assert!(read(&path).unwrap() == Secret::new([7; 32]));
     }
@@ -241,10 +214,7 @@ mod tests {
         for mode in [0o640, 0o604, 0o660, 0o601] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let refused = read(&path).unwrap_err().to_string();
-            assert!(
-                refused.contains(&format!("chmod 600 {}", path.display())),
-                "{refused}"
-            );
+            assert!(refused.contains(&format!("chmod 600 {}", path.display())), "{refused}");
             assert!(refused.contains(&format!("{mode:04o}")), "{refused}");
         }
     }
@@ -256,10 +226,7 @@ mod tests {
             let path = directory.path().join(format!("{length}.key"));
             fs::write(&path, vec![b'k'; length]).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-            assert!(
-                matches!(read(&path), Err(SecretError::WrongLength { .. })),
-                "{length}"
-            );
+            assert!(matches!(read(&path), Err(SecretError::WrongLength { .. })), "{length}");
         }
     }
 

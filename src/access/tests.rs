@@ -12,9 +12,7 @@ fn random(fill: u8) -> [u8; KEY_RANDOM_BYTES] {
 
 fn issue(registry: &Registry, fill: u8, scopes: &[Scope]) -> (ApiKeyRecord, String) {
     let scopes = scopes.iter().copied().collect();
-    let (record, text) = registry
-        .issue("backend", scopes, NOW, &random(fill))
-        .unwrap();
+    let (record, text) = registry.issue("backend", scopes, NOW, &random(fill)).unwrap();
     registry.apply_created(record.clone());
     (record, format!("Bearer {}", text.expose()))
 }
@@ -56,23 +54,14 @@ fn a_good_key_names_its_caller() {
     let registry = registry();
     let (record, header) = issue(&registry, 1, &[Scope::InventoryRead]);
     let caller = registry.authenticate(Some(&header)).unwrap();
-    assert_eq!(
-        (caller.key_id, caller.name.as_str()),
-        (record.id, "backend")
-    );
-    assert!(
-        registry
-            .authenticate(Some(&header.replace("Bearer", "bearer")))
-            .is_ok()
-    );
+    assert_eq!((caller.key_id, caller.name.as_str()), (record.id, "backend"));
+    assert!(registry.authenticate(Some(&header.replace("Bearer", "bearer"))).is_ok());
 }
 
 #[test]
 fn a_key_does_nothing_before_its_record_is_applied() {
     let registry = registry();
-    let (_, text) = registry
-        .issue("x", BTreeSet::new(), NOW, &random(1))
-        .unwrap();
+    let (_, text) = registry.issue("x", BTreeSet::new(), NOW, &random(1)).unwrap();
     let header = format!("Bearer {}", text.expose());
     assert_eq!(registry.authenticate(Some(&header)), Err(Unauthenticated));
 }
@@ -85,16 +74,8 @@ fn every_changed_character_is_refused() {
         let mut changed = header.clone().into_bytes();
         changed[at] = if changed[at] == b'q' { b'r' } else { b'q' };
         let changed = String::from_utf8(changed).unwrap();
-        assert_eq!(
-            registry.authenticate(Some(&changed)),
-            Err(Unauthenticated),
-            "{at}"
-        );
-        assert_eq!(
-            registry.authenticate(Some(&header[..at])),
-            Err(Unauthenticated),
-            "{at}"
-        );
+        assert_eq!(registry.authenticate(Some(&changed)), Err(Unauthenticated), "{at}");
+        assert_eq!(registry.authenticate(Some(&header[..at])), Err(Unauthenticated), "{at}");
     }
     assert!(registry.authenticate(Some(&header.to_uppercase())).is_err());
 }
@@ -104,19 +85,8 @@ fn absent_and_foreign_schemes_are_refused() {
     let registry = registry();
     let (_, header) = issue(&registry, 1, &[Scope::Admin]);
     let basic = header.replace("Bearer", "Basic");
-    for value in [
-        None,
-        Some(""),
-        Some("Bearer"),
-        Some("Bearer "),
-        Some("llk_"),
-        Some(&basic),
-    ] {
-        assert_eq!(
-            registry.authenticate(value),
-            Err(Unauthenticated),
-            "{value:?}"
-        );
+    for value in [None, Some(""), Some("Bearer"), Some("Bearer "), Some("llk_"), Some(&basic)] {
+        assert_eq!(registry.authenticate(value), Err(Unauthenticated), "{value:?}");
     }
 }
 
@@ -160,10 +130,7 @@ fn scopes_are_read_by_name_and_others_are_refused_by_name() {
         assert_eq!(scope.to_string().parse(), Ok(scope));
     }
     let refused = "events:write".parse::<Scope>().unwrap_err().to_string();
-    assert!(
-        refused.contains("events:write") && refused.contains("events:read"),
-        "{refused}"
-    );
+    assert!(refused.contains("events:write") && refused.contains("events:read"), "{refused}");
 }
 
 #[test]
@@ -172,11 +139,7 @@ fn names_are_labels() {
         let issued = registry().issue(name, BTreeSet::new(), NOW, &random(0));
         assert_eq!(issued.err(), Some(InvalidName), "{name}");
     }
-    assert!(
-        registry()
-            .issue("ci.build_2-a", BTreeSet::new(), NOW, &random(0))
-            .is_ok()
-    );
+    assert!(registry().issue("ci.build_2-a", BTreeSet::new(), NOW, &random(0)).is_ok());
 }
 
 #[test]
@@ -184,8 +147,5 @@ fn records_and_registries_print_no_authenticator() {
     let registry = registry();
     let (record, _) = issue(&registry, 1, &[Scope::Admin]);
     let printed = format!("{record:?} {registry:?}");
-    assert!(
-        printed.contains(record.id.as_str()) && !printed.contains("hmac"),
-        "{printed}"
-    );
+    assert!(printed.contains(record.id.as_str()) && !printed.contains("hmac"), "{printed}");
 }

@@ -14,11 +14,7 @@ pub struct Key {
 impl Key {
     /// Its name in the environment.
     pub fn env(&self) -> String {
-        format!(
-            "{}{}",
-            super::ENV_PREFIX,
-            self.name.replace('.', "_").to_uppercase()
-        )
+        format!("{}{}", super::ENV_PREFIX, self.name.replace('.', "_").to_uppercase())
     }
 }
 
@@ -82,16 +78,12 @@ impl Kind {
 }
 
 fn is_base_url(text: &str) -> bool {
-    let rest = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"));
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     rest.is_some_and(|rest| {
         !rest.is_empty()
             && !rest.starts_with('/')
             && !rest.ends_with('/')
-            && rest
-                .bytes()
-                .all(|byte| byte.is_ascii_graphic() && !b"?#\"<>".contains(&byte))
+            && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>".contains(&byte))
     })
 }
 
@@ -115,31 +107,19 @@ pub const KEYS: &[Key] = &[
     key("limits.body_bytes", Kind::Integer(1_024, 16 << 20)),
     key("limits.header_timeout_ms", Kind::Integer(10, MINUTE_MS)),
     key("limits.body_timeout_ms", Kind::Integer(10, 10 * MINUTE_MS)),
-    key(
-        "limits.min_body_rate_bytes_per_second",
-        Kind::Integer(1, 1 << 30),
-    ),
+    key("limits.min_body_rate_bytes_per_second", Kind::Integer(1, 1 << 30)),
     key("limits.in_flight", Kind::Integer(1, 1 << 20)),
     key("limits.connections", Kind::Integer(1, 1 << 20)),
-    key(
-        "limits.request_timeout_ms",
-        Kind::Integer(10, 10 * MINUTE_MS),
-    ),
+    key("limits.request_timeout_ms", Kind::Integer(10, 10 * MINUTE_MS)),
     key("limits.keep_alive_ms", Kind::Integer(10, 10 * MINUTE_MS)),
     key("limits.shutdown_ms", Kind::Integer(10, 10 * MINUTE_MS)),
     key("limits.workers", Kind::Integer(0, 1_024)),
     key("quota.device_limit", Kind::Integer(0, 1_000_000)),
     key("quota.licenses_per_slot", Kind::Integer(1, 1_000)),
     key("replay.window_hours", Kind::Integer(0, 24 * 366)),
-    key(
-        "rate.per_identity_per_minute",
-        Kind::Integer(1, 1_000_000_000),
-    ),
+    key("rate.per_identity_per_minute", Kind::Integer(1, 1_000_000_000)),
     key("rate.burst", Kind::Integer(1, 1_000_000_000)),
-    key(
-        "playready.sign_responses",
-        Kind::OneOf(&["always", "persistent", "never"]),
-    ),
+    key("playready.sign_responses", Kind::OneOf(&["always", "persistent", "never"])),
     key("log.format", Kind::OneOf(&["text", "json"])),
     key("log.level", Kind::Text),
 ];

@@ -143,11 +143,7 @@ impl Sources {
         let unicode = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        Self {
-            file,
-            env: std::env::vars_os().filter_map(unicode).collect(),
-            flags,
-        }
+        Self { file, env: std::env::vars_os().filter_map(unicode).collect(), flags }
     }
 
     /// Puts the configuration together and checks it as a whole.
@@ -194,33 +190,23 @@ impl Config {
         }
         Value::Table(root)
             .try_into()
-            .map_err(|source| ConfigError::Inconsistent {
-                source: Box::new(source),
-            })
+            .map_err(|source| ConfigError::Inconsistent { source: Box::new(source) })
     }
 
     /// Rules that span several settings.
     fn check(&self) -> Result<(), ConfigError> {
         match (&self.tls.certificate, &self.tls.key) {
             (Some(_), None) => {
-                return Err(ConfigError::HalfSet {
-                    present: "tls.certificate",
-                    absent: "tls.key",
-                });
+                return Err(ConfigError::HalfSet { present: "tls.certificate", absent: "tls.key" });
             }
             (None, Some(_)) => {
-                return Err(ConfigError::HalfSet {
-                    present: "tls.key",
-                    absent: "tls.certificate",
-                });
+                return Err(ConfigError::HalfSet { present: "tls.key", absent: "tls.certificate" });
             }
             (Some(_), Some(_)) | (None, None) => {}
         }
         match self.authorize {
             Authorize::Open if !self.listen.ip().is_loopback() && !self.i_know => {
-                Err(ConfigError::OpenToAll {
-                    listen: self.listen,
-                })
+                Err(ConfigError::OpenToAll { listen: self.listen })
             }
             Authorize::Open => Ok(()),
         }
@@ -228,19 +214,14 @@ impl Config {
 }
 
 fn read_file(path: &Path, settings: &mut BTreeMap<&'static str, Value>) -> Result<(), ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     let table: Table = text.parse().map_err(|source| ConfigError::NotToml {
         path: path.to_owned(),
         source: Box::new(source),
     })?;
     for (name, value) in flatten(table) {
-        let origin = Origin::File {
-            path: path.to_owned(),
-            key: name.clone(),
-        };
+        let origin = Origin::File { path: path.to_owned(), key: name.clone() };
         let key = find(&name).ok_or_else(|| unknown(origin.clone(), &name))?;
         if !key.kind.accepts(&value) {
             return Err(invalid(key.kind, value.to_string(), origin));
@@ -257,9 +238,7 @@ fn flatten(table: Table) -> Vec<(String, Value)> {
         match value {
             Value::Table(section) if find(&name).is_none() && !section.is_empty() => {
                 flat.extend(
-                    section
-                        .into_iter()
-                        .map(|(key, value)| (format!("{name}.{key}"), value)),
+                    section.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)),
                 );
             }
             Value::Table(_) if is_section(&name) => {}
@@ -281,9 +260,7 @@ fn from_env(name: &str, text: &str) -> Result<Option<(&'static Key, Value)>, Con
 }
 
 fn parse(key: &Key, text: &str, origin: Origin) -> Result<Value, ConfigError> {
-    key.kind
-        .parse(text)
-        .ok_or_else(|| invalid(key.kind, format!("{text:?}"), origin))
+    key.kind.parse(text).ok_or_else(|| invalid(key.kind, format!("{text:?}"), origin))
 }
 
 fn find(name: &str) -> Option<&'static Key> {
@@ -291,11 +268,7 @@ fn find(name: &str) -> Option<&'static Key> {
 }
 
 fn is_section(name: &str) -> bool {
-    KEYS.iter().any(|key| {
-        key.name
-            .split_once('.')
-            .is_some_and(|(section, _)| section == name)
-    })
+    KEYS.iter().any(|key| key.name.split_once('.').is_some_and(|(section, _)| section == name))
 }
 
 fn env_name(key: &str) -> String {
@@ -303,36 +276,22 @@ fn env_name(key: &str) -> String {
 }
 
 fn invalid(kind: Kind, value: String, origin: Origin) -> ConfigError {
-    ConfigError::Invalid {
-        origin,
-        value,
-        expected: kind.expectation(),
-    }
+    ConfigError::Invalid { origin, value, expected: kind.expectation() }
 }
 
 fn unknown(origin: Origin, name: &str) -> ConfigError {
     let names = KEYS.iter().map(|key| key.name.to_owned());
-    ConfigError::Unknown {
-        origin,
-        hint: closest(name, names),
-    }
+    ConfigError::Unknown { origin, hint: closest(name, names) }
 }
 
 fn unknown_env(origin: Origin, name: &str) -> ConfigError {
-    ConfigError::Unknown {
-        origin,
-        hint: closest(name, KEYS.iter().map(Key::env)),
-    }
+    ConfigError::Unknown { origin, hint: closest(name, KEYS.iter().map(Key::env)) }
 }
 
 /// "did you mean …?" for the name that shares the longest beginning and end.
 fn closest(name: &str, candidates: impl Iterator<Item = String>) -> String {
     let common = |candidate: &String| {
-        let front = name
-            .bytes()
-            .zip(candidate.bytes())
-            .take_while(|(a, b)| a == b)
-            .count();
+        let front = name.bytes().zip(candidate.bytes()).take_while(|(a, b)| a == b).count();
         let back = name.bytes().rev().zip(candidate.bytes().rev());
         front + back.take_while(|(a, b)| a == b).count()
     };

@@ -73,10 +73,7 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authorize(request, S::SCOPE).map(|principal| Self {
-            principal,
-            scope: PhantomData,
-        }))
+        ready(authorize(request, S::SCOPE).map(|principal| Self { principal, scope: PhantomData }))
     }
 }
 

@@ -76,35 +76,22 @@ fn due(started: Instant, received: usize, limits: &Limits) -> Instant {
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn too_large(limits: &Limits) -> Problem {
-    let detail = format!(
-        "the body has more than {} bytes; send less",
-        limits.body_bytes
-    );
+    let detail = format!("the body has more than {} bytes; send less", limits.body_bytes);
     Problem::new(Case::BodyTooLarge, detail).closing()
 }
 
 fn too_slow() -> Problem {
-    Problem::new(
-        Case::BodyTooSlow,
-        "the body did not arrive in time; send it without pauses",
-    )
-    .closing()
+    Problem::new(Case::BodyTooSlow, "the body did not arrive in time; send it without pauses")
+        .closing()
 }
 
 fn broken_off(cause: actix_web::error::PayloadError) -> Problem {
     let detail = "the body broke off or is not framed as HTTP says; send it again";
-    Problem::new(Case::InvalidRequest, detail)
-        .caused_by(cause.to_string())
-        .closing()
+    Problem::new(Case::InvalidRequest, detail).caused_by(cause.to_string()).closing()
 }
 
 /// Forgives a slow start and one lost packet.

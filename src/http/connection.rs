@@ -64,11 +64,7 @@ pub(super) struct Patience {
 impl From<&Limits> for Patience {
     fn from(limits: &Limits) -> Self {
         let head = limits.header_timeout();
-        Self {
-            idle: limits.keep_alive() + head,
-            head,
-            write: limits.body_timeout(),
-        }
+        Self { idle: limits.keep_alive() + head, head, write: limits.body_timeout() }
     }
 }
 

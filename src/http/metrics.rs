@@ -50,17 +50,8 @@ impl Default for Metrics {
             latency.clone(),
         );
         let in_flight = Gauge::default();
-        registry.register(
-            "http_requests_in_flight",
-            "Requests worked on",
-            in_flight.clone(),
-        );
-        Self {
-            registry: Mutex::new(registry),
-            requests,
-            latency,
-            in_flight,
-        }
+        registry.register("http_requests_in_flight", "Requests worked on", in_flight.clone());
+        Self { registry: Mutex::new(registry), requests, latency, in_flight }
     }
 }
 
@@ -77,10 +68,7 @@ impl Metrics {
     /// When a collector that was registered fails to encode itself.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(
-            &mut text,
-            &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
-        )?;
+        encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
         Ok(text)
     }
 
@@ -91,18 +79,10 @@ impl Metrics {
         status: StatusCode,
         took: Duration,
     ) {
-        let labels = RouteLabels {
-            route: route.to_owned(),
-        };
-        self.latency
-            .get_or_create(&labels)
-            .observe(took.as_secs_f64());
+        let labels = RouteLabels { route: route.to_owned() };
+        self.latency.get_or_create(&labels).observe(took.as_secs_f64());
         let RouteLabels { route } = labels;
-        let labels = RequestLabels {
-            method: known_method(method),
-            route,
-            status: status.as_u16(),
-        };
+        let labels = RequestLabels { method: known_method(method), route, status: status.as_u16() };
         self.requests.get_or_create(&labels).inc();
     }
 
@@ -162,17 +142,9 @@ mod tests {
     fn an_invented_method_makes_no_series() {
         let metrics = Metrics::default();
         let invented = Method::from_bytes(b"XYZZY").unwrap();
-        metrics.answered(
-            &invented,
-            "unmatched",
-            StatusCode::NOT_FOUND,
-            Duration::ZERO,
-        );
+        metrics.answered(&invented, "unmatched", StatusCode::NOT_FOUND, Duration::ZERO);
         let text = metrics.encode().unwrap();
-        assert!(
-            text.contains("method=\"other\"") && !text.contains("XYZZY"),
-            "{text}"
-        );
+        assert!(text.contains("method=\"other\"") && !text.contains("XYZZY"), "{text}");
     }
 
     #[test]
@@ -181,11 +153,6 @@ mod tests {
         let appended: Counter = Counter::default();
         metrics.register(|registry| registry.register("events_appended", "…", appended.clone()));
         appended.inc_by(7);
-        assert!(
-            metrics
-                .encode()
-                .unwrap()
-                .contains("license_ledger_events_appended_total 7")
-        );
+        assert!(metrics.encode().unwrap().contains("license_ledger_events_appended_total 7"));
     }
 }

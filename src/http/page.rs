@@ -78,11 +78,7 @@ impl PageQuery {
                 return Err(Problem::field("limit", detail));
             }
         };
-        let cursor = self
-            .cursor
-            .as_deref()
-            .map(|text| Cursor::decode(list, text))
-            .transpose()?;
+        let cursor = self.cursor.as_deref().map(|text| Cursor::decode(list, text)).transpose()?;
         Ok(PageRequest { limit, cursor })
     }
 }
@@ -90,11 +86,7 @@ impl PageQuery {
 impl<K: Serialize> Cursor<K> {
     /// A cursor of the list of this name.
     pub fn new(list: &str, at: String, after: K) -> Self {
-        Self {
-            list: list.to_owned(),
-            at,
-            after,
-        }
+        Self { list: list.to_owned(), at, after }
     }
 
     /// The opaque text.
@@ -114,10 +106,7 @@ impl<K: DeserializeOwned> Cursor<K> {
         json.and_then(|json| serde_json::from_slice::<Self>(&json).ok())
             .filter(|cursor| cursor.list == list)
             .ok_or_else(|| {
-                Problem::field(
-                    "cursor",
-                    "is not a cursor of this list; start again without it",
-                )
+                Problem::field("cursor", "is not a cursor of this list; start again without it")
             })
     }
 }
@@ -127,22 +116,13 @@ mod tests {
     use super::*;
 
     fn query(limit: Option<&str>, cursor: Option<&str>) -> PageQuery {
-        PageQuery {
-            limit: limit.map(str::to_owned),
-            cursor: cursor.map(str::to_owned),
-        }
+        PageQuery { limit: limit.map(str::to_owned), cursor: cursor.map(str::to_owned) }
     }
 
     #[test]
     fn the_first_page_has_the_default_limit() {
         let page = query(None, None).parse::<u64>("devices").unwrap();
-        assert_eq!(
-            page,
-            PageRequest {
-                limit: DEFAULT_LIMIT,
-                cursor: None
-            }
-        );
+        assert_eq!(page, PageRequest { limit: DEFAULT_LIMIT, cursor: None });
     }
 
     #[test]
@@ -151,48 +131,26 @@ mod tests {
         let text = "eyJsaXN0IjoiZGV2aWNlcyIsImF0IjoiMTA0NDIiLCJhZnRlciI6N30";
         assert_eq!(cursor.encode().unwrap(), text);
         let page = query(Some("5"), Some(text)).parse("devices").unwrap();
-        assert_eq!(
-            page,
-            PageRequest {
-                limit: 5,
-                cursor: Some(cursor)
-            }
-        );
+        assert_eq!(page, PageRequest { limit: 5, cursor: Some(cursor) });
     }
 
     #[test]
     fn refuses_limits_out_of_range_by_name() {
         for limit in ["0", "1001", "-1", "ten", "", "99999999999999999999"] {
-            let refused = query(Some(limit), None)
-                .parse::<u64>("devices")
-                .unwrap_err();
-            assert_eq!(
-                refused.to_string(),
-                "limit: must be a whole number from 1 to 1000"
-            );
+            let refused = query(Some(limit), None).parse::<u64>("devices").unwrap_err();
+            assert_eq!(refused.to_string(), "limit: must be a whole number from 1 to 1000");
         }
     }
 
     #[test]
     fn refuses_torn_and_foreign_cursors_by_name() {
-        let text = Cursor::new("devices", "1".to_owned(), 7_u64)
-            .encode()
-            .unwrap();
-        let foreign = Cursor::new("events", "1".to_owned(), 7_u64)
-            .encode()
-            .unwrap();
-        let other_type = Cursor::new("devices", "1".to_owned(), "seven")
-            .encode()
-            .unwrap();
+        let text = Cursor::new("devices", "1".to_owned(), 7_u64).encode().unwrap();
+        let foreign = Cursor::new("events", "1".to_owned(), 7_u64).encode().unwrap();
+        let other_type = Cursor::new("devices", "1".to_owned(), "seven").encode().unwrap();
         let torn = (0..text.len()).map(|end| text[..end].to_owned());
         for cursor in torn.chain([foreign, other_type, "%".to_owned()]) {
-            let refused = query(None, Some(&cursor))
-                .parse::<u64>("devices")
-                .unwrap_err();
-            assert!(
-                refused.to_string().starts_with("cursor: "),
-                "{cursor}: {refused}"
-            );
+            let refused = query(None, Some(&cursor)).parse::<u64>("devices").unwrap_err();
+            assert!(refused.to_string().starts_with("cursor: "), "{cursor}: {refused}");
         }
     }
 }

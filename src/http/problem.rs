@@ -55,33 +55,19 @@ impl Case {
     const fn row(self) -> (StatusCode, &'static str, &'static str) {
         use StatusCode as S;
         match self {
-            Self::InvalidRequest => (
-                S::BAD_REQUEST,
-                "invalid-request",
-                "The request is not valid",
-            ),
-            Self::Unauthenticated => (
-                S::UNAUTHORIZED,
-                "unauthenticated",
-                "A valid API key is needed",
-            ),
+            Self::InvalidRequest => (S::BAD_REQUEST, "invalid-request", "The request is not valid"),
+            Self::Unauthenticated => {
+                (S::UNAUTHORIZED, "unauthenticated", "A valid API key is needed")
+            }
             Self::MissingScope => (S::FORBIDDEN, "missing-scope", "The API key may not do this"),
             Self::NotFound => (S::NOT_FOUND, "not-found", "There is nothing here"),
-            Self::MethodNotAllowed => (
-                S::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "The method is not offered here",
-            ),
-            Self::BodyTooSlow => (
-                S::REQUEST_TIMEOUT,
-                "body-too-slow",
-                "The body arrived too slowly",
-            ),
-            Self::BodyTooLarge => (
-                S::PAYLOAD_TOO_LARGE,
-                "body-too-large",
-                "The body is too large",
-            ),
+            Self::MethodNotAllowed => {
+                (S::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not offered here")
+            }
+            Self::BodyTooSlow => {
+                (S::REQUEST_TIMEOUT, "body-too-slow", "The body arrived too slowly")
+            }
+            Self::BodyTooLarge => (S::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
             Self::UnsupportedMediaType => (
                 S::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported-media-type",
@@ -90,11 +76,7 @@ impl Case {
             Self::RateLimited => (S::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The service failed"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The service is busy"),
-            Self::TimedOut => (
-                S::SERVICE_UNAVAILABLE,
-                "timed-out",
-                "The answer took too long",
-            ),
+            Self::TimedOut => (S::SERVICE_UNAVAILABLE, "timed-out", "The answer took too long"),
         }
     }
 
@@ -182,11 +164,8 @@ impl Problem {
 
     /// A failure of ours. The cause is logged and never shown.
     pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::new(
-            Case::Internal,
-            "the service failed; try again, and report the request id",
-        )
-        .caused_by(cause)
+        Self::new(Case::Internal, "the service failed; try again, and report the request id")
+            .caused_by(cause)
     }
 
     /// Names another field that is wrong.
@@ -196,10 +175,7 @@ impl Problem {
         field: impl Into<Cow<'static, str>>,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
-        self.errors.push(FieldError {
-            field: field.into(),
-            detail: detail.into(),
-        });
+        self.errors.push(FieldError { field: field.into(), detail: detail.into() });
         self
     }
 
@@ -267,9 +243,7 @@ impl Problem {
         }
         let mut response = builder.json(body);
         let problem_json = HeaderValue::from_static("application/problem+json");
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, problem_json);
+        response.headers_mut().insert(header::CONTENT_TYPE, problem_json);
         protect(response.headers_mut(), request_id);
         response
     }
@@ -283,9 +257,7 @@ impl fmt::Display for Problem {
 
 impl StdError for Problem {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.cause
-            .as_ref()
-            .map(|cause| -> &(dyn StdError + 'static) { cause.as_ref() })
+        self.cause.as_ref().map(|cause| -> &(dyn StdError + 'static) { cause.as_ref() })
     }
 }
 
@@ -350,10 +322,7 @@ mod tests {
     fn shows_no_cause() {
         let problem = Problem::internal("disk /srv/ledger is full");
         assert!(!json(&problem).to_string().contains("/srv/ledger"));
-        assert_eq!(
-            problem.source().unwrap().to_string(),
-            "disk /srv/ledger is full"
-        );
+        assert_eq!(problem.source().unwrap().to_string(), "disk /srv/ledger is full");
     }
 
     #[test]

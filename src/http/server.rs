@@ -108,10 +108,9 @@ impl Server {
         let tls = tls_config(&config.tls)?;
         let secure = tls.is_some();
         let listener = listen(config.listen)?;
-        let address = listener.local_addr().map_err(|source| StartError::Listen {
-            address: config.listen,
-            source,
-        })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| StartError::Listen { address: config.listen, source })?;
         let shell = Arc::new(shell);
         let builder = builder(&config.limits);
         let plan = Plan {
@@ -125,12 +124,7 @@ impl Server {
             .map_err(|source| StartError::Listen { address, source })?;
         let (ended, server) = run(builder).map_err(|source| StartError::Threads { source })?;
         let stop = StopHandle { server, shell };
-        Ok(Running {
-            address,
-            secure,
-            stop,
-            ended: Some(ended),
-        })
+        Ok(Running { address, secure, stop, ended: Some(ended) })
     }
 }
 
@@ -160,9 +154,7 @@ impl Running {
     ///
     /// When the operating system does not let us receive signals.
     pub fn stop_on_signals(&self) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let guard = runtime.enter();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -277,10 +269,7 @@ impl<R: Fn(&mut web::ServiceConfig) + Clone + Send + 'static> Plan<R> {
             let peer = prepare(stream.get_ref().0);
             Ok::<_, ()>((Guarded::new(stream, patience), peer))
         });
-        acceptor
-            .map_err(drop)
-            .and_then(wrap)
-            .and_then(self.http().map_err(drop).map_init_err(drop))
+        acceptor.map_err(drop).and_then(wrap).and_then(self.http().map_err(drop).map_init_err(drop))
     }
 
     /// HTTP/1.1 over any stream.
@@ -327,9 +316,7 @@ impl<R: Fn(&mut web::ServiceConfig) + Clone + Send + 'static> Plan<R> {
         let around = data.clone();
         let app = App::new()
             .app_data(data)
-            .wrap(from_fn(move |request, next| {
-                shell::around(around.clone(), request, next)
-            }))
+            .wrap(from_fn(move |request, next| shell::around(around.clone(), request, next)))
             .configure(|config| install(config, &self.limits))
             .configure(&self.routes);
         actix_service::IntoServiceFactory::into_factory(app)
@@ -345,11 +332,7 @@ fn prepare(stream: &TcpStream) -> Option<SocketAddr> {
 
 fn builder(limits: &Limits) -> ServerBuilder {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let workers = if limits.workers == 0 {
-        cores
-    } else {
-        limits.workers
-    };
+    let workers = if limits.workers == 0 { cores } else { limits.workers };
     ServerBuilder::new()
         .workers(workers)
         .max_concurrent_connections(limits.connections.div_ceil(workers))
@@ -366,23 +349,19 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 /// Runs the server on a thread with a runtime of its own, so that callers need none.
 fn run(builder: ServerBuilder) -> io::Result<(Ended, ServerHandle)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (started, handle) = mpsc::channel();
     let (ending, ended) = oneshot::channel();
-    thread::Builder::new()
-        .name("http".to_owned())
-        .spawn(move || {
-            let result = runtime.block_on(async {
-                let server = builder.run();
-                // The receiver waits for this, or for the thread to end.
-                let _ = started.send(server.handle());
-                server.await
-            });
-            // Nobody may be waiting.
-            let _ = ending.send(result);
-        })?;
+    thread::Builder::new().name("http".to_owned()).spawn(move || {
+        let result = runtime.block_on(async {
+            let server = builder.run();
+            // The receiver waits for this, or for the thread to end.
+            let _ = started.send(server.handle());
+            server.await
+        });
+        // Nobody may be waiting.
+        let _ = ending.send(result);
+    })?;
     match handle.recv() {
         Ok(handle) => Ok((ended, handle)),
         Err(_) => Err(outcome(Some(ended)).err().unwrap_or_else(died)),
@@ -390,9 +369,7 @@ fn run(builder: ServerBuilder) -> io::Result<(Ended, ServerHandle)> {
 }
 
 fn outcome(ended: Option<Ended>) -> io::Result<()> {
-    ended.map_or(Ok(()), |ended| {
-        ended.blocking_recv().unwrap_or_else(|_| Err(died()))
-    })
+    ended.map_or(Ok(()), |ended| ended.blocking_recv().unwrap_or_else(|_| Err(died())))
 }
 
 fn died() -> io::Error {
@@ -429,9 +406,5 @@ fn tls_file(
     path: &Path,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> StartError {
-    StartError::TlsFile {
-        setting,
-        path: path.to_owned(),
-        source: source.into(),
-    }
+    StartError::TlsFile { setting, path: path.to_owned(), source: source.into() }
 }

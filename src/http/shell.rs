@@ -52,10 +52,7 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) const fn new(most: usize) -> Self {
-        Self {
-            taken: AtomicUsize::new(0),
-            most,
-        }
+        Self { taken: AtomicUsize::new(0), most }
     }
 
     /// Takes a place until the returned value is dropped. `None`: all are taken.
@@ -89,9 +86,7 @@ pub(super) async fn around(
     request.extensions_mut().insert(id.clone());
     let method = request.method().clone();
     // The pattern, not the path: paths hold ids, and there are few patterns.
-    let route = request
-        .match_pattern()
-        .unwrap_or_else(|| "unmatched".to_owned());
+    let route = request.match_pattern().unwrap_or_else(|| "unmatched".to_owned());
     let span = tracing::info_span!("request", request_id = id.as_str());
     let mut outcome = serve(&shell, request, next).instrument(span.clone()).await;
     let _entered = span.entered();
@@ -125,11 +120,7 @@ async fn serve(
 
     // A probe has to tell an overloaded service from a dead one.
     let exempt = matches!(request.path(), HEALTHZ | READYZ);
-    let place = if exempt {
-        None
-    } else {
-        Some(Places::take(shell).ok_or_else(overloaded)?)
-    };
+    let place = if exempt { None } else { Some(Places::take(shell).ok_or_else(overloaded)?) };
     let call = AssertUnwindSafe(async move { next.call(request).await }).catch_unwind();
     let answer = tokio::time::timeout(shell.limits.request_timeout(), call).await;
     drop(place);
@@ -162,9 +153,7 @@ fn finish(response: ServiceResponse, id: &RequestId) -> ServiceResponse {
         None => Problem::of_status(answer.status()).respond(Some(id)),
     };
     if let Some(allow) = answer.headers().get(header::ALLOW) {
-        problem_answer
-            .headers_mut()
-            .insert(header::ALLOW, allow.clone());
+        problem_answer.headers_mut().insert(header::ALLOW, allow.clone());
     }
     response.into_response(problem_answer)
 }
@@ -173,10 +162,7 @@ fn finish(response: ServiceResponse, id: &RequestId) -> ServiceResponse {
 pub(super) fn protect(headers: &mut HeaderMap, id: Option<&RequestId>) {
     const DEFAULTS: [(HeaderName, &str); 4] = [
         (header::CACHE_CONTROL, "no-store"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
@@ -191,11 +177,8 @@ pub(super) fn protect(headers: &mut HeaderMap, id: Option<&RequestId>) {
 }
 
 fn overloaded() -> Problem {
-    Problem::new(
-        Case::Overloaded,
-        "too many requests are being worked on; try again in a second",
-    )
-    .retry_after(Duration::from_secs(1))
+    Problem::new(Case::Overloaded, "too many requests are being worked on; try again in a second")
+        .retry_after(Duration::from_secs(1))
 }
 
 fn timed_out() -> Problem {
@@ -208,12 +191,7 @@ fn log_failure(problem: &Problem, id: &RequestId) {
     if problem.case().status().is_server_error() {
         let cause = std::error::Error::source(problem).map(tracing::field::display);
         let code = problem.case().code();
-        tracing::error!(
-            request_id = id.as_str(),
-            code,
-            cause,
-            "request {id} failed: {code}"
-        );
+        tracing::error!(request_id = id.as_str(), code, cause, "request {id} failed: {code}");
     }
 }
 

@@ -47,9 +47,7 @@ impl Append {
         let mut ids = HashSet::with_capacity(self.records.len());
         for (stream, event) in &self.records {
             if !checked.contains(stream) {
-                return Err(InvalidAppend::Unchecked {
-                    stream: stream.clone(),
-                });
+                return Err(InvalidAppend::Unchecked { stream: stream.clone() });
             }
             if !ids.insert(event.id) {
                 return Err(InvalidAppend::RepeatedId { id: event.id });
@@ -66,19 +64,14 @@ impl Append {
 
     /// The bytes that all records bring along.
     pub fn size_bytes(&self) -> usize {
-        self.records
-            .iter()
-            .map(|(_, event)| event.size_bytes())
-            .sum()
+        self.records.iter().map(|(_, event)| event.size_bytes()).sum()
     }
 
     fn checked_streams(&self) -> Result<HashSet<&StreamName>, InvalidAppend> {
         let mut checked = HashSet::with_capacity(self.checks.len());
         for (stream, _) in &self.checks {
             if !checked.insert(stream) {
-                return Err(InvalidAppend::CheckedTwice {
-                    stream: stream.clone(),
-                });
+                return Err(InvalidAppend::CheckedTwice { stream: stream.clone() });
             }
         }
         Ok(checked)
@@ -118,13 +111,7 @@ impl Appended {
             }
         }
         let cursor = Cursor::new(last_sequence);
-        Self {
-            cursor,
-            first_sequence,
-            last_sequence,
-            revisions,
-            already_stored,
-        }
+        Self { cursor, first_sequence, last_sequence, revisions, already_stored }
     }
 }
 
@@ -218,19 +205,13 @@ pub enum InvalidAppend {
         id: Uuid,
     },
     /// An event's kind is empty or longer than [`NewEvent::KIND_BYTES_MAX`].
-    #[error(
-        "the kind of event {id} must have 1 to {} bytes",
-        NewEvent::KIND_BYTES_MAX
-    )]
+    #[error("the kind of event {id} must have 1 to {} bytes", NewEvent::KIND_BYTES_MAX)]
     Kind {
         /// The event's id.
         id: Uuid,
     },
     /// An event's data and metadata are larger than [`NewEvent::BYTES_MAX`].
-    #[error(
-        "data and metadata of event {id} must not exceed {} bytes",
-        NewEvent::BYTES_MAX
-    )]
+    #[error("data and metadata of event {id} must not exceed {} bytes", NewEvent::BYTES_MAX)]
     EventTooLarge {
         /// The event's id.
         id: Uuid,

@@ -89,68 +89,32 @@ impl Embedded {
     /// Opens the event log in `dir` for writing, and makes one if there is none. Directory and files
     /// are made for their owner only (0700, 0600).
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let storage = |source: Cause| OpenError::Storage {
-            dir: dir.into(),
-            source,
-        };
+        let storage = |source: Cause| OpenError::Storage { dir: dir.into(), source };
         let sqlite = |error| storage(Arc::new(error));
         let (opened, lock) = open::open(dir, options.cache_kib)?;
-        let Opened {
-            connection,
-            database,
-            unfiled,
-            next_sequence,
-            ..
-        } = opened;
-        let reader = Reader::open(
-            &database,
-            options.read_connections,
-            Arc::clone(&unfiled),
-            None,
-        );
+        let Opened { connection, database, unfiled, next_sequence, .. } = opened;
+        let reader = Reader::open(&database, options.read_connections, Arc::clone(&unfiled), None);
         let reader = reader.map_err(sqlite)?;
         let checkpointer = open::connect_checkpointer(&database).map_err(sqlite)?;
         let log = Log::new(connection, unfiled, next_sequence, &options);
-        let queue = Arc::new(Queue::new(
-            options.queue_appends_max,
-            options.queue_bytes_max,
-        ));
+        let queue = Arc::new(Queue::new(options.queue_appends_max, options.queue_bytes_max));
         let (sender, tail) = watch::channel(log.last_sequence());
         let writer = Writer::start(log, checkpointer, lock, queue, sender)
             .map_err(|error| storage(Arc::new(error)))?;
-        Ok(Self {
-            reader,
-            tail,
-            writer: Some(writer),
-        })
+        Ok(Self { reader, tail, writer: Some(writer) })
     }
 
     /// Opens the event log in `dir` for reading, also while another process writes to it.
     pub fn open_read_only(dir: &Path) -> Result<Self, OpenError> {
         let opened = open::open_read_only(dir)?;
-        let Opened {
-            database,
-            unfiled,
-            next_sequence,
-            filed_through,
-            ..
-        } = opened;
-        let follower = Follower {
-            next_sequence,
-            filed_through,
-        };
+        let Opened { database, unfiled, next_sequence, filed_through, .. } = opened;
+        let follower = Follower { next_sequence, filed_through };
         let connections = Options::default().read_connections;
         let reader = Reader::open(&database, connections, unfiled, Some(follower));
-        let reader = reader.map_err(|error| OpenError::Storage {
-            dir: dir.into(),
-            source: Arc::new(error),
-        })?;
+        let reader = reader
+            .map_err(|error| OpenError::Storage { dir: dir.into(), source: Arc::new(error) })?;
         let (_, tail) = watch::channel(next_sequence.checked_sub(1));
-        Ok(Self {
-            reader,
-            tail,
-            writer: None,
-        })
+        Ok(Self { reader, tail, writer: None })
     }
 
     /// See [`Ledger::append`](super::Ledger::append).
@@ -165,9 +129,7 @@ impl Embedded {
             return unavailable(reason);
         }
         // No answer: the writer panicked while it had this append in its hands.
-        answer
-            .await
-            .unwrap_or_else(|gone| Err(AppendError::Unknown(Arc::new(gone))))
+        answer.await.unwrap_or_else(|gone| Err(AppendError::Unknown(Arc::new(gone))))
     }
 
     /// See [`Ledger::head`](super::Ledger::head).
@@ -197,8 +159,7 @@ impl Embedded {
         from_revision: u64,
         limit: usize,
     ) -> Result<Vec<Recorded>, ReadError> {
-        self.reader
-            .read_stream_backwards(stream, from_revision, limit)
+        self.reader.read_stream_backwards(stream, from_revision, limit)
     }
 
     /// See [`Ledger::read_all`](super::Ledger::read_all).

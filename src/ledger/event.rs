@@ -67,10 +67,7 @@ pub enum InvalidStreamName {
     #[error("a stream name must not be empty")]
     Empty,
     /// The name is longer than [`StreamName::BYTES_MAX`].
-    #[error(
-        "a stream name must not be longer than {} bytes",
-        StreamName::BYTES_MAX
-    )]
+    #[error("a stream name must not be longer than {} bytes", StreamName::BYTES_MAX)]
     TooLong,
     /// The name begins with `$`.
     #[error("a stream name must not begin with \"$\"")]
@@ -197,11 +194,7 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, InvalidCursor> {
         // One text for one place: what `parse` would also take ("+7", "007") is refused.
         let cursor = Self(text.parse().map_err(InvalidCursor::from)?);
-        if cursor.to_string() == text {
-            Ok(cursor)
-        } else {
-            Err(InvalidCursor)
-        }
+        if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidCursor) }
     }
 }
 
@@ -224,16 +217,10 @@ mod tests {
     fn accepts_names_up_to_the_limit_and_refuses_the_rest() {
         let longest = "x".repeat(StreamName::BYTES_MAX);
         assert_eq!(StreamName::new(&longest).unwrap().as_str(), longest);
-        assert_eq!(
-            StreamName::new(&(longest + "x")),
-            Err(InvalidStreamName::TooLong)
-        );
+        assert_eq!(StreamName::new(&(longest + "x")), Err(InvalidStreamName::TooLong));
         assert_eq!(StreamName::new(""), Err(InvalidStreamName::Empty));
         assert_eq!(StreamName::new("$all"), Err(InvalidStreamName::Reserved));
-        assert_eq!(
-            StreamName::new("a\nb"),
-            Err(InvalidStreamName::ControlCharacter)
-        );
+        assert_eq!(StreamName::new("a\nb"), Err(InvalidStreamName::ControlCharacter));
     }
 
     #[test]

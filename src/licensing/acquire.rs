@@ -5,11 +5,11 @@ use uuid::Uuid;
 
 use super::commit::{Attempts, Basis, Committed, introduction, model_of};
 use super::sealing::RequestKeys;
-use super::{Denied, Licensing, LicensingError, Request, random_bytes};
+use super::{Denied, Licensing, LicensingError, random_bytes};
 use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, Terms};
 use crate::domain::event::{LicenseAcquired, Persistence};
 use crate::domain::ids::Wire16;
-use crate::domain::lookup::{Answered, GrantPlace, Key, Value};
+use crate::domain::lookup::GrantPlace;
 use crate::domain::quota::{QuotaExceeded, Rule};
 use crate::domain::{Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId};
 use crate::entitlement::{Asked, Entitled, Grant};
@@ -31,12 +31,16 @@ impl Licensing {
     ) -> Result<Vec<u8>, Denied> {
         if self.is_revoked(challenge) {
             let detail = "a certificate of the chain is revoked";
-            return Err(Denied::Fault(Fault::new(FaultCode::CertificateRevoked, detail)));
+            return Err(Denied::Fault(Fault::new(FaultCode::DeviceRevoked, detail)));
         }
         let identity = Identity(Digest(*challenge.sender().identity()));
-        let nonce = Nonce(Wire16(message.nonce));
         let now_ms = self.clock.now().0;
-        let mut prepared = None;
+        // Prepared once; whether it failed only matters if the challenge was not granted before.
+        let (command, keys, unprepared) = match self.prepare(challenge, message, query, now_ms) {
+            Ok((command, keys)) => (command, keys, None),
+            Err(denied) => (bare(challenge, message), RequestKeys::default(), Some(denied)),
+        };
+        let mut unprepared = unprepared;
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
@@ -45,24 +49,12 @@ impl Licensing {
             let mut guard = self.deciding.hold(&belonging.device).await?;
             let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
             let at_ms = basis.at_ms(&guard);
-
-            let mut seen = self.seen(&guard, identity, nonce).await?;
-            let command = match &seen.grant {
-                Some(_) => Acquire {
-                    identity,
-                    nonce,
-                    signed_sha256: Digest(*challenge.signed_digest()),
-                    licenses: Vec::new(),
-                },
-                None => {
-                    if prepared.is_none() {
-                        prepared = Some(self.prepare(challenge, message, query, at_ms)?);
-                    }
-                    let Some((command, _)) = &prepared else { continue };
-                    self.look_up_session(&guard, command, &mut seen)?;
-                    command.clone()
-                }
-            };
+            let (mut seen, granted) = Seen::read(&command, |key| guard.value(key))?;
+            match (granted, unprepared.take()) {
+                (Some(place), _) => seen.grant = Some(self.grant_at(&place).await?),
+                (None, Some(denied)) => return Err(denied),
+                (None, None) => {}
+            }
             let terms = Terms {
                 policy: &policy.policy,
                 policy_revision: policy.revision,
@@ -81,7 +73,6 @@ impl Licensing {
                     if let Committed::Stored = stored {
                         drop(guard);
                         self.metrics.granted(&licenses);
-                        let keys = prepared.map(|(_, keys)| keys).unwrap_or_default();
                         return self.seal(challenge, message, &licenses, &keys);
                     }
                 }
@@ -98,7 +89,6 @@ impl Licensing {
                     if !self.moved(&mut guard).await? {
                         drop(guard);
                         self.metrics.repeated();
-                        let keys = self.request_keys(message, query);
                         return self.seal(challenge, message, &licenses, &keys);
                     }
                 }
@@ -115,47 +105,6 @@ impl Licensing {
     pub(super) async fn moved(&self, guard: &mut DeviceGuard) -> Result<bool, LicensingError> {
         let device = guard.refresh().await?;
         Ok(self.policy.refresh(&self.ledger).await? || device)
-    }
-
-    /// What is known of the challenge itself.
-    async fn seen(
-        &self,
-        guard: &DeviceGuard,
-        identity: Identity,
-        nonce: Nonce,
-    ) -> Result<Seen, LicensingError> {
-        let mut seen = Seen::default();
-        match guard.value(&Key::Challenge(identity, nonce))? {
-            Some(Value::Challenge(Answered::Granted(place))) => {
-                seen.grant = Some(self.grant_at(&place).await?);
-            }
-            Some(Value::Challenge(Answered::Refused)) => seen.refusal_recorded = true,
-            _ => {}
-        }
-        Ok(seen)
-    }
-
-    /// What is known of the session and the transaction that the command names.
-    fn look_up_session(
-        &self,
-        guard: &DeviceGuard,
-        command: &Acquire,
-        seen: &mut Seen,
-    ) -> Result<(), LicensingError> {
-        let explicit = command.licenses.iter().filter(|license| license.session_explicit);
-        for license in explicit {
-            let key = Key::SessionKid(command.identity, license.session, license.key_id);
-            if let Some(Value::SessionKid(kid)) = guard.value(&key)?
-                && kid.spent
-            {
-                seen.spent.push(license.key_id);
-            }
-        }
-        if let Some(id) = command.licenses.first().and_then(|license| license.transaction_id) {
-            let key = Key::Transaction(command.identity, id);
-            seen.transaction_used = guard.value(&key)?.is_some();
-        }
-        Ok(())
     }
 
     /// The licenses of a grant, as they were recorded.
@@ -221,31 +170,8 @@ impl Licensing {
             recorded.push(batch.license(&license, &client, ordinal)?);
             keys.remember(license.kid, license.key);
         }
-        let command = Acquire {
-            identity: batch.identity,
-            nonce: batch.nonce,
-            signed_sha256: Digest(*challenge.signed_digest()),
-            licenses: recorded,
-        };
+        let command = Acquire { licenses: recorded, ..bare(challenge, message) };
         Ok((command, keys))
-    }
-
-    /// The keys that the request itself names; only test mode knows such.
-    fn request_keys(&self, message: &AcquireRequest, query: &str) -> RequestKeys {
-        let header_kids = message.kids();
-        let asked = Asked {
-            query,
-            custom_data: message.custom_data.as_deref(),
-            header: &message.header,
-            header_kids: &header_kids,
-        };
-        let mut keys = RequestKeys::default();
-        if let Ok(grant) = self.entitlement.grant(&asked, &self.keys) {
-            for license in grant.licenses {
-                keys.remember(license.kid, license.key);
-            }
-        }
-        keys
     }
 
     fn refuse(&self, refusal: DomainRefusal) -> Denied {
@@ -261,6 +187,16 @@ impl Licensing {
             }
             DomainRefusal::Quota(exceeded) => limit_refusal(exceeded).into(),
         }
+    }
+}
+
+/// The command of a challenge for which nothing could be prepared.
+fn bare(challenge: &VerifiedChallenge, message: &AcquireRequest) -> Acquire {
+    Acquire {
+        identity: Identity(Digest(*challenge.sender().identity())),
+        nonce: Nonce(Wire16(message.nonce)),
+        signed_sha256: Digest(*challenge.signed_digest()),
+        licenses: Vec::new(),
     }
 }
 
@@ -284,7 +220,7 @@ impl Batch<'_> {
     ) -> Result<LicenseAcquired, Denied> {
         let now_s = u64::try_from(self.at_ms / 1000).unwrap_or_default();
         let policy = entitled.policy.effective(client, entitled.key_type, now_s);
-        let policy = policy.map_err(Refusal::from)?;
+        let policy = policy.map_err(|refusal| Denied::from(Refusal::from(refusal)))?;
         let stored = serde_json::to_string(&policy).and_then(RawValue::from_string);
         let stored = stored.map_err(|_| LicensingError::Seal {
             license: entitled.kid.to_string(),

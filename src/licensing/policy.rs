@@ -63,10 +63,7 @@ impl PolicyInForce {
     }
 }
 
-async fn newest(
-    ledger: &Ledger,
-    stream: &StreamName,
-) -> Result<Option<Published>, LicensingError> {
+async fn newest(ledger: &Ledger, stream: &StreamName) -> Result<Option<Published>, LicensingError> {
     let Some(recorded) = ledger.read_stream_backwards(stream, u64::MAX, 1).await?.pop() else {
         return Ok(None);
     };

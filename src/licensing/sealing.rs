@@ -58,10 +58,8 @@ impl Licensing {
         license: &LicenseAcquired,
         keys: &RequestKeys,
     ) -> Result<Vec<u8>, LicensingError> {
-        let failed = |reason| LicensingError::Seal {
-            license: license.license_id.to_string(),
-            reason,
-        };
+        let failed =
+            |reason| LicensingError::Seal { license: license.license_id.to_string(), reason };
         let policy: LicensePolicy = serde_json::from_str(license.policy.get())
             .map_err(|_| failed("its recorded policy cannot be read"))?;
         let kid = Kid::from(license.key_id.0);
@@ -99,7 +97,7 @@ impl Licensing {
                 return Some(ContentKey::new(*key));
             }
             KeySource::Seed { seed_id } => KeySeed::new(&self.keys.seed(seed_id)?).ok()?,
-            KeySource::PublishedTestSeed => KeySeed::published_test_seed(),
+            KeySource::PublishedTestSeed => KeySeed::PUBLISHED_TEST,
             KeySource::Request => return None,
         };
         Some(seed.content_key(kid))

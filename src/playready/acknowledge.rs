@@ -145,10 +145,7 @@ mod tests {
     #[test]
     fn a_client_refuses_the_answer_to_another_transaction() {
         let other = verify_answer(GOLDEN.as_bytes(), Uuid::nil());
-        assert!(matches!(
-            other,
-            Err(ResponseError::NotOurs("TransactionID"))
-        ));
+        assert!(matches!(other, Err(ResponseError::NotOurs("TransactionID"))));
         let delete = include_bytes!("../../tests/golden/delete_response.xml");
         assert!(verify_answer(delete, golden_id()).is_err());
     }
@@ -160,11 +157,7 @@ mod tests {
             golden_id()
         );
         // A thousand results alone exceed what a whole request may have.
-        Acknowledgement::read(
-            Document::parse_up_to(text.as_bytes(), 1 << 20)
-                .unwrap()
-                .root(),
-        )
+        Acknowledgement::read(Document::parse_up_to(text.as_bytes(), 1 << 20).unwrap().root())
     }
 
     fn result(code: &str) -> String {
@@ -176,17 +169,8 @@ mod tests {
 
     #[test]
     fn reads_one_to_a_thousand_results() {
-        assert_eq!(
-            read(&result("0x8004C0Ff")).unwrap().results[0].result,
-            0x8004_C0FF
-        );
-        assert_eq!(
-            read(&result("0x00000000").repeat(1_000))
-                .unwrap()
-                .results
-                .len(),
-            1_000
-        );
+        assert_eq!(read(&result("0x8004C0Ff")).unwrap().results[0].result, 0x8004_C0FF);
+        assert_eq!(read(&result("0x00000000").repeat(1_000)).unwrap().results.len(), 1_000);
         assert!(read("").is_err());
         assert!(read(&result("0x00000000").repeat(1_001)).is_err());
     }

@@ -100,11 +100,7 @@ impl AcquireRequest {
         let version = self.client_version.as_deref().unwrap_or_default();
         let major = version.split('.').next().unwrap_or_default();
         let is_number = !major.is_empty() && major.bytes().all(|byte| byte.is_ascii_digit());
-        if is_number {
-            major.parse().unwrap_or(u32::MAX)
-        } else {
-            1
-        }
+        if is_number { major.parse().unwrap_or(u32::MAX) } else { 1 }
     }
 
     /// Whether the answer carries our revocation information of this `sequence` (section 6.2): the
@@ -174,9 +170,7 @@ impl AcquireRequest {
 /// The rights id of the non-persistent license at `index`, counting all licenses of the response
 /// from 0: the nonce plus the index as big-endian integers modulo 2^128 (section 6.3).
 pub fn rights_id(nonce: &[u8; 16], index: u32) -> [u8; 16] {
-    u128::from_be_bytes(*nonce)
-        .wrapping_add(u128::from(index))
-        .to_be_bytes()
+    u128::from_be_bytes(*nonce).wrapping_add(u128::from(index)).to_be_bytes()
 }
 
 /// A session id: 16 bytes, not all zero.
@@ -189,16 +183,11 @@ pub(super) fn session_id(element: Element<'_, '_>) -> Result<[u8; 16], FieldErro
 }
 
 fn held_lists(lists: Element<'_, '_>) -> Result<Vec<HeldList>, FieldError> {
-    let infos = lists
-        .children()
-        .filter(|child| child.is(PROTOCOLS, "RevListInfo"));
+    let infos = lists.children().filter(|child| child.is(PROTOCOLS, "RevListInfo"));
     let held = infos.map(|info| {
         let id = info.required(PROTOCOLS, "ListID")?.base64_array()?;
         let version = info.required(PROTOCOLS, "Version")?.decimal()?;
-        Ok(HeldList {
-            id: Uuid::from_bytes_le(id),
-            version,
-        })
+        Ok(HeldList { id: Uuid::from_bytes_le(id), version })
     });
     held.collect()
 }
@@ -258,9 +247,7 @@ mod tests {
             serde_json::from_str(include_str!("../../tests/golden/vectors.json")).unwrap();
         for row in vectors["rights_id"].as_array().unwrap() {
             let bytes = |name: &str| {
-                data_encoding::HEXLOWER
-                    .decode(row[name].as_str().unwrap().as_bytes())
-                    .unwrap()
+                data_encoding::HEXLOWER.decode(row[name].as_str().unwrap().as_bytes()).unwrap()
             };
             let index = u32::try_from(row["index"].as_u64().unwrap()).unwrap();
             let nonce = bytes("nonce").try_into().unwrap();
@@ -299,15 +286,9 @@ mod tests {
         let custom = |text: &str| format!("<CustomData>{text}</CustomData>");
         let json = custom(&format!("{{\"a\":1,\"session_id\":\"{}\"}}", session(1)));
         assert_eq!(read(&json).unwrap().session, Some([1; 16]));
-        assert_eq!(
-            read(&(json.clone() + &element(1))).unwrap().session,
-            Some([1; 16])
-        );
+        assert_eq!(read(&(json.clone() + &element(1))).unwrap().session, Some([1; 16]));
         assert!(read(&(json + &element(2))).is_err());
-        assert_eq!(
-            read(&(custom("{\"a\":1}") + &element(2))).unwrap().session,
-            Some([2; 16])
-        );
+        assert_eq!(read(&(custom("{\"a\":1}") + &element(2))).unwrap().session, Some([2; 16]));
         assert!(read(&custom("{\"session_id\":\"AAA=\"}")).is_err());
         for other in ["json=[]", "text", "[1]", "{broken", "{}"] {
             assert_eq!(read(&custom(other)).unwrap().session, None, "{other}");

@@ -166,13 +166,10 @@ impl<'a> Chain<'a> {
         reader.expect(&[0; 4], "certificate chain has flags")?;
         let count = reader.length()?;
         if !(1..=CHAIN_CERTIFICATES_MAX).contains(&count) {
-            return Err(Malformed(
-                "certificate chain has no certificate, or more than 6",
-            ));
+            return Err(Malformed("certificate chain has no certificate, or more than 6"));
         }
-        let certificates = (0..count)
-            .map(|_| Certificate::parse(&mut reader))
-            .collect::<Result<Vec<_>, _>>()?;
+        let certificates =
+            (0..count).map(|_| Certificate::parse(&mut reader)).collect::<Result<Vec<_>, _>>()?;
         reader.finish()?;
         Ok(Self(certificates))
     }
@@ -221,18 +218,14 @@ impl Parts {
     fn take(&mut self, objects: &mut Reader<'_>, at_signed_length: bool) -> Result<(), Malformed> {
         let object = objects.object()?;
         if self.seen.contains(&object.kind) || self.seen.len() == OBJECTS_MAX {
-            return Err(Malformed(
-                "certificate has an object twice, or too many objects",
-            ));
+            return Err(Malformed("certificate has an object twice, or too many objects"));
         }
         self.seen.push(object.kind);
         if self.signature.is_some() && object.kind != kind::EXTDATA_CONTAINER {
             return Err(Malformed("certificate has an object after its signature"));
         }
         if at_signed_length != (object.kind == kind::SIGNATURE) {
-            return Err(Malformed(
-                "certificate states another place for its signature",
-            ));
+            return Err(Malformed("certificate states another place for its signature"));
         }
         let mut body = Reader::new(object.body);
         match object.kind {
@@ -245,9 +238,7 @@ impl Parts {
             // Nothing that is used here.
             known if (1..=kind::LAST_KNOWN).contains(&known) => return Ok(()),
             _ if object.must_be_understood() => {
-                return Err(Malformed(
-                    "certificate has an unknown object that must be understood",
-                ));
+                return Err(Malformed("certificate has an unknown object that must be understood"));
             }
             _ => return Ok(()),
         }
@@ -255,12 +246,9 @@ impl Parts {
     }
 
     fn into_certificate(self, signed: &[u8]) -> Result<Certificate<'_>, Malformed> {
-        let basic = self
-            .basic
-            .ok_or(Malformed("certificate has no BASIC object"))?;
-        let (signature, issuer) = self
-            .signature
-            .ok_or(Malformed("certificate has no SIGNATURE object"))?;
+        let basic = self.basic.ok_or(Malformed("certificate has no BASIC object"))?;
+        let (signature, issuer) =
+            self.signature.ok_or(Malformed("certificate has no SIGNATURE object"))?;
         if self.keys.is_empty() {
             return Err(Malformed("certificate has no key"));
         }
@@ -353,14 +341,8 @@ fn parse_manufacturer(body: &mut Reader<'_>) -> Result<[String; 3], Malformed> {
 /// A text with its NUL, padded to four bytes.
 fn parse_text(body: &mut Reader<'_>) -> Result<String, Malformed> {
     let length = body.length()?;
-    let padded = length
-        .checked_next_multiple_of(4)
-        .ok_or(Malformed("text is too long"))?;
-    let text = body
-        .bytes(padded)?
-        .split(|&byte| byte == 0)
-        .next()
-        .unwrap_or_default();
+    let padded = length.checked_next_multiple_of(4).ok_or(Malformed("text is too long"))?;
+    let text = body.bytes(padded)?.split(|&byte| byte == 0).next().unwrap_or_default();
     let text = text.get(..length).unwrap_or(text);
     Ok(String::from_utf8_lossy(text).into_owned())
 }

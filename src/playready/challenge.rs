@@ -159,10 +159,7 @@ const NOT_ACCEPTED: &str = "the client data or its certificate chain is not acce
 impl Verifier {
     /// A verifier for requests encrypted to `wmrm` by devices whose chains end at `root`.
     pub fn new(wmrm: PrivateKey, root: PublicKey) -> Self {
-        Self {
-            wmrm,
-            chains: ChainCache::new(root),
-        }
+        Self { wmrm, chains: ChainCache::new(root) }
     }
 
     /// Verifies the body of a request at the time `now_s` (Unix seconds).
@@ -207,12 +204,7 @@ impl Verifier {
         }
         let handles_cbc = data.handles_cbc();
         let ClientData { features, .. } = data;
-        Some(Sender {
-            encrypt_key: *chain.encrypt_key()?,
-            chain,
-            features,
-            handles_cbc,
-        })
+        Some(Sender { encrypt_key: *chain.encrypt_key()?, chain, features, handles_cbc })
     }
 }
 
@@ -225,10 +217,7 @@ fn version(operation: Operation, signed: Element<'_, '_>) -> Result<u8, Fault> {
     };
     let spoken = (1..).zip(accepted).find(|(_, accepted)| **accepted == text);
     spoken.map(|(version, _)| version).ok_or_else(|| {
-        Fault::new(
-            FaultCode::ProtocolVersion,
-            "the Version of the message is not spoken here",
-        )
+        Fault::new(FaultCode::ProtocolVersion, "the Version of the message is not spoken here")
     })
 }
 

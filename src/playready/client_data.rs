@@ -76,15 +76,10 @@ impl ClientData {
         let features = data.optional("", "Features").map_err(|_| ClientDataError)?;
         let children = || features.into_iter().flat_map(Element::children);
         let names = children().filter(|child| child.is("", "Feature"));
-        let ree = children()
-            .filter(|child| child.is("", "REE"))
-            .flat_map(Element::children);
+        let ree = children().filter(|child| child.is("", "REE")).flat_map(Element::children);
         Ok(Self {
             chain,
-            features: names
-                .filter_map(|f| f.attribute("Name"))
-                .map(str::to_owned)
-                .collect(),
+            features: names.filter_map(|f| f.attribute("Name")).map(str::to_owned).collect(),
             ree: ree.map(|element| element.local_name().to_owned()).collect(),
         })
     }
@@ -105,9 +100,7 @@ impl ClientData {
                 for name in &self.features {
                     w.element("Feature", &[("Name", name)], |_| ());
                 }
-                w.element("REE", &[], |w| {
-                    self.ree.iter().for_each(|name| w.leaf(name, ""))
-                });
+                w.element("REE", &[], |w| self.ree.iter().for_each(|name| w.leaf(name, "")));
             });
         });
         w.finish().into_bytes()
@@ -119,19 +112,12 @@ pub(super) fn open(
     encrypted: Element<'_, '_>,
     key: &PrivateKey,
 ) -> Result<ClientData, ClientDataError> {
-    let Envelope {
-        key: encrypted_key,
-        data,
-    } = Envelope::read(encrypted).ok_or(ClientDataError)?;
+    let Envelope { key: encrypted_key, data } = Envelope::read(encrypted).ok_or(ClientDataError)?;
     let point = elgamal::decrypt(key, &encrypted_key).map_err(|_| ClientDataError)?;
     let plaintext = decrypt(&point, &data).ok_or(ClientDataError)?;
     let (length, padding_is_good) = unpad(&plaintext);
     let parsed = ClientData::parse(plaintext.get(..length).unwrap_or_default());
-    if bool::from(padding_is_good) {
-        parsed
-    } else {
-        Err(ClientDataError)
-    }
+    if bool::from(padding_is_good) { parsed } else { Err(ClientDataError) }
 }
 
 /// Encrypts `plaintext` to the server and appends it as `EncryptedData`.
@@ -148,21 +134,17 @@ pub(super) fn write(w: &mut Writer, plaintext: &[u8], server: &PublicKey, random
     let cipher_data = |w: &mut Writer, bytes: &[u8]| {
         w.element("CipherData", &[], |w| w.base64("CipherValue", bytes));
     };
-    w.element(
-        "EncryptedData",
-        &[encryption, ("Type", ELEMENT_TYPE)],
-        |w| {
-            w.element("EncryptionMethod", &[("Algorithm", AES128_CBC)], |_| ());
-            w.element("KeyInfo", &[signatures], |w| {
-                w.element("EncryptedKey", &[encryption], |w| {
-                    w.element("EncryptionMethod", &[("Algorithm", ECC256)], |_| ());
-                    w.element("KeyInfo", &[signatures], |w| w.leaf("KeyName", KEY_NAME));
-                    cipher_data(w, &encrypted_key);
-                });
+    w.element("EncryptedData", &[encryption, ("Type", ELEMENT_TYPE)], |w| {
+        w.element("EncryptionMethod", &[("Algorithm", AES128_CBC)], |_| ());
+        w.element("KeyInfo", &[signatures], |w| {
+            w.element("EncryptedKey", &[encryption], |w| {
+                w.element("EncryptionMethod", &[("Algorithm", ECC256)], |_| ());
+                w.element("KeyInfo", &[signatures], |w| w.leaf("KeyName", KEY_NAME));
+                cipher_data(w, &encrypted_key);
             });
-            cipher_data(w, &data);
-        },
-    );
+        });
+        cipher_data(w, &data);
+    });
 }
 
 /// The two ciphertexts of an `EncryptedData` element.
@@ -181,18 +163,12 @@ impl Envelope {
             && method(encrypted)? == AES128_CBC
             && method(encrypted_key)? == ECC256;
         known.then_some(())?;
-        Some(Self {
-            key: cipher_value(encrypted_key)?,
-            data: cipher_value(encrypted)?,
-        })
+        Some(Self { key: cipher_value(encrypted_key)?, data: cipher_value(encrypted)? })
     }
 }
 
 fn method<'d>(element: Element<'d, '_>) -> Option<&'d str> {
-    element
-        .required(ENCRYPTION, "EncryptionMethod")
-        .ok()?
-        .attribute("Algorithm")
+    element.required(ENCRYPTION, "EncryptionMethod").ok()?.attribute("Algorithm")
 }
 
 fn cipher_value(element: Element<'_, '_>) -> Option<Vec<u8>> {
@@ -217,10 +193,7 @@ fn decrypt(point: &Point, data: &[u8]) -> Option<Vec<u8>> {
 /// The length without PKCS#7 padding, or the whole length if the padding is wrong, found in
 /// constant time.
 fn unpad(plaintext: &[u8]) -> (usize, Choice) {
-    let block = plaintext
-        .last_chunk::<BLOCK_BYTES>()
-        .copied()
-        .unwrap_or_default();
+    let block = plaintext.last_chunk::<BLOCK_BYTES>().copied().unwrap_or_default();
     let [.., count] = block;
     let mut good = count.ct_gt(&0) & !count.ct_gt(&16);
     for (distance, byte) in (0_u8..).zip(block.iter().rev()) {
@@ -250,21 +223,14 @@ mod tests {
     #[test]
     fn the_golden_client_data_is_read_and_written() {
         assert_eq!(ClientData::parse(GOLDEN), Ok(golden()));
-        assert_eq!(
-            String::from_utf8(golden().to_xml()).unwrap(),
-            String::from_utf8_lossy(GOLDEN)
-        );
+        assert_eq!(String::from_utf8(golden().to_xml()).unwrap(), String::from_utf8_lossy(GOLDEN));
         assert!(golden().handles_cbc());
     }
 
     #[test]
     fn every_truncation_of_the_client_data_is_refused() {
         for end in 0..GOLDEN.len() {
-            assert_eq!(
-                ClientData::parse(&GOLDEN[..end]),
-                Err(ClientDataError),
-                "{end}"
-            );
+            assert_eq!(ClientData::parse(&GOLDEN[..end]), Err(ClientDataError), "{end}");
         }
     }
 
@@ -273,10 +239,7 @@ mod tests {
         let text = "<Data><CertificateChains><CertificateChain>AA==</CertificateChain>\
             </CertificateChains><Other/><Features><Feature Name='X'>\"\"</Feature></Features></Data>";
         let data = ClientData::parse(text.as_bytes()).unwrap();
-        assert_eq!(
-            (data.features.as_slice(), data.ree.len()),
-            (&["X".to_owned()][..], 0)
-        );
+        assert_eq!((data.features.as_slice(), data.ree.len()), (&["X".to_owned()][..], 0));
         assert!(!data.handles_cbc());
     }
 
@@ -288,16 +251,10 @@ mod tests {
         for (from, to) in [
             ("Data>", "Date>"),
             ("<Data>", "<Data xmlns='urn:x'>"),
-            (
-                "AA==</CertificateChain>",
-                "AA==</CertificateChain><CertificateChain/>",
-            ),
+            ("AA==</CertificateChain>", "AA==</CertificateChain><CertificateChain/>"),
             ("AA==", "AA="),
         ] {
-            assert!(
-                ClientData::parse(text.replace(from, to).as_bytes()).is_err(),
-                "{to}"
-            );
+            assert!(ClientData::parse(text.replace(from, to).as_bytes()).is_err(), "{to}");
         }
     }
 

@@ -67,6 +67,19 @@ pub fn cocktail_checksum(key: &[u8; 7]) -> [u8; 7] {
 }
 
 impl KeyType {
+    /// The type's name in policy strings and in stored licenses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AesCtr => "aesctr",
+            Self::AesCbc => "aescbc",
+        }
+    }
+
+    /// The type with this name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::AesCtr, Self::AesCbc].into_iter().find(|key_type| key_type.name() == name)
+    }
+
     /// The number in a license.
     pub fn to_wire(self) -> u16 {
         match self {
@@ -98,11 +111,7 @@ mod tests {
         let vectors: Value =
             serde_json::from_str(include_str!("../../tests/golden/vectors.json")).unwrap();
         let case = &vectors["checksum"];
-        let hex = |name: &str| {
-            HEXLOWER
-                .decode(case[name].as_str().unwrap().as_bytes())
-                .unwrap()
-        };
+        let hex = |name: &str| HEXLOWER.decode(case[name].as_str().unwrap().as_bytes()).unwrap();
         let kid = Kid::from(case["kid_uuid"].as_str().unwrap().parse::<Uuid>().unwrap());
         let key = ContentKey::new(hex("key").try_into().unwrap());
         assert_eq!(key.checksum(kid).to_vec(), hex("aesctr"));

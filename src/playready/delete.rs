@@ -56,9 +56,7 @@ impl DeleteRequest {
         w.leaf("Version", "1");
         w.base64("SessionID", &self.session);
         w.element("KIDS", &[], |w| {
-            self.kids
-                .iter()
-                .for_each(|kid| w.base64("KID", &kid.to_wire()));
+            self.kids.iter().for_each(|kid| w.base64("KID", &kid.to_wire()));
         });
     }
 }
@@ -82,11 +80,7 @@ pub fn verify_answer(body: &[u8], session: &[u8; 16]) -> Result<(), ResponseErro
     let document = Document::parse(body)?;
     let response = soap::response(&document, Operation::ProcessDeleteLicenseData)?;
     let answer = response.required(PROTOCOLS, ANSWER)?;
-    if answer
-        .required(PROTOCOLS, "SessionID")?
-        .base64_array::<16>()?
-        == *session
-    {
+    if answer.required(PROTOCOLS, "SessionID")?.base64_array::<16>()? == *session {
         Ok(())
     } else {
         Err(ResponseError::NotOurs("SessionID"))
@@ -108,10 +102,7 @@ mod tests {
 
     #[test]
     fn the_answer_matches_its_golden() {
-        assert_eq!(
-            String::from_utf8(answer(&golden_session())).unwrap(),
-            GOLDEN
-        );
+        assert_eq!(String::from_utf8(answer(&golden_session())).unwrap(), GOLDEN);
         assert!(verify_answer(GOLDEN.as_bytes(), &golden_session()).is_ok());
     }
 
@@ -136,10 +127,7 @@ mod tests {
     #[test]
     fn duplicate_kids_collapse_in_order() {
         let request = read(&[1; 16], &[kid(2), kid(1), kid(2)].concat()).unwrap();
-        assert_eq!(
-            request.kids,
-            [Kid::from_wire([2; 16]), Kid::from_wire([1; 16])]
-        );
+        assert_eq!(request.kids, [Kid::from_wire([2; 16]), Kid::from_wire([1; 16])]);
     }
 
     #[test]

@@ -67,11 +67,7 @@ impl PublicKey {
     /// Any length but 64 bytes, a coordinate not below the field prime, a point off the curve.
     pub fn from_xy(xy: &[u8]) -> Result<Self, InvalidPoint> {
         let xy: &[u8; 64] = xy.try_into().map_err(|_| InvalidPoint)?;
-        if is_on_curve(xy) {
-            Ok(Self(*xy))
-        } else {
-            Err(InvalidPoint)
-        }
+        if is_on_curve(xy) { Ok(Self(*xy)) } else { Err(InvalidPoint) }
     }
 
     /// X‖Y, big-endian.
@@ -158,16 +154,12 @@ impl PrivateKey {
         let pair =
             EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der());
         der.zeroize();
-        pair.ok()
-            .and_then(Self::from_pair)
-            .ok_or(BadKeyFile::Private)
+        pair.ok().and_then(Self::from_pair).ok_or(BadKeyFile::Private)
     }
 
     /// The PKCS#8 form in PEM armor.
     pub fn to_pem(&self) -> Zeroizing<String> {
-        let Ok(der) = self.pair.to_pkcs8v1() else {
-            out_of_memory()
-        };
+        let Ok(der) = self.pair.to_pkcs8v1() else { out_of_memory() };
         Zeroizing::new(armor("PRIVATE KEY", der.as_ref()))
     }
 
@@ -196,11 +188,7 @@ impl PrivateKey {
         let bytes = pair.private_key().as_be_bytes().ok()?;
         let mut scalar = Zeroizing::new([0; 32]);
         scalar.copy_from_slice(bytes.as_ref().get(..32)?);
-        Some(Self {
-            pair,
-            scalar,
-            public,
-        })
+        Some(Self { pair, scalar, public })
     }
 }
 
@@ -251,40 +239,25 @@ mod tests {
         let private = PrivateKey::from_pem(ROOT_PEM.as_bytes()).unwrap();
         let public = PublicKey::from_pem(ROOT_PUB_PEM.as_bytes()).unwrap();
         assert_eq!(private.public(), &public);
-        assert_eq!(
-            private.scalar().to_vec(),
-            hex(&vectors()["keys"]["root"]["d"])
-        );
+        assert_eq!(private.scalar().to_vec(), hex(&vectors()["keys"]["root"]["d"]));
         assert_eq!(private.to_pem().as_str(), ROOT_PEM);
         assert_eq!(public.to_pem(), ROOT_PUB_PEM);
     }
 
     #[test]
     fn a_key_file_of_the_other_kind_is_refused() {
-        assert_eq!(
-            PrivateKey::from_pem(ROOT_PUB_PEM.as_bytes()).err(),
-            Some(BadKeyFile::Private)
-        );
-        assert_eq!(
-            PublicKey::from_pem(ROOT_PEM.as_bytes()),
-            Err(BadKeyFile::Public)
-        );
+        assert_eq!(PrivateKey::from_pem(ROOT_PUB_PEM.as_bytes()).err(), Some(BadKeyFile::Private));
+        assert_eq!(PublicKey::from_pem(ROOT_PEM.as_bytes()), Err(BadKeyFile::Public));
         assert_eq!(PublicKey::from_pem(b""), Err(BadKeyFile::Public));
     }
 
     #[test]
     fn every_cut_of_a_key_file_is_refused() {
         for end in 0..ROOT_PEM.trim_end().len() {
-            assert!(
-                PrivateKey::from_pem(&ROOT_PEM.as_bytes()[..end]).is_err(),
-                "cut at {end}"
-            );
+            assert!(PrivateKey::from_pem(&ROOT_PEM.as_bytes()[..end]).is_err(), "cut at {end}");
         }
         for end in 0..ROOT_PUB_PEM.trim_end().len() {
-            assert!(
-                PublicKey::from_pem(&ROOT_PUB_PEM.as_bytes()[..end]).is_err(),
-                "cut at {end}"
-            );
+            assert!(PublicKey::from_pem(&ROOT_PUB_PEM.as_bytes()[..end]).is_err(), "cut at {end}");
         }
     }
 
@@ -294,17 +267,12 @@ mod tests {
         let theirs = SigningKey::from_slice(key.scalar()).unwrap();
         let ours = key.sign(b"message");
         let verifier = VerifyingKey::from(&theirs);
-        verifier
-            .verify(b"message", &Signature::from_slice(&ours).unwrap())
-            .unwrap();
+        verifier.verify(b"message", &Signature::from_slice(&ours).unwrap()).unwrap();
 
         let signature: Signature = theirs.sign(b"message");
         let signature = signature.to_bytes();
         assert_eq!(key.public().verify(b"message", &signature), Ok(()));
-        assert_eq!(
-            key.public().verify(b"massage", &signature),
-            Err(BadSignature)
-        );
+        assert_eq!(key.public().verify(b"massage", &signature), Err(BadSignature));
     }
 
     #[test]
@@ -316,26 +284,11 @@ mod tests {
         let good = key.sign(b"message");
         let (r, s) = good.split_at(32);
         let zero = [0; 32];
-        for bad in [
-            [r, &zero],
-            [&zero, s],
-            [r, &order],
-            [&order, s],
-            [&zero, &zero],
-        ] {
-            assert_eq!(
-                key.public().verify(b"message", &bad.concat()),
-                Err(BadSignature)
-            );
+        for bad in [[r, &zero], [&zero, s], [r, &order], [&order, s], [&zero, &zero]] {
+            assert_eq!(key.public().verify(b"message", &bad.concat()), Err(BadSignature));
         }
-        assert_eq!(
-            key.public().verify(b"message", &good[..63]),
-            Err(BadSignature)
-        );
-        assert_eq!(
-            key.public().verify(b"message", &[&good[..], &[0]].concat()),
-            Err(BadSignature)
-        );
+        assert_eq!(key.public().verify(b"message", &good[..63]), Err(BadSignature));
+        assert_eq!(key.public().verify(b"message", &[&good[..], &[0]].concat()), Err(BadSignature));
     }
 
     #[test]
@@ -347,9 +300,6 @@ mod tests {
         assert_eq!(PublicKey::from_xy(&[0; 64]), Err(InvalidPoint));
         assert_eq!(PublicKey::from_xy(&xy[..63]), Err(InvalidPoint));
         assert_eq!(PrivateKey::from_scalar(&[0; 32]).err(), Some(InvalidScalar));
-        assert_eq!(
-            PrivateKey::from_scalar(&[0xff; 32]).err(),
-            Some(InvalidScalar)
-        );
+        assert_eq!(PrivateKey::from_scalar(&[0xff; 32]).err(), Some(InvalidScalar));
     }
 }

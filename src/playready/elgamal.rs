@@ -257,14 +257,7 @@ impl CurvePoint {
         let product = Self::new();
         // SAFETY: `product` and `k` are live; no other point is passed; a null context is allowed.
         done(unsafe {
-            EC_POINT_mul(
-                group(),
-                product.0.as_ptr(),
-                k.raw(),
-                null(),
-                null(),
-                null_mut(),
-            )
+            EC_POINT_mul(group(), product.0.as_ptr(), k.raw(), null(), null(), null_mut())
         });
         product
     }
@@ -275,14 +268,7 @@ impl CurvePoint {
         // SAFETY: all three objects are live and the points are of this group; a null scalar for
         // the generator and a null context are allowed.
         done(unsafe {
-            EC_POINT_mul(
-                group(),
-                product.0.as_ptr(),
-                null(),
-                self.0.as_ptr(),
-                k.raw(),
-                null_mut(),
-            )
+            EC_POINT_mul(group(), product.0.as_ptr(), null(), self.0.as_ptr(), k.raw(), null_mut())
         });
         product
     }
@@ -291,13 +277,7 @@ impl CurvePoint {
         let sum = Self::new();
         // SAFETY: all three points are live and of this group; a null context is allowed.
         done(unsafe {
-            EC_POINT_add(
-                group(),
-                sum.0.as_ptr(),
-                self.0.as_ptr(),
-                other.0.as_ptr(),
-                null_mut(),
-            )
+            EC_POINT_add(group(), sum.0.as_ptr(), self.0.as_ptr(), other.0.as_ptr(), null_mut())
         });
         sum
     }
@@ -327,9 +307,7 @@ impl Integer {
     fn from_bytes(big_endian: &[u8]) -> Self {
         // SAFETY: reads exactly the bytes passed with their length; a null target asks for a new
         // integer, which is owned here.
-        Self(owned(unsafe {
-            BN_bin2bn(big_endian.as_ptr(), big_endian.len(), null_mut())
-        }))
+        Self(owned(unsafe { BN_bin2bn(big_endian.as_ptr(), big_endian.len(), null_mut()) }))
     }
 
     fn raw(&self) -> *mut BIGNUM {
@@ -415,12 +393,7 @@ mod tests {
             let point = Point::from_xy(&hex(&case["m"]).try_into().unwrap()).unwrap();
             let k = hex(&case["k"]);
             let ciphertext = encrypt(key.public(), &point, &mut |out| out.copy_from_slice(&k));
-            assert_eq!(
-                ciphertext.to_vec(),
-                hex(&case["ciphertext"]),
-                "{}",
-                case["name"]
-            );
+            assert_eq!(ciphertext.to_vec(), hex(&case["ciphertext"]), "{}", case["name"]);
 
             let opened = decrypt(&key, &ciphertext).unwrap();
             assert_eq!(opened.xy(), point.xy());
@@ -450,10 +423,7 @@ mod tests {
         let wmrm = key(&vectors["keys"]["wmrm"]["d"]);
         let point = decrypt(&wmrm, &hex(&case["ciphertext"])).unwrap();
         assert_eq!(point.xy().to_vec(), hex(&case["m"]));
-        assert_eq!(
-            point.x(),
-            [hex(&case["iv"]), hex(&case["aes_key"])].concat()
-        );
+        assert_eq!(point.x(), [hex(&case["iv"]), hex(&case["aes_key"])].concat());
     }
 
     #[test]
@@ -466,9 +436,7 @@ mod tests {
             let [c1, c2] = [0, 64].map(|at| {
                 let sec1 = [&[4], &ciphertext[at..at + 64]].concat();
                 p256::ProjectivePoint::from(
-                    p256::PublicKey::from_sec1_bytes(&sec1)
-                        .unwrap()
-                        .to_projective(),
+                    p256::PublicKey::from_sec1_bytes(&sec1).unwrap().to_projective(),
                 )
             });
             let m = (c2 - c1 * d).to_affine().to_sec1_point(false);

@@ -87,9 +87,7 @@ impl AlgId {
     }
 
     fn read(text: &str) -> Result<Self, FieldError> {
-        let found = Self::ALL
-            .into_iter()
-            .find(|algid| algid.text() == text.trim());
+        let found = Self::ALL.into_iter().find(|algid| algid.text() == text.trim());
         found.ok_or_else(|| FieldError::new("ALGID", "is not AESCTR, AESCBC or COCKTAIL"))
     }
 }
@@ -172,9 +170,7 @@ impl Header {
             return Err(header.problem("is not a WRMHEADER"));
         }
         let stated = header.attribute("version").unwrap_or_default();
-        let version = HeaderVersion::ALL
-            .into_iter()
-            .find(|version| version.text() == stated);
+        let version = HeaderVersion::ALL.into_iter().find(|version| version.text() == stated);
         let version =
             version.ok_or_else(|| header.problem("has a version other than 4.0 to 4.3"))?;
         let data = header.required(HEADER_NAMESPACE, "DATA")?;
@@ -191,9 +187,7 @@ impl Header {
             return Err(FieldError::new("KID", "appears more than once"));
         }
         let ds_id = data.optional(HEADER_NAMESPACE, "DS_ID")?;
-        let custom = data
-            .children()
-            .find(|child| child.local_name() == "CUSTOMATTRIBUTES");
+        let custom = data.children().find(|child| child.local_name() == "CUSTOMATTRIBUTES");
         Ok(Self {
             version,
             keys,
@@ -211,24 +205,17 @@ impl Header {
     /// The canonical text.
     pub fn to_xml(&self) -> String {
         let mut w = Writer::with_capacity(512);
-        let attributes = [
-            ("xmlns", HEADER_NAMESPACE),
-            ("version", self.version.text()),
-        ];
-        w.element("WRMHEADER", &attributes, |w| {
-            w.element("DATA", &[], |w| self.write_data(w))
-        });
+        let attributes = [("xmlns", HEADER_NAMESPACE), ("version", self.version.text())];
+        w.element("WRMHEADER", &attributes, |w| w.element("DATA", &[], |w| self.write_data(w)));
         w.finish()
     }
 
     fn write_data(&self, w: &mut Writer) {
         self.write_keys(w);
         let ds_id = self.ds_id.map(|id| BASE64.encode(&id));
-        for (name, value) in [
-            ("LA_URL", &self.la_url),
-            ("LUI_URL", &self.lui_url),
-            ("DS_ID", &ds_id),
-        ] {
+        for (name, value) in
+            [("LA_URL", &self.la_url), ("LUI_URL", &self.lui_url), ("DS_ID", &ds_id)]
+        {
             if let Some(value) = value {
                 w.leaf(name, value);
             }
@@ -242,23 +229,14 @@ impl Header {
     }
 
     fn write_keys(&self, w: &mut Writer) {
-        let requested = self
-            .license_requested
-            .map(|value| if value { "true" } else { "false" });
+        let requested = self.license_requested.map(|value| if value { "true" } else { "false" });
         let attribute = requested.map(|value| ("LICENSEREQUESTED", value));
         let attributes = attribute.as_slice();
         match self.version {
             _ if self.keys.is_empty() && attributes.is_empty() => {}
-            HeaderVersion::V4_0 => self
-                .keys
-                .iter()
-                .take(1)
-                .for_each(|key| write_text_key(w, key)),
+            HeaderVersion::V4_0 => self.keys.iter().take(1).for_each(|key| write_text_key(w, key)),
             HeaderVersion::V4_1 => w.element("PROTECTINFO", attributes, |w| {
-                self.keys
-                    .iter()
-                    .take(1)
-                    .for_each(|key| write_attribute_key(w, key));
+                self.keys.iter().take(1).for_each(|key| write_attribute_key(w, key));
             }),
             HeaderVersion::V4_2 | HeaderVersion::V4_3 => {
                 w.element("PROTECTINFO", attributes, |w| {
@@ -279,15 +257,10 @@ fn text_key(
     let Some(kid) = data.optional(HEADER_NAMESPACE, "KID")? else {
         return Ok(Vec::new());
     };
-    let algid = info
-        .map(|info| info.optional(HEADER_NAMESPACE, "ALGID"))
-        .transpose()?
-        .flatten();
+    let algid = info.map(|info| info.optional(HEADER_NAMESPACE, "ALGID")).transpose()?.flatten();
     Ok(vec![HeaderKey {
         kid: kid.kid()?,
-        algid: algid
-            .map(|algid| AlgId::read(&algid.value()?))
-            .transpose()?,
+        algid: algid.map(|algid| AlgId::read(&algid.value()?)).transpose()?,
         checksum: text(data, "CHECKSUM")?.and_then(|text| decode_base64(&text)),
     }])
 }
@@ -295,10 +268,7 @@ fn text_key(
 /// The `KID` children of `parent`, whose values are attributes.
 fn attribute_keys(parent: Option<Element<'_, '_>>) -> Result<Vec<HeaderKey>, FieldError> {
     let children = parent.into_iter().flat_map(Element::children);
-    children
-        .filter(|child| child.is(HEADER_NAMESPACE, "KID"))
-        .map(attribute_key)
-        .collect()
+    children.filter(|child| child.is(HEADER_NAMESPACE, "KID")).map(attribute_key).collect()
 }
 
 fn attribute_key(element: Element<'_, '_>) -> Result<HeaderKey, FieldError> {
@@ -313,9 +283,7 @@ fn attribute_key(element: Element<'_, '_>) -> Result<HeaderKey, FieldError> {
 
 fn text(data: Element<'_, '_>, local: &str) -> Result<Option<String>, FieldError> {
     let element = data.optional(HEADER_NAMESPACE, local)?;
-    element
-        .map(|element| Ok(element.trimmed()?.into_owned()))
-        .transpose()
+    element.map(|element| Ok(element.trimmed()?.into_owned())).transpose()
 }
 
 fn write_text_key(w: &mut Writer, key: &HeaderKey) {
@@ -338,10 +306,8 @@ fn write_attribute_key(w: &mut Writer, key: &HeaderKey) {
         ("CHECKSUM", checksum.as_deref()),
         ("VALUE", Some(kid.as_str())),
     ];
-    let present: Vec<_> = attributes
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)))
-        .collect();
+    let present: Vec<_> =
+        attributes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     w.element("KID", &present, |_| ());
 }
 

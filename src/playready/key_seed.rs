@@ -31,11 +31,7 @@ impl KeySeed {
     /// # Errors
     /// Fewer than 30 bytes.
     pub fn new(bytes: &[u8]) -> Result<Self, KeySeedTooShort> {
-        bytes
-            .first_chunk()
-            .copied()
-            .map(Self)
-            .ok_or(KeySeedTooShort)
+        bytes.first_chunk().copied().map(Self).ok_or(KeySeedTooShort)
     }
 
     /// The bytes that count, for sealing at rest.
@@ -79,9 +75,7 @@ mod tests {
     fn golden_keys_and_checksums_follow_from_the_published_seed() {
         let golden: Value =
             serde_json::from_str(include_str!("../../tests/golden/keyseed.json")).unwrap();
-        let seed = BASE64
-            .decode(golden["seed_b64"].as_str().unwrap().as_bytes())
-            .unwrap();
+        let seed = BASE64.decode(golden["seed_b64"].as_str().unwrap().as_bytes()).unwrap();
         assert_eq!(KeySeed::PUBLISHED_TEST.expose().to_vec(), seed);
         assert_eq!(HEXLOWER.encode(&seed), golden["seed_hex"]);
         let rows = golden["rows"].as_array().unwrap();
@@ -99,9 +93,7 @@ mod tests {
         let golden: Value =
             serde_json::from_str(include_str!("../../tests/golden/vectors.json")).unwrap();
         let case = &golden["key_seed"];
-        let seed = HEXLOWER
-            .decode(case["seed"].as_str().unwrap().as_bytes())
-            .unwrap();
+        let seed = HEXLOWER.decode(case["seed"].as_str().unwrap().as_bytes()).unwrap();
         assert_eq!(seed.len(), 40);
         let kid = Kid::from(case["kid_uuid"].as_str().unwrap().parse::<Uuid>().unwrap());
         for seed in [&seed[..], &seed[..30]] {

@@ -62,10 +62,7 @@ mod tests {
             let kid = Kid::from(row["guid"].as_str().unwrap().parse::<Uuid>().unwrap());
             assert_eq!(HEXLOWER.encode(&kid.to_wire()), row["wire_hex"]);
             assert_eq!(BASE64.encode(&kid.to_wire()), row["wire_b64"]);
-            assert_eq!(
-                HEXLOWER.encode(kid.guid().as_bytes()),
-                row["big_endian_hex"]
-            );
+            assert_eq!(HEXLOWER.encode(kid.guid().as_bytes()), row["big_endian_hex"]);
             assert_eq!(Kid::from_wire(kid.to_wire()), kid);
             assert_eq!(kid.to_string(), row["guid"]);
         }

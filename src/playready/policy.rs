@@ -232,10 +232,7 @@ impl TryFrom<String> for Data {
     type Error = InvalidBinary;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        BASE64
-            .decode(text.as_bytes())
-            .map(Self)
-            .map_err(|_| InvalidBinary::Base64)
+        BASE64.decode(text.as_bytes()).map(Self).map_err(|_| InvalidBinary::Base64)
     }
 }
 
@@ -250,10 +247,7 @@ impl TryFrom<String> for BinaryId {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let Data(bytes) = Data::try_from(text)?;
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| InvalidBinary::Length)
+        bytes.try_into().map(Self).map_err(|_| InvalidBinary::Length)
     }
 }
 

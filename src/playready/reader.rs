@@ -38,19 +38,15 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or(Malformed("ends before its stated length"))?;
+        let (taken, rest) =
+            self.0.split_at_checked(count).ok_or(Malformed("ends before its stated length"))?;
         self.0 = rest;
         Ok(taken)
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (taken, rest) = self
-            .0
-            .split_first_chunk()
-            .ok_or(Malformed("ends before its stated length"))?;
+        let (taken, rest) =
+            self.0.split_first_chunk().ok_or(Malformed("ends before its stated length"))?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -100,11 +96,7 @@ impl<'a> Reader<'a> {
 
     /// Refuses bytes that nobody has read.
     pub(super) fn finish(self) -> Result<(), Malformed> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Malformed("has bytes after its end"))
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed("has bytes after its end")) }
     }
 }
 

@@ -60,11 +60,7 @@ impl RevInfo {
     pub fn parse(file: &[u8]) -> Result<Self, RevInfoError> {
         let document = Document::parse_up_to(file, FILE_BYTES_MAX)?;
         let root = document.root();
-        let namespace = if root.is(PROTOCOLS, "RevInfo") {
-            PROTOCOLS
-        } else {
-            ""
-        };
+        let namespace = if root.is(PROTOCOLS, "RevInfo") { PROTOCOLS } else { "" };
         Ok(Self::read(root, namespace)?)
     }
 
@@ -77,15 +73,9 @@ impl RevInfo {
         for revocation in element.children() {
             let id = revocation.required(namespace, "ListID")?.base64_array()?;
             let data = revocation.required(namespace, "ListData")?.base64()?;
-            lists.push(ListData {
-                id: Uuid::from_bytes_le(id),
-                data,
-            });
+            lists.push(ListData { id: Uuid::from_bytes_le(id), data });
         }
-        Ok(Self {
-            element: element.raw().to_owned(),
-            lists,
-        })
+        Ok(Self { element: element.raw().to_owned(), lists })
     }
 }
 

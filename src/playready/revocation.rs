@@ -113,19 +113,12 @@ impl Revocation {
         }
         let revinfo = revinfo.ok_or(RevocationError::NoRevInfo)?;
         for crl in &crls {
-            if !revinfo
-                .versions
-                .contains(&(crl.list_id, u64::from(crl.version)))
-            {
+            if !revinfo.versions.contains(&(crl.list_id, u64::from(crl.version))) {
                 return Err(RevocationError::OtherVersion(crl.list_id));
             }
         }
         let revoked = crls.into_iter().flat_map(|crl| crl.digests).collect();
-        Ok(Self {
-            sequence: revinfo.sequence,
-            revoked,
-            element,
-        })
+        Ok(Self { sequence: revinfo.sequence, revoked, element })
     }
 
     /// Sequence of the RevInfo: what licenses and responses state, and never goes backwards.
@@ -145,10 +138,7 @@ impl Revocation {
 
     /// Whether any certificate of the chain is revoked, from the leaf to the topmost issuer.
     pub fn is_revoked(&self, chain: &VerifiedChain) -> bool {
-        chain
-            .digests()
-            .iter()
-            .any(|digest| self.revoked.contains(digest))
+        chain.digests().iter().any(|digest| self.revoked.contains(digest))
     }
 }
 
@@ -193,18 +183,9 @@ impl Crl {
         if count > reader.remaining() / 32 {
             return Err(Malformed("CRL is shorter than it states"));
         }
-        let digests = (0..count)
-            .map(|_| reader.array())
-            .collect::<Result<_, _>>()?;
+        let digests = (0..count).map(|_| reader.array()).collect::<Result<_, _>>()?;
         let signed = Signed::parse(data, reader, 1)?;
-        Ok((
-            Self {
-                list_id,
-                version,
-                digests,
-            },
-            signed,
-        ))
+        Ok((Self { list_id, version, digests }, signed))
     }
 }
 
@@ -229,11 +210,7 @@ impl<'a> Signed<'a> {
         }
         let signature = reader.array()?;
         let chain = reader.bytes(reader.remaining())?;
-        Ok(Self {
-            covered,
-            signature,
-            chain,
-        })
+        Ok(Self { covered, signature, chain })
     }
 
     fn verify(&self, list: Uuid, root: &PublicKey, now_s: u64) -> Result<(), RevocationError> {
@@ -261,11 +238,7 @@ mod tests {
         let open = format!("<{name}>");
         let parts = REVINFO.split(&open).skip(1);
         parts
-            .map(|part| {
-                BASE64
-                    .decode(part.split('<').next().unwrap().as_bytes())
-                    .unwrap()
-            })
+            .map(|part| BASE64.decode(part.split('<').next().unwrap().as_bytes()).unwrap())
             .collect()
     }
 
@@ -292,10 +265,7 @@ mod tests {
         let vectors: Value =
             serde_json::from_str(include_str!("../../tests/golden/vectors.json")).unwrap();
         let revocation = outcome(&lists()).unwrap();
-        assert_eq!(
-            u64::from(revocation.sequence()),
-            vectors["revinfo"]["sequence"]
-        );
+        assert_eq!(u64::from(revocation.sequence()), vectors["revinfo"]["sequence"]);
         let revoked: Vec<_> = revocation.revoked().collect();
         assert_eq!(Value::from(revoked), vectors["revinfo"]["revoked"]);
         assert_eq!(revocation.element(), REVINFO);
@@ -312,11 +282,7 @@ mod tests {
         let chain = device(golden);
         for digest in chain.digests() {
             let revoked = HashSet::from([*digest]);
-            let revocation = Revocation {
-                sequence: 1,
-                revoked,
-                element: String::new(),
-            };
+            let revocation = Revocation { sequence: 1, revoked, element: String::new() };
             assert!(revocation.is_revoked(&chain));
         }
     }
@@ -329,10 +295,7 @@ mod tests {
             for end in 0..length {
                 let mut cut = golden.clone();
                 cut[which].1.truncate(end);
-                assert!(
-                    outcome(&cut).is_err(),
-                    "accepted list {which} cut at byte {end}"
-                );
+                assert!(outcome(&cut).is_err(), "accepted list {which} cut at byte {end}");
             }
         }
         for which in 0..golden.len() {
@@ -340,10 +303,7 @@ mod tests {
             for at in 0..covered + signature {
                 let mut changed = golden.clone();
                 changed[which].1[at] ^= 1;
-                assert!(
-                    outcome(&changed).is_err(),
-                    "accepted list {which} changed at {at}"
-                );
+                assert!(outcome(&changed).is_err(), "accepted list {which} changed at {at}");
             }
         }
     }
@@ -352,17 +312,11 @@ mod tests {
     fn lists_of_unknown_kind_or_without_revinfo_are_refused() {
         let golden = lists();
         assert_eq!(outcome(&[]).err(), Some(RevocationError::NoRevInfo));
-        assert_eq!(
-            outcome(&golden[1..]).err(),
-            Some(RevocationError::NoRevInfo)
-        );
+        assert_eq!(outcome(&golden[1..]).err(), Some(RevocationError::NoRevInfo));
         let twice = [&golden[..], &golden[..1]].concat();
         assert_eq!(outcome(&twice).err(), Some(RevocationError::NoRevInfo));
         let unknown = vec![([9; 16], golden[0].1.clone())];
-        assert!(matches!(
-            outcome(&unknown).err(),
-            Some(RevocationError::UnknownList(_))
-        ));
+        assert!(matches!(outcome(&unknown).err(), Some(RevocationError::UnknownList(_))));
         let legacy = (LEGACY_LISTS[0].to_bytes_le(), b"not read".to_vec());
         assert!(outcome(&[&golden[..], &[legacy]].concat()).is_ok());
         // A CRL of another list than the element says.
@@ -376,16 +330,11 @@ mod tests {
         let vectors: Value =
             serde_json::from_str(include_str!("../../tests/golden/vectors.json")).unwrap();
         let scalar = vectors["keys"]["crl sign"]["d"].as_str().unwrap();
-        let scalar = HEXLOWER
-            .decode(scalar.as_bytes())
-            .unwrap()
-            .try_into()
-            .unwrap();
+        let scalar = HEXLOWER.decode(scalar.as_bytes()).unwrap().try_into().unwrap();
         let signer = crate::playready::ecc::PrivateKey::from_scalar(&scalar).unwrap();
-        for (version, expected) in [
-            (7, None),
-            (6, Some(RevocationError::OtherVersion(RUNTIME_CRL))),
-        ] {
+        for (version, expected) in
+            [(7, None), (6, Some(RevocationError::OtherVersion(RUNTIME_CRL)))]
+        {
             let mut lists = lists();
             let crl = &mut lists[1].1;
             crl[19] = version;

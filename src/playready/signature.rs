@@ -123,12 +123,7 @@ impl<'d, 'a> Signed<'d, 'a> {
                 (info, value, None)
             }
         };
-        Ok(Self {
-            element: signed,
-            signed_info: signed_info.raw(),
-            value,
-            key_info,
-        })
+        Ok(Self { element: signed, signed_info: signed_info.raw(), value, key_info })
     }
 
     /// The signed element as transmitted.
@@ -202,10 +197,7 @@ fn exactly<'d, 'a, const N: usize>(
 ) -> Result<[Element<'d, 'a>; N], FieldError> {
     let mut children = parent.children();
     let found = names.map(|(namespace, local)| {
-        children
-            .next()
-            .filter(|child| child.is(namespace, local))
-            .unwrap_or(parent)
+        children.next().filter(|child| child.is(namespace, local)).unwrap_or(parent)
     });
     let missing = found.iter().any(|child| child.is_same(parent));
     if missing || children.next().is_some() {
@@ -220,18 +212,10 @@ fn count(
     local: &str,
     wanted: usize,
 ) -> Result<(), FieldError> {
-    if document
-        .elements()
-        .filter(|element| element.is(namespace, local))
-        .count()
-        == wanted
-    {
+    if document.elements().filter(|element| element.is(namespace, local)).count() == wanted {
         Ok(())
     } else {
-        Err(FieldError::new(
-            local,
-            "does not appear exactly once in the document",
-        ))
+        Err(FieldError::new(local, "does not appear exactly once in the document"))
     }
 }
 
@@ -274,9 +258,7 @@ pub(super) fn write(w: &mut Writer, start: usize, key: &PrivateKey, with_key_inf
         if with_key_info {
             w.element("KeyInfo", &[xmlns], |w| {
                 w.element("KeyValue", &[], |w| {
-                    w.element("ECCKeyValue", &[], |w| {
-                        w.base64("PublicKey", key.public().xy())
-                    });
+                    w.element("ECCKeyValue", &[], |w| w.base64("PublicKey", key.public().xy()));
                 });
             });
         }

@@ -46,11 +46,8 @@ pub enum Operation {
 
 impl Operation {
     /// Every operation that this library understands.
-    pub const ALL: [Self; 3] = [
-        Self::AcquireLicense,
-        Self::AcknowledgeLicense,
-        Self::ProcessDeleteLicenseData,
-    ];
+    pub const ALL: [Self; 3] =
+        [Self::AcquireLicense, Self::AcknowledgeLicense, Self::ProcessDeleteLicenseData];
 
     /// The name on the wire.
     pub fn name(self) -> &'static str {
@@ -75,9 +72,7 @@ impl Operation {
     pub fn from_soap_action(header: &str) -> Option<Self> {
         let bare = header.trim().trim_matches('"');
         let name = bare.strip_prefix(PROTOCOLS)?.strip_prefix('/')?;
-        Self::ALL
-            .into_iter()
-            .find(|operation| operation.name() == name)
+        Self::ALL.into_iter().find(|operation| operation.name() == name)
     }
 
     /// The `SOAPAction` header of a request, quotes included.
@@ -92,8 +87,7 @@ pub(super) fn challenge<'d, 'a>(
 ) -> Result<(Operation, Element<'d, 'a>), FieldError> {
     let body = body(document)?;
     let known = Operation::ALL.into_iter().find_map(|operation| {
-        body.only_child(PROTOCOLS, operation.name())
-            .map(|element| (operation, element))
+        body.only_child(PROTOCOLS, operation.name()).map(|element| (operation, element))
     });
     let (operation, element) =
         known.ok_or_else(|| body.problem("does not hold exactly one known operation"))?;
@@ -129,10 +123,7 @@ pub(super) fn response<'d, 'a>(
 fn body<'d, 'a>(document: &'d Document<'a>) -> Result<Element<'d, 'a>, FieldError> {
     let envelope = document.root();
     if !envelope.is(SOAP, "Envelope") {
-        return Err(FieldError::new(
-            "Envelope",
-            "is not the root, or not of SOAP 1.1",
-        ));
+        return Err(FieldError::new("Envelope", "is not the root, or not of SOAP 1.1"));
     }
     envelope.required(SOAP, "Body")
 }
@@ -168,9 +159,7 @@ fn answer(content: impl FnOnce(&mut Writer)) -> Vec<u8> {
 fn envelope(namespaces: &[(&str, &str)], content: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut w = Writer::with_capacity(8_192);
     w.raw(DECLARATION);
-    w.element("soap:Envelope", namespaces, |w| {
-        w.element("soap:Body", &[], content)
-    });
+    w.element("soap:Envelope", namespaces, |w| w.element("soap:Body", &[], content));
     w.finish().into_bytes()
 }
 
@@ -178,10 +167,9 @@ fn answer_names(operation: Operation) -> [&'static str; 2] {
     match operation {
         Operation::AcquireLicense => ["AcquireLicenseResponse", "AcquireLicenseResult"],
         Operation::AcknowledgeLicense => ["AcknowledgeLicenseResponse", "AcknowledgeLicenseResult"],
-        Operation::ProcessDeleteLicenseData => [
-            "ProcessDeleteLicenseDataResponse",
-            "ProcessDeleteLicenseDataResult",
-        ],
+        Operation::ProcessDeleteLicenseData => {
+            ["ProcessDeleteLicenseDataResponse", "ProcessDeleteLicenseDataResult"]
+        }
     }
 }
 
@@ -208,10 +196,7 @@ mod tests {
     #[test]
     fn dispatches_on_the_only_child_of_the_body_with_any_prefix() {
         for operation in Operation::ALL {
-            assert_eq!(
-                operation_of("<s:Header/>", &request(operation.name())),
-                Some(operation)
-            );
+            assert_eq!(operation_of("<s:Header/>", &request(operation.name())), Some(operation));
         }
     }
 
@@ -222,10 +207,7 @@ mod tests {
         assert_eq!(operation_of("", &acquire.repeat(2)), None);
         assert_eq!(operation_of("", ""), None);
         assert_eq!(operation_of("", &acquire.replace(PROTOCOLS, "urn:x")), None);
-        assert_eq!(
-            operation_of("", &acquire.replace(MESSAGES, PROTOCOLS)),
-            None
-        );
+        assert_eq!(operation_of("", &acquire.replace(MESSAGES, PROTOCOLS)), None);
         assert_eq!(operation_of("<s:Body/>", &acquire), None);
         assert_eq!(operation_of(&acquire, ""), None);
     }
@@ -244,10 +226,7 @@ mod tests {
         for operation in Operation::ALL {
             let quoted = operation.soap_action();
             assert_eq!(Operation::from_soap_action(&quoted), Some(operation));
-            assert_eq!(
-                Operation::from_soap_action(quoted.trim_matches('"')),
-                Some(operation)
-            );
+            assert_eq!(Operation::from_soap_action(quoted.trim_matches('"')), Some(operation));
         }
         assert_eq!(Operation::from_soap_action("\"\""), None);
         assert_eq!(Operation::from_soap_action("AcquireLicense"), None);

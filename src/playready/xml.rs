@@ -136,23 +136,16 @@ impl<'a> Document<'a> {
 
     /// The root element.
     pub fn root(&self) -> Element<'_, 'a> {
-        Element {
-            document: self,
-            node: &self.root,
-            index: 0,
-        }
+        Element { document: self, node: &self.root, index: 0 }
     }
 
     /// All elements in document order, the root first.
     pub fn elements(&self) -> impl Iterator<Item = Element<'_, 'a>> {
-        self.nodes
-            .iter()
-            .enumerate()
-            .map(move |(index, node)| Element {
-                document: self,
-                node,
-                index,
-            })
+        self.nodes.iter().enumerate().map(move |(index, node)| Element {
+            document: self,
+            node,
+            index,
+        })
     }
 }
 
@@ -174,21 +167,13 @@ impl<'d, 'a> Element<'d, 'a> {
 
     /// The child elements in document order.
     pub fn children(self) -> impl Iterator<Item = Element<'d, 'a>> {
-        let Self {
-            document,
-            node,
-            index,
-        } = self;
+        let Self { document, node, index } = self;
         let mut at = index.saturating_add(1);
         iter::from_fn(move || {
             if at >= node.next {
                 return None;
             }
-            let child = Element {
-                document,
-                node: document.nodes.get(at)?,
-                index: at,
-            };
+            let child = Element { document, node: document.nodes.get(at)?, index: at };
             at = child.node.next;
             Some(child)
         })
@@ -204,11 +189,7 @@ impl<'d, 'a> Element<'d, 'a> {
     /// The attributes in the order they were written.
     pub fn attributes(self) -> impl Iterator<Item = &'d Attribute<'a>> {
         let range = self.node.attributes_start..self.node.attributes_end;
-        self.document
-            .attributes
-            .get(range)
-            .unwrap_or_default()
-            .iter()
+        self.document.attributes.get(range).unwrap_or_default().iter()
     }
 
     /// The value of an attribute without namespace.
@@ -236,10 +217,7 @@ impl<'d, 'a> Element<'d, 'a> {
 
     /// The element as it was transmitted, tags included.
     pub fn raw(self) -> &'a str {
-        self.document
-            .source
-            .get(self.node.start..self.node.end)
-            .unwrap_or_default()
+        self.document.source.get(self.node.start..self.node.end).unwrap_or_default()
     }
 }
 

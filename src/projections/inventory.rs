@@ -81,9 +81,7 @@ impl Inventory {
     pub async fn wait_for(&self, sequence: u64) -> Result<(), InventoryError> {
         match &self.tail {
             Some(tail) if tail.wait_for(sequence).await => Ok(()),
-            Some(tail) => {
-                Err(InventoryError::Stopped(tail.progress().failed.unwrap_or_default()))
-            }
+            Some(tail) => Err(InventoryError::Stopped(tail.progress().failed.unwrap_or_default())),
             None => Ok(()),
         }
     }

@@ -23,11 +23,7 @@ pub(super) struct Heads {
 
 impl Heads {
     pub(super) fn new(generation_max: usize) -> Self {
-        Self {
-            recent: HashMap::new(),
-            older: HashMap::new(),
-            generation_max,
-        }
+        Self { recent: HashMap::new(), older: HashMap::new(), generation_max }
     }
 
     /// Makes room. Called between groups only: heads written by a group that is not committed yet
@@ -77,26 +73,11 @@ mod tests {
         let mut heads = Heads::new(10);
         for number in 0..100 {
             heads.make_room();
-            heads.put(
-                &name(number),
-                Head {
-                    stream: 0,
-                    revision: number as u64,
-                },
-            );
-            assert!(
-                heads.get(&name(0)).is_some(),
-                "forgot the one in use at {number}"
-            );
+            heads.put(&name(number), Head { stream: 0, revision: number as u64 });
+            assert!(heads.get(&name(0)).is_some(), "forgot the one in use at {number}");
             assert!(heads.recent.len() + heads.older.len() <= 20);
         }
         assert_eq!(heads.get(&name(50)), None);
-        assert_eq!(
-            heads.get(&name(99)),
-            Some(Head {
-                stream: 0,
-                revision: 99
-            })
-        );
+        assert_eq!(heads.get(&name(99)), Some(Head { stream: 0, revision: 99 }));
     }
 }

@@ -112,9 +112,7 @@ impl Log {
         appends: impl Iterator<Item = &'a Append>,
     ) -> rusqlite::Result<(Vec<Result<Appended, AppendError>>, Option<Filed>)> {
         self.run(BEGIN)?;
-        let answers = appends
-            .map(|append| self.decide(append))
-            .collect::<Result<Vec<_>, _>>()?;
+        let answers = appends.map(|append| self.decide(append)).collect::<Result<Vec<_>, _>>()?;
         let filed = self.file()?;
         Ok((answers, filed))
     }
@@ -138,11 +136,7 @@ impl Log {
             let partly_stored = || stored.iter().any(|(stored, _, _)| stored == stream);
             if !expected.holds(actual) || partly_stored() {
                 let (stream, expected) = (stream.clone(), *expected);
-                return Ok(Err(AppendError::Conflict {
-                    stream,
-                    expected,
-                    actual,
-                }));
+                return Ok(Err(AppendError::Conflict { stream, expected, actual }));
             }
         }
         let places = append
@@ -158,43 +152,28 @@ impl Log {
 
     fn insert(&mut self, name: &StreamName, event: &NewEvent) -> rusqlite::Result<(u64, u64)> {
         let head = match self.head(name)? {
-            Some(Head { stream, revision }) => Head {
-                stream,
-                revision: revision + 1,
-            },
-            None => Head {
-                stream: self.add_stream(name)?,
-                revision: 0,
-            },
+            Some(Head { stream, revision }) => Head { stream, revision: revision + 1 },
+            None => Head { stream: self.add_stream(name)?, revision: 0 },
         };
         let sequence = self.next_sequence + self.group.entries.len() as u64;
-        self.connection
-            .prepare_cached(INSERT_EVENT)?
-            .execute(params![
-                stored(sequence),
-                head.stream,
-                stored(head.revision),
-                event.id.as_bytes(),
-                event.kind,
-                event.data,
-                event.metadata,
-            ])?;
+        self.connection.prepare_cached(INSERT_EVENT)?.execute(params![
+            stored(sequence),
+            head.stream,
+            stored(head.revision),
+            event.id.as_bytes(),
+            event.kind,
+            event.data,
+            event.metadata,
+        ])?;
         self.heads.put(name, head);
         self.group.sequences.insert(event.id, sequence);
         let Head { stream, revision } = head;
-        self.group.entries.push(Entry {
-            sequence,
-            stream,
-            revision,
-            id: event.id,
-        });
+        self.group.entries.push(Entry { sequence, stream, revision, id: event.id });
         Ok((revision, sequence))
     }
 
     fn add_stream(&self, name: &StreamName) -> rusqlite::Result<i64> {
-        self.connection
-            .prepare_cached(INSERT_STREAM)?
-            .execute([name.as_str()])?;
+        self.connection.prepare_cached(INSERT_STREAM)?.execute([name.as_str()])?;
         Ok(self.connection.last_insert_rowid())
     }
 
@@ -260,10 +239,7 @@ impl Log {
             statement.execute([stored(filed_through)])?;
         }
         let run_done = slice.filed_through.is_some();
-        Ok(Some(Filed {
-            progress: slice.progress,
-            run_done,
-        }))
+        Ok(Some(Filed { progress: slice.progress, run_done }))
     }
 
     /// Lets everybody see what was committed.
@@ -315,16 +291,11 @@ pub(super) struct Checkpointed {
 
 /// Copies frames without ever waiting for a reader or the writer.
 pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<Checkpointed> {
-    connection
-        .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
-        .query_row([], |row| {
-            // Both are -1 if another checkpoint is running.
-            let count = |frames: i64| u64::try_from(frames).unwrap_or(0);
-            Ok(Checkpointed {
-                frames: count(row.get(1)?),
-                copied: count(row.get(2)?),
-            })
-        })
+    connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |row| {
+        // Both are -1 if another checkpoint is running.
+        let count = |frames: i64| u64::try_from(frames).unwrap_or(0);
+        Ok(Checkpointed { frames: count(row.get(1)?), copied: count(row.get(2)?) })
+    })
 }
 
 /// Looks up the head of a stream, in memory first (see [`super::unfiled`]).
@@ -340,9 +311,7 @@ pub(super) fn stored_head(
         Some(revision) => Some(revision),
         None => {
             let mut statement = connection.prepare_cached(SELECT_HEAD)?;
-            statement
-                .query_row([stream], |row| loaded(row, 0))
-                .optional()?
+            statement.query_row([stream], |row| loaded(row, 0)).optional()?
         }
     };
     Ok(revision.map(|revision| Head { stream, revision }))
@@ -354,9 +323,7 @@ pub(super) fn stream_number(
     name: &StreamName,
 ) -> rusqlite::Result<Option<i64>> {
     let mut statement = connection.prepare_cached(SELECT_STREAM)?;
-    statement
-        .query_row([name.as_str()], |row| row.get(0))
-        .optional()
+    statement.query_row([name.as_str()], |row| row.get(0)).optional()
 }
 
 /// Sequences and revisions as SQLite stores them. None comes near the limit: at a million events a

@@ -121,15 +121,9 @@ pub(super) struct Opened {
 
 /// Opens for writing. The lock is held as long as the file returned is open.
 pub(super) fn open(dir: &Path, cache_kib: u32) -> Result<(Opened, File), OpenError> {
-    let not_writable = |source: io::Error| OpenError::NotWritable {
-        dir: dir.into(),
-        source: Arc::new(source),
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(not_writable)?;
+    let not_writable =
+        |source: io::Error| OpenError::NotWritable { dir: dir.into(), source: Arc::new(source) };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(not_writable)?;
     let lock = lock(dir)?;
     let database = dir.join(DATABASE);
     create(dir, &database).map_err(not_writable)?;
@@ -178,16 +172,8 @@ fn connect(database: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
 /// The lock is the system's, so it goes with the process however that ends.
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let mut options = OpenOptions::new();
-    let lock = options
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(dir.join(LOCK));
-    let failed = |source| OpenError::NotWritable {
-        dir: dir.into(),
-        source: Arc::new(source),
-    };
+    let lock = options.create(true).truncate(false).write(true).mode(0o600).open(dir.join(LOCK));
+    let failed = |source| OpenError::NotWritable { dir: dir.into(), source: Arc::new(source) };
     let lock = lock.map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -203,12 +189,7 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
 /// it in this process.
 fn create(dir: &Path, database: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    match options
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(database)
-    {
+    match options.create_new(true).write(true).mode(0o600).open(database) {
         Ok(_) => File::open(dir)?.sync_all(),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
@@ -229,11 +210,9 @@ fn version(dir: &Path, connection: &Connection) -> Result<i64, OpenError> {
     let dir = || dir.to_path_buf();
     match application {
         0 if tables == 0 && version == 0 => Ok(0),
-        APPLICATION_ID if version > newest() => Err(OpenError::Newer {
-            dir: dir(),
-            found: version,
-            known: newest(),
-        }),
+        APPLICATION_ID if version > newest() => {
+            Err(OpenError::Newer { dir: dir(), found: version, known: newest() })
+        }
         APPLICATION_ID => Ok(version),
         _ => Err(OpenError::Foreign { dir: dir() }),
     }
@@ -254,10 +233,7 @@ fn configure(connection: &Connection, cache_kib: u32) -> rusqlite::Result<()> {
 
 /// Runs the migrations that the database has not seen, each in a transaction with its number.
 fn migrate(connection: &Connection, version: i64) -> rusqlite::Result<()> {
-    for (number, migration) in (1..)
-        .zip(MIGRATIONS)
-        .filter(|(number, _)| *number > version)
-    {
+    for (number, migration) in (1..).zip(MIGRATIONS).filter(|(number, _)| *number > version) {
         connection.execute_batch("BEGIN IMMEDIATE")?;
         connection.execute_batch(migration)?;
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -272,16 +248,10 @@ fn migrate(connection: &Connection, version: i64) -> rusqlite::Result<()> {
 /// large.
 fn check(dir: &Path, connection: Connection) -> Result<Opened, OpenError> {
     let at = |error| sqlite_error(dir, error);
-    let damaged = |what| OpenError::Damaged {
-        dir: dir.into(),
-        what,
-        source: None,
-    };
+    let damaged = |what| OpenError::Damaged { dir: dir.into(), what, source: None };
     // One transaction, because another process may be writing.
     connection.execute_batch("BEGIN").map_err(at)?;
-    let next_sequence = last_sequence(&connection)
-        .map_err(at)?
-        .map_or(0, |last| last + 1);
+    let next_sequence = last_sequence(&connection).map_err(at)?.map_or(0, |last| last + 1);
     let filed_through = filed_through(&connection).map_err(at)?;
     if filed_through > next_sequence {
         return Err(damaged("its last events are missing"));
@@ -293,11 +263,7 @@ fn check(dir: &Path, connection: Connection) -> Result<Opened, OpenError> {
     }
     connection.execute_batch("COMMIT").map_err(at)?;
     let unfiled = Unfiled::default();
-    unfiled.extend(
-        entries
-            .into_iter()
-            .filter(|entry| entry.sequence >= filed_through),
-    );
+    unfiled.extend(entries.into_iter().filter(|entry| entry.sequence >= filed_through));
     Ok(Opened {
         connection,
         database: dir.join(DATABASE),
@@ -314,18 +280,13 @@ fn fault(
     filed_through: u64,
     entries: &[Entry],
 ) -> rusqlite::Result<Option<&'static str>> {
-    if !(from..)
-        .zip(entries)
-        .all(|(sequence, entry)| entry.sequence == sequence)
-    {
+    if !(from..).zip(entries).all(|(sequence, entry)| entry.sequence == sequence) {
         return Ok(Some("its events are not consecutive"));
     }
     let mut indexed = connection
         .prepare("SELECT sequence FROM stream_index WHERE stream = ?1 AND revision = ?2")?;
     let mut indexed = |stream: i64, revision: u64| -> rusqlite::Result<Option<u64>> {
-        indexed
-            .query_row(params![stream, stored(revision)], |row| loaded(row, 0))
-            .optional()
+        indexed.query_row(params![stream, stored(revision)], |row| loaded(row, 0)).optional()
     };
     let mut heads: HashMap<i64, u64> = HashMap::new();
     let mut looked_up = 0;
@@ -358,16 +319,12 @@ fn sqlite_error(dir: &Path, error: rusqlite::Error) -> OpenError {
     let source: Cause = Arc::new(error);
     let dir = dir.to_path_buf();
     match code {
-        Some(ErrorCode::NotADatabase) => OpenError::Damaged {
-            dir,
-            what: "it is not a database",
-            source: Some(source),
-        },
-        Some(ErrorCode::DatabaseCorrupt) | None => OpenError::Damaged {
-            dir,
-            what: "its structure is broken",
-            source: Some(source),
-        },
+        Some(ErrorCode::NotADatabase) => {
+            OpenError::Damaged { dir, what: "it is not a database", source: Some(source) }
+        }
+        Some(ErrorCode::DatabaseCorrupt) | None => {
+            OpenError::Damaged { dir, what: "its structure is broken", source: Some(source) }
+        }
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
             OpenError::NotWritable { dir, source }
         }
@@ -380,9 +337,7 @@ const LOCK: &str = "ledger.lock";
 /// "LLgr": tells our databases from those of other programs.
 const APPLICATION_ID: i64 = 0x4C4C_6772;
 /// In order; the place in this list is the `user_version` that a migration leads to.
-const MIGRATIONS: &[&str] = &[include_str!(
-    "../../../migrations/ledger/0001_event_log.sql"
-)];
+const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/ledger/0001_event_log.sql")];
 /// Holds six events of 600 bytes.
 const PAGE_BYTES: i64 = 4096;
 /// For each connection of the pool: interior pages and the newest events.

@@ -40,12 +40,7 @@ struct Waiting {
 
 impl Queue {
     pub(super) fn new(appends_max: usize, bytes_max: usize) -> Self {
-        Self {
-            waiting: Mutex::default(),
-            arrived: Condvar::new(),
-            appends_max,
-            bytes_max,
-        }
+        Self { waiting: Mutex::default(), arrived: Condvar::new(), appends_max, bytes_max }
     }
 
     /// Lets an append wait, or refuses it at once. An append that alone exceeds the bytes is taken
@@ -85,10 +80,7 @@ impl Queue {
             if waiting.ended.is_some() {
                 return None;
             }
-            waiting = self
-                .arrived
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
+            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         waiting.wanted = expected / 2;
         let few = |waiting: &mut Waiting| waiting.appends.len() < waiting.wanted;
@@ -133,13 +125,7 @@ mod tests {
 
     fn pending() -> (Pending, oneshot::Receiver<Result<Appended, AppendError>>) {
         let (reply, answer) = oneshot::channel();
-        (
-            Pending {
-                append: Append::default(),
-                reply,
-            },
-            answer,
-        )
+        (Pending { append: Append::default(), reply }, answer)
     }
 
     #[test]
@@ -147,10 +133,7 @@ mod tests {
         let queue = Queue::new(2, 1000);
         queue.push(pending().0).unwrap();
         queue.push(pending().0).unwrap();
-        assert!(matches!(
-            queue.push(pending().0),
-            Err(Unavailable::QueueFull)
-        ));
+        assert!(matches!(queue.push(pending().0), Err(Unavailable::QueueFull)));
         assert_eq!(queue.take(0).unwrap().len(), 2);
         queue.push(pending().0).unwrap();
     }
@@ -172,10 +155,7 @@ mod tests {
         queue.push(waiting).unwrap();
         queue.stop(&Unavailable::Stopped);
         let refused = answer.try_recv().unwrap();
-        assert!(matches!(
-            refused,
-            Err(AppendError::Unavailable(Unavailable::Stopped))
-        ));
+        assert!(matches!(refused, Err(AppendError::Unavailable(Unavailable::Stopped))));
         assert!(matches!(queue.push(pending().0), Err(Unavailable::Stopped)));
     }
 }

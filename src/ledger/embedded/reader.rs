@@ -37,9 +37,7 @@ impl Reader {
     ) -> rusqlite::Result<Self> {
         let open = || super::open::connect_read_only(database).map(Mutex::new);
         Ok(Self {
-            connections: (0..connections.max(1))
-                .map(|_| open())
-                .collect::<Result<_, _>>()?,
+            connections: (0..connections.max(1)).map(|_| open()).collect::<Result<_, _>>()?,
             next: AtomicUsize::new(0),
             unfiled,
             follower: follower.map(Mutex::new),
@@ -72,11 +70,7 @@ impl Reader {
             let end = tail.first_revision.map_or(i64::MAX, stored);
             let filed = params![number, stored(from_revision), end, stored(limit as u64)];
             let mut events = select(connection, SELECT_STREAM_EVENTS, filed)?;
-            for sequence in tail
-                .sequences
-                .into_iter()
-                .take(limit.saturating_sub(events.len()))
-            {
+            for sequence in tail.sequences.into_iter().take(limit.saturating_sub(events.len())) {
                 events.extend(select(connection, SELECT_EVENT, [stored(sequence)])?);
             }
             Ok(events)
@@ -93,9 +87,7 @@ impl Reader {
             let Some(number) = stream_number(connection, stream)? else {
                 return Ok(Vec::new());
             };
-            let tail = self
-                .unfiled
-                .stream_tail_backwards(number, from_revision, limit);
+            let tail = self.unfiled.stream_tail_backwards(number, from_revision, limit);
             let mut events = Vec::new();
             for sequence in tail.sequences {
                 events.extend(select(connection, SELECT_EVENT, [stored(sequence)])?);
@@ -137,12 +129,7 @@ impl Reader {
     /// A connection that is free, or else the next one in turn.
     fn connection(&self) -> Option<MutexGuard<'_, Connection>> {
         let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let in_turn = || {
-            self.connections
-                .iter()
-                .cycle()
-                .skip(start % self.connections.len())
-        };
+        let in_turn = || self.connections.iter().cycle().skip(start % self.connections.len());
         for connection in in_turn().take(self.connections.len()) {
             match connection.try_lock() {
                 Ok(connection) => return Some(connection),
@@ -182,9 +169,7 @@ pub(super) fn last_sequence(connection: &Connection) -> rusqlite::Result<Option<
 
 /// All events below are in the index tables.
 pub(super) fn filed_through(connection: &Connection) -> rusqlite::Result<u64> {
-    connection
-        .prepare_cached(SELECT_FILED_THROUGH)?
-        .query_row([], |row| loaded(row, 0))
+    connection.prepare_cached(SELECT_FILED_THROUGH)?.query_row([], |row| loaded(row, 0))
 }
 
 /// What the indexes have to know about the events from `sequence` on.
@@ -206,10 +191,7 @@ fn select(
     sql: &str,
     wanted: impl rusqlite::Params,
 ) -> rusqlite::Result<Vec<Recorded>> {
-    connection
-        .prepare_cached(sql)?
-        .query_map(wanted, recorded)?
-        .collect()
+    connection.prepare_cached(sql)?.query_map(wanted, recorded)?.collect()
 }
 
 fn recorded(row: &Row<'_>) -> rusqlite::Result<Recorded> {

@@ -79,9 +79,7 @@ impl Unfiled {
         let mut runs = self.write();
         let young = &mut runs.young;
         for entry in entries {
-            young
-                .streams
-                .insert((entry.stream, entry.revision), entry.sequence);
+            young.streams.insert((entry.stream, entry.revision), entry.sequence);
             young.ids.insert(entry.id, entry.sequence);
             young.end = entry.sequence + 1;
         }
@@ -110,12 +108,8 @@ impl Unfiled {
             .map(|(key, sequence)| (*key, *sequence))
             .collect();
         let after = (progress.id.map_or(Unbounded, Excluded), Unbounded);
-        let ids: Vec<_> = filing
-            .ids
-            .range(after)
-            .take(count)
-            .map(|(id, sequence)| (*id, *sequence))
-            .collect();
+        let ids: Vec<_> =
+            filing.ids.range(after).take(count).map(|(id, sequence)| (*id, *sequence)).collect();
         let done = streams.len() < count && ids.len() < count;
         Some(Slice {
             progress: Progress {
@@ -136,30 +130,21 @@ impl Unfiled {
     /// Drops what another process has filed meanwhile.
     pub(super) fn drop_below(&self, filed_through: u64) {
         let young = &mut self.write().young;
-        young
-            .streams
-            .retain(|_, sequence| *sequence >= filed_through);
+        young.streams.retain(|_, sequence| *sequence >= filed_through);
         young.ids.retain(|_, sequence| *sequence >= filed_through);
     }
 
     /// The sequence of the event with this id, if it is here.
     pub(super) fn sequence_of(&self, id: Uuid) -> Option<u64> {
         let runs = self.read();
-        runs.young
-            .ids
-            .get(&id)
-            .or_else(|| runs.filing.ids.get(&id))
-            .copied()
+        runs.young.ids.get(&id).or_else(|| runs.filing.ids.get(&id)).copied()
     }
 
     /// The head of a stream, if its last event is here.
     pub(super) fn head(&self, stream: i64) -> Option<u64> {
         let runs = self.read();
         let last = |run: &Run| {
-            run.streams
-                .range(whole(stream))
-                .next_back()
-                .map(|((_, revision), _)| *revision)
+            run.streams.range(whole(stream)).next_back().map(|((_, revision), _)| *revision)
         };
         last(&runs.young).or_else(|| last(&runs.filing))
     }
@@ -169,9 +154,7 @@ impl Unfiled {
         let runs = self.read();
         let wanted = (stream, from)..=(stream, u64::MAX);
         let filing = runs.filing.streams.range(wanted.clone());
-        let sequences = filing
-            .chain(runs.young.streams.range(wanted))
-            .map(|(_, at)| *at);
+        let sequences = filing.chain(runs.young.streams.range(wanted)).map(|(_, at)| *at);
         StreamTail {
             first_revision: runs.first_revision(stream),
             sequences: sequences.take(limit).collect(),
@@ -183,9 +166,7 @@ impl Unfiled {
         let runs = self.read();
         let wanted = (stream, 0)..=(stream, from);
         let young = runs.young.streams.range(wanted.clone()).rev();
-        let sequences = young
-            .chain(runs.filing.streams.range(wanted).rev())
-            .map(|(_, at)| *at);
+        let sequences = young.chain(runs.filing.streams.range(wanted).rev()).map(|(_, at)| *at);
         StreamTail {
             first_revision: runs.first_revision(stream),
             sequences: sequences.take(limit).collect(),
@@ -205,12 +186,8 @@ impl Unfiled {
 
 impl Runs {
     fn first_revision(&self, stream: i64) -> Option<u64> {
-        let first = |run: &Run| {
-            run.streams
-                .range(whole(stream))
-                .next()
-                .map(|((_, revision), _)| *revision)
-        };
+        let first =
+            |run: &Run| run.streams.range(whole(stream)).next().map(|((_, revision), _)| *revision);
         first(&self.filing).or_else(|| first(&self.young))
     }
 }
@@ -224,12 +201,7 @@ mod tests {
     use super::*;
 
     fn entry(sequence: u64, stream: i64, revision: u64) -> Entry {
-        Entry {
-            sequence,
-            stream,
-            revision,
-            id: Uuid::from_u128(u128::from(sequence) << 64),
-        }
+        Entry { sequence, stream, revision, id: Uuid::from_u128(u128::from(sequence) << 64) }
     }
 
     #[test]
@@ -240,10 +212,7 @@ mod tests {
         unfiled.extend([entry(13, 1, 6), entry(14, 3, 0)]);
         assert_eq!(unfiled.stream_tail(1, 0, 9).sequences, [10, 12, 13]);
         assert_eq!(unfiled.stream_tail(1, 5, 1).sequences, [12]);
-        assert_eq!(
-            unfiled.stream_tail_backwards(1, u64::MAX, 2).sequences,
-            [13, 12]
-        );
+        assert_eq!(unfiled.stream_tail_backwards(1, u64::MAX, 2).sequences, [13, 12]);
         assert_eq!(unfiled.stream_tail_backwards(1, 5, 9).sequences, [12, 10]);
         assert_eq!(unfiled.stream_tail(1, 0, 0).first_revision, Some(4));
         assert_eq!(unfiled.stream_tail(9, 0, 9), StreamTail::default());

@@ -46,24 +46,16 @@ impl Writer {
             _lock: lock,
             tail,
         };
-        let thread = thread::Builder::new()
-            .name("ledger-commit".into())
-            .spawn(move || committer.run())?;
-        Ok(Self {
-            queue,
-            thread: Mutex::new(Some(thread)),
-        })
+        let thread =
+            thread::Builder::new().name("ledger-commit".into()).spawn(move || committer.run())?;
+        Ok(Self { queue, thread: Mutex::new(Some(thread)) })
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         self.queue.close();
-        let thread = self
-            .thread
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that commits to the event log panicked");
         }
@@ -88,10 +80,7 @@ impl Committer {
         let mut expected = 0;
         while let Some(group) = self.queue.take(expected) {
             expected = group.len();
-            let bytes: usize = group
-                .iter()
-                .map(|pending| pending.append.size_bytes())
-                .sum();
+            let bytes: usize = group.iter().map(|pending| pending.append.size_bytes()).sum();
             if !self.commit(group) {
                 return;
             }
@@ -105,20 +94,12 @@ impl Committer {
         match self.log.write(appends) {
             Outcome::Decided(answers) => {
                 self.tail.send_replace(self.log.last_sequence());
-                group
-                    .into_iter()
-                    .zip(answers)
-                    .for_each(|(pending, answer)| pending.answer(answer));
+                group.into_iter().zip(answers).for_each(|(pending, answer)| pending.answer(answer));
                 true
             }
             Outcome::Refused(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "appends were refused"
-                );
-                group
-                    .into_iter()
-                    .for_each(|pending| pending.answer(Err(error.clone())));
+                tracing::warn!(error = &error as &dyn std::error::Error, "appends were refused");
+                group.into_iter().for_each(|pending| pending.answer(Err(error.clone())));
                 true
             }
             Outcome::Lost(error) => {
@@ -127,9 +108,7 @@ impl Committer {
                     "a commit failed: the event log takes no more appends until it is started again"
                 );
                 self.queue.stop(&Unavailable::Stopped);
-                group
-                    .into_iter()
-                    .for_each(|pending| pending.answer(Err(error.clone())));
+                group.into_iter().for_each(|pending| pending.answer(Err(error.clone())));
                 false
             }
         }
@@ -143,16 +122,10 @@ impl Committer {
         if self.restart_due.swap(false, Ordering::Relaxed)
             && let Err(error) = self.log.checkpoint()
         {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "a checkpoint failed"
-            );
+            tracing::warn!(error = &error as &dyn std::error::Error, "a checkpoint failed");
         }
         if self.uncopied_bytes >= CHECKPOINT_BYTES
-            && self
-                .checkpoints
-                .as_ref()
-                .is_some_and(|due| due.try_send(()).is_ok())
+            && self.checkpoints.as_ref().is_some_and(|due| due.try_send(()).is_ok())
         {
             self.uncopied_bytes = 0;
         }
@@ -178,10 +151,7 @@ fn copy_write_ahead_log(connection: &Connection, due: &Receiver<()>, restart_due
             }
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a checkpoint failed"
-                );
+                tracing::warn!(error = &error as &dyn std::error::Error, "a checkpoint failed");
             }
         }
     }

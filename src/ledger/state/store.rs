@@ -126,11 +126,10 @@ async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), Sta
             open_current(path)?
         }
     };
-    let (next_sequence, last_event_id): (u64, Option<Uuid>) = connection.query_row(
-        "SELECT next_sequence, last_event_id FROM checkpoint",
-        [],
-        |row| Ok((row.get(0)?, row.get::<_, Option<[u8; 16]>>(1)?.map(Uuid::from_bytes))),
-    )?;
+    let (next_sequence, last_event_id): (u64, Option<Uuid>) =
+        connection.query_row("SELECT next_sequence, last_event_id FROM checkpoint", [], |row| {
+            Ok((row.get(0)?, row.get::<_, Option<[u8; 16]>>(1)?.map(Uuid::from_bytes)))
+        })?;
     let applied = match next_sequence.checked_sub(1) {
         Some(last) => ledger.read_all(last, 1).await?.first().map(|recorded| recorded.id),
         None => None,
@@ -150,10 +149,8 @@ async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), Sta
 
 fn open_current(path: &Path) -> Result<Connection, StateError> {
     let connection = sqlite::open_disposable(path, SCHEMA)?;
-    connection.execute(
-        "INSERT OR IGNORE INTO checkpoint VALUES (1, ?1, 0, NULL)",
-        [FOLD_VERSION],
-    )?;
+    connection
+        .execute("INSERT OR IGNORE INTO checkpoint VALUES (1, ?1, 0, NULL)", [FOLD_VERSION])?;
     let version: i64 =
         connection.query_row("SELECT fold_version FROM checkpoint", [], |row| row.get(0))?;
     if version == FOLD_VERSION {

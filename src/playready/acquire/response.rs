@@ -54,11 +54,7 @@ impl ResponseSigner {
     /// A signer whose `chain` (a CHAI) has `key` as the SIGN_RESPONSE key of its leaf; that is for
     /// the caller to check.
     pub fn new(key: PrivateKey, chain: &[u8], which: SignResponses) -> Self {
-        Self {
-            key,
-            chain_base64: BASE64.encode(chain),
-            which,
-        }
+        Self { key, chain_base64: BASE64.encode(chain), which }
     }
 
     fn signs(&self, persistent: bool) -> bool {
@@ -99,9 +95,7 @@ impl LicenseAnswer<'_> {
                 self.write(w);
                 if let Some(signer) = signer {
                     // Base64 needs no escaping.
-                    w.element("SigningCertificateChain", &[], |w| {
-                        w.raw(&signer.chain_base64)
-                    });
+                    w.element("SigningCertificateChain", &[], |w| w.raw(&signer.chain_base64));
                 }
             });
             if let Some(signer) = signer {
@@ -113,17 +107,13 @@ impl LicenseAnswer<'_> {
     fn write(&self, w: &mut Writer) {
         w.leaf("Version", "1");
         w.element("Licenses", &[], |w| {
-            self.licenses
-                .iter()
-                .for_each(|license| w.base64("License", license));
+            self.licenses.iter().for_each(|license| w.base64("License", license));
         });
         if let Some(element) = self.rev_info {
             w.raw(element);
         }
         if let Some(id) = self.transaction_id {
-            w.element("Acknowledgement", &[], |w| {
-                w.leaf("TransactionID", &id.to_string())
-            });
+            w.element("Acknowledgement", &[], |w| w.leaf("TransactionID", &id.to_string()));
         }
         if let Some(text) = self.custom_data {
             w.leaf("CustomData", text);
@@ -175,9 +165,7 @@ impl AcquireResponse {
     ) -> Result<Self, ResponseError> {
         let document = Document::parse_up_to(body, ANSWER_BYTES_MAX)?;
         let response = soap::response(&document, Operation::AcquireLicense)?;
-        let is_signed = document
-            .elements()
-            .any(|element| element.is(SIGNATURES, "Signature"));
+        let is_signed = document.elements().any(|element| element.is(SIGNATURES, "Signature"));
         if !is_signed {
             if !trust.accept_unsigned {
                 return Err(ResponseError::Unsigned);
@@ -201,24 +189,18 @@ impl AcquireResponse {
         let document = Document::parse_up_to(bytes.as_bytes(), ANSWER_BYTES_MAX)?;
         let answer = document.root();
         if !answer.is(PROTOCOLS, LICENSE_RESPONSE) {
-            return Err(answer
-                .problem("is not LicenseResponse when read alone")
-                .into());
+            return Err(answer.problem("is not LicenseResponse when read alone").into());
         }
-        let (required, optional) = (
-            |local| answer.required(PROTOCOLS, local),
-            |local| answer.optional(PROTOCOLS, local),
-        );
+        let (required, optional) =
+            (|local| answer.required(PROTOCOLS, local), |local| answer.optional(PROTOCOLS, local));
         if required("Version")?.trimmed()? != "1" {
             return Err(FieldError::new("Version", "is not 1").into());
         }
         if required("LicenseNonce")?.base64_array::<16>()? != *nonce {
             return Err(ResponseError::NotOurs("LicenseNonce"));
         }
-        let licenses = required("Licenses")?
-            .children()
-            .map(license)
-            .collect::<Result<Vec<_>, _>>()?;
+        let licenses =
+            required("Licenses")?.children().map(license).collect::<Result<Vec<_>, _>>()?;
         if licenses.is_empty() {
             return Err(FieldError::new("Licenses", "holds no license").into());
         }
@@ -228,9 +210,7 @@ impl AcquireResponse {
             .transpose()?;
         let custom_data = optional("CustomData")?.map(Element::value).transpose()?;
         let rev_info = optional("RevInfo")?.map(|element| RevInfo::read(element, PROTOCOLS));
-        let chain = optional("SigningCertificateChain")?
-            .map(Element::base64)
-            .transpose()?;
+        let chain = optional("SigningCertificateChain")?.map(Element::base64).transpose()?;
         let answer = Self {
             licenses,
             rev_info: rev_info.transpose()?,

@@ -56,12 +56,7 @@ impl CertificateSpec<'_> {
         signature.extend_from_slice(&issuer.sign(&certificate));
         signature.extend_from_slice(&u32::from(KEY_BITS).to_be_bytes());
         signature.extend_from_slice(issuer.public().xy());
-        put_object(
-            &mut certificate,
-            MUST_UNDERSTAND,
-            kind::SIGNATURE,
-            &signature,
-        );
+        put_object(&mut certificate, MUST_UNDERSTAND, kind::SIGNATURE, &signature);
         certificate
     }
 
@@ -71,10 +66,7 @@ impl CertificateSpec<'_> {
         const SIGNATURE_OBJECT_BYTES: usize = 144;
         let objects = self.objects();
         let mut out = b"CERT\x00\x00\x00\x01".to_vec();
-        put_length(
-            &mut out,
-            HEADER_BYTES + objects.len() + SIGNATURE_OBJECT_BYTES,
-        );
+        put_length(&mut out, HEADER_BYTES + objects.len() + SIGNATURE_OBJECT_BYTES);
         put_length(&mut out, HEADER_BYTES + objects.len());
         out.extend(objects);
         out
@@ -90,22 +82,14 @@ impl CertificateSpec<'_> {
             let days = WARNING_DAYS.to_be_bytes();
             put_object(&mut out, MUST_UNDERSTAND, kind::SERVER, &days);
         }
-        put_object(
-            &mut out,
-            MUST_UNDERSTAND,
-            kind::FEATURE,
-            &numbers(self.features),
-        );
+        put_object(&mut out, MUST_UNDERSTAND, kind::FEATURE, &numbers(self.features));
         put_object(&mut out, MUST_UNDERSTAND, kind::KEY, &self.key_entries());
         put_object(&mut out, 0, kind::MANUFACTURER, &self.manufacturer.body());
         out
     }
 
     fn basic(&self) -> Vec<u8> {
-        let digest = self
-            .keys
-            .first()
-            .map_or([0; 32], |entry| entry.key.digest());
+        let digest = self.keys.first().map_or([0; 32], |entry| entry.key.digest());
         let mut out = self.cert_id.to_vec();
         out.extend_from_slice(&self.security_level.to_be_bytes());
         out.extend_from_slice(&[0; 4]); // flags
@@ -157,10 +141,7 @@ fn numbers(numbers: &[u32]) -> Vec<u8> {
 /// The CHAI of these certificates, leaf first.
 pub fn chain(certificates: &[&[u8]]) -> Vec<u8> {
     const HEADER_BYTES: usize = 20;
-    let body: usize = certificates
-        .iter()
-        .map(|certificate| certificate.len())
-        .sum();
+    let body: usize = certificates.iter().map(|certificate| certificate.len()).sum();
     let mut out = b"CHAI\x00\x00\x00\x01".to_vec();
     put_length(&mut out, HEADER_BYTES + body);
     out.extend_from_slice(&[0; 4]); // flags

@@ -39,10 +39,7 @@ struct Generations {
 impl ChainCache {
     /// An empty cache of chains that end at `root`.
     pub fn new(root: PublicKey) -> Self {
-        Self {
-            root,
-            generations: Mutex::default(),
-        }
+        Self { root, generations: Mutex::default() }
     }
 
     /// The key that every chain must end at.
@@ -75,10 +72,7 @@ impl ChainCache {
 
     fn with<T>(&self, act: impl FnOnce(&mut Generations) -> T) -> T {
         // A panic elsewhere cannot leave a wrong entry behind: entries are whole and immutable.
-        act(&mut self
-            .generations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.generations.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -121,10 +115,7 @@ mod tests {
         let first = cache.verify(CHAIN, Leaf::Device, 1).unwrap();
         let second = cache.verify(CHAIN, Leaf::Device, 2).unwrap();
         assert!(Arc::ptr_eq(&first, &second));
-        assert_eq!(
-            cache.verify(CHAIN, Leaf::Server, 2).err(),
-            Some(ChainError::LeafType)
-        );
+        assert_eq!(cache.verify(CHAIN, Leaf::Server, 2).err(), Some(ChainError::LeafType));
     }
 
     #[test]
@@ -149,10 +140,7 @@ mod tests {
         let weight = ENTRY_BYTES + CHAIN.len();
         for n in 1..100_000 {
             generations.insert(key(n), Arc::clone(&chain));
-            assert!(
-                generations.get(&key(1)).is_some(),
-                "the entry in use was dropped at {n}"
-            );
+            assert!(generations.get(&key(1)).is_some(), "the entry in use was dropped at {n}");
             let entries = generations.young.len() + generations.old.len();
             assert!(entries * weight <= CACHE_BYTES);
         }

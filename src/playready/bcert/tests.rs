@@ -30,10 +30,7 @@ fn key(label: &str) -> PrivateKey {
 #[test]
 fn golden_device_chain_verifies_and_names_the_device() {
     let chain = verify(CHAIN, &root(), Leaf::Device, NOW_S).unwrap();
-    assert_eq!(
-        chain.identity().to_vec(),
-        hex(&vectors()["bcert"]["device_id"])
-    );
+    assert_eq!(chain.identity().to_vec(), hex(&vectors()["bcert"]["device_id"]));
     assert_eq!(chain.signing_key(), key("dev sign").public());
     assert_eq!(chain.encrypt_key(), Some(key("dev enc").public()));
     assert_eq!(chain.security_level(), 2000);
@@ -77,26 +74,12 @@ fn golden_leaf_is_built_again_up_to_its_signature() {
         certificate_type: certificate_type::DEVICE,
         expiration: NEVER_EXPIRES,
         client_id: read.client_id,
-        features: &[
-            feature::SECURE_CLOCK,
-            feature::SUPPORTS_CRLS,
-            feature::SUPPORTS_PR3,
-        ],
+        features: &[feature::SECURE_CLOCK, feature::SUPPORTS_CRLS, feature::SUPPORTS_PR3],
         keys: &[
-            KeySpec {
-                key: *key("dev sign").public(),
-                usages: &[usage::SIGN],
-            },
-            KeySpec {
-                key: *key("dev enc").public(),
-                usages: &[usage::ENCRYPT_KEY],
-            },
+            KeySpec { key: *key("dev sign").public(), usages: &[usage::SIGN] },
+            KeySpec { key: *key("dev enc").public(), usages: &[usage::ENCRYPT_KEY] },
         ],
-        manufacturer: Manufacturer {
-            maker: "Lab",
-            model: "Dev",
-            number: "1",
-        },
+        manufacturer: Manufacturer { maker: "Lab", model: "Dev", number: "1" },
     };
     assert_eq!(spec.signed_bytes(), read.signed);
     let issued = spec.issue(&key("model"));
@@ -119,15 +102,8 @@ fn golden_server_certificates_are_built_again_up_to_their_signatures() {
         expiration: NEVER_EXPIRES,
         client_id: [0; 16],
         features: &[],
-        keys: &[KeySpec {
-            key: *key("server sign").public(),
-            usages: &[usage::SIGN_RESPONSE],
-        }],
-        manufacturer: Manufacturer {
-            maker: "Lab",
-            model: "Signer",
-            number: "1",
-        },
+        keys: &[KeySpec { key: *key("server sign").public(), usages: &[usage::SIGN_RESPONSE] }],
+        manufacturer: Manufacturer { maker: "Lab", model: "Signer", number: "1" },
     };
     assert_eq!(spec.signed_bytes(), read.signed);
 }
@@ -135,10 +111,7 @@ fn golden_server_certificates_are_built_again_up_to_their_signatures() {
 #[test]
 fn every_cut_of_a_chain_is_refused() {
     for end in 0..CHAIN.len() {
-        assert!(
-            Chain::parse(&CHAIN[..end]).is_err(),
-            "accepted a cut at byte {end}"
-        );
+        assert!(Chain::parse(&CHAIN[..end]).is_err(), "accepted a cut at byte {end}");
     }
     assert!(Chain::parse(&[CHAIN, &[0]].concat()).is_err());
 }
@@ -202,29 +175,16 @@ impl Lab {
             client_id: [2; 16],
             features: &[],
             keys: &[
-                KeySpec {
-                    key: *self.sign.public(),
-                    usages: &self.leaf_usages[..1],
-                },
-                KeySpec {
-                    key: *self.encrypt.public(),
-                    usages: &self.leaf_usages[1..],
-                },
+                KeySpec { key: *self.sign.public(), usages: &self.leaf_usages[..1] },
+                KeySpec { key: *self.encrypt.public(), usages: &self.leaf_usages[1..] },
             ],
-            manufacturer: Manufacturer {
-                maker: "",
-                model: "m",
-                number: "1234",
-            },
+            manufacturer: Manufacturer { maker: "", model: "m", number: "1234" },
         };
         let issuer = CertificateSpec {
             certificate_type: self.issuer_type,
             security_level: self.issuer_level,
             expiration: NEVER_EXPIRES,
-            keys: &[KeySpec {
-                key: *self.issuer.public(),
-                usages: &self.issuer_usages,
-            }],
+            keys: &[KeySpec { key: *self.issuer.public(), usages: &self.issuer_usages }],
             ..base
         };
         chain(&[&base.issue(&self.issuer), &issuer.issue(&self.root)])
@@ -238,19 +198,13 @@ impl Lab {
 #[test]
 fn a_chain_of_our_own_verifies() {
     assert_eq!(Lab::new().outcome(NOW_S), None);
-    let all = Lab {
-        issuer_usages: vec![usage::ISSUER_ALL],
-        ..Lab::new()
-    };
+    let all = Lab { issuer_usages: vec![usage::ISSUER_ALL], ..Lab::new() };
     assert_eq!(all.outcome(NOW_S), None);
 }
 
 #[test]
 fn a_chain_expires_at_its_second() {
-    let lab = Lab {
-        leaf_expiration: 1_700_000_000,
-        ..Lab::new()
-    };
+    let lab = Lab { leaf_expiration: 1_700_000_000, ..Lab::new() };
     assert_eq!(lab.outcome(1_699_999_999), None);
     assert_eq!(lab.outcome(1_700_000_000), Some(ChainError::Expired(0)));
     let chain = lab.chain();
@@ -262,53 +216,27 @@ fn a_chain_expires_at_its_second() {
 
 #[test]
 fn issuers_need_the_type_and_the_usage_for_the_leaf() {
-    let lab = Lab {
-        issuer_type: certificate_type::DEVICE,
-        ..Lab::new()
-    };
+    let lab = Lab { issuer_type: certificate_type::DEVICE, ..Lab::new() };
     assert_eq!(lab.outcome(NOW_S), Some(ChainError::NotAnIssuer(1)));
-    for usages in [
-        vec![],
-        vec![usage::ISSUER_SERVER],
-        vec![usage::SIGN, usage::ISSUER_CRL],
-    ] {
-        let lab = Lab {
-            issuer_usages: usages,
-            ..Lab::new()
-        };
+    for usages in [vec![], vec![usage::ISSUER_SERVER], vec![usage::SIGN, usage::ISSUER_CRL]] {
+        let lab = Lab { issuer_usages: usages, ..Lab::new() };
         assert_eq!(lab.outcome(NOW_S), Some(ChainError::NotAnIssuer(1)));
     }
 }
 
 #[test]
 fn a_child_may_not_claim_more_security_than_its_parent() {
-    let lab = Lab {
-        issuer_level: 150,
-        ..Lab::new()
-    };
+    let lab = Lab { issuer_level: 150, ..Lab::new() };
     assert_eq!(lab.outcome(NOW_S), Some(ChainError::SecurityLevel(1)));
 }
 
 #[test]
 fn a_device_needs_both_keys_and_its_type() {
-    let lab = Lab {
-        leaf_usages: [usage::ENCRYPT_KEY, usage::SIGN],
-        ..Lab::new()
-    };
-    assert_eq!(
-        lab.outcome(NOW_S),
-        Some(ChainError::LeafKey),
-        "SIGN must be the first key"
-    );
-    let lab = Lab {
-        leaf_usages: [usage::SIGN, usage::SIGN],
-        ..Lab::new()
-    };
+    let lab = Lab { leaf_usages: [usage::ENCRYPT_KEY, usage::SIGN], ..Lab::new() };
+    assert_eq!(lab.outcome(NOW_S), Some(ChainError::LeafKey), "SIGN must be the first key");
+    let lab = Lab { leaf_usages: [usage::SIGN, usage::SIGN], ..Lab::new() };
     assert_eq!(lab.outcome(NOW_S), Some(ChainError::LeafKey));
-    let lab = Lab {
-        leaf_type: certificate_type::SERVER,
-        ..Lab::new()
-    };
+    let lab = Lab { leaf_type: certificate_type::SERVER, ..Lab::new() };
     assert_eq!(lab.outcome(NOW_S), Some(ChainError::LeafType));
 }
 
@@ -354,10 +282,7 @@ fn unknown_objects_are_skipped_unless_they_must_be_understood() {
     assert!(Chain::parse(&with_object(0, 0x7777)).is_ok());
     assert!(Chain::parse(&with_object(1, 0x7777)).is_err());
     assert!(Chain::parse(&with_object(1, 0x11)).is_ok(), "a known kind");
-    assert!(
-        Chain::parse(&with_object(0, kind::FEATURE)).is_err(),
-        "a second FEATURE"
-    );
+    assert!(Chain::parse(&with_object(0, kind::FEATURE)).is_err(), "a second FEATURE");
 }
 
 proptest! {

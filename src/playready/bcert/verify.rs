@@ -224,9 +224,7 @@ fn leaf_of(chain: &Chain<'_>, bytes: &[u8], leaf: Leaf) -> Result<VerifiedChain,
         return Err(ChainError::LeafType);
     }
     let key_for = |usage| certificate.keys.iter().find(|entry| entry.has(usage));
-    let signing_key = key_for(leaf.signing_usage())
-        .ok_or(ChainError::LeafKey)?
-        .key;
+    let signing_key = key_for(leaf.signing_usage()).ok_or(ChainError::LeafKey)?.key;
     let encrypt_key = key_for(usage::ENCRYPT_KEY).map(|entry| entry.key);
     if leaf == Leaf::Device && encrypt_key.is_none() {
         return Err(ChainError::LeafKey);
@@ -240,15 +238,8 @@ fn leaf_of(chain: &Chain<'_>, bytes: &[u8], leaf: Leaf) -> Result<VerifiedChain,
         signing_key,
         encrypt_key: encrypt_key.filter(|_| leaf == Leaf::Device),
         security_level: certificate.security_level,
-        digests: certificates
-            .iter()
-            .map(|each| each.public_key_digest)
-            .collect(),
-        expiration: certificates
-            .iter()
-            .map(|each| each.expiration)
-            .min()
-            .unwrap_or(0),
+        digests: certificates.iter().map(|each| each.public_key_digest).collect(),
+        expiration: certificates.iter().map(|each| each.expiration).min().unwrap_or(0),
         client_id: certificate.client_id,
         manufacturer: certificate.manufacturer.clone(),
         features: certificate.features.clone(),

@@ -21,11 +21,7 @@ impl ChallengeSigner {
     /// A signer for the device whose leaf certificate has `key` as its SIGN key, towards the
     /// server that decrypts with the private half of `server`.
     pub fn new(key: PrivateKey, client_data: &ClientData, server: PublicKey) -> Self {
-        Self {
-            key,
-            client_data: client_data.to_xml(),
-            server,
-        }
+        Self { key, client_data: client_data.to_xml(), server }
     }
 
     /// The SOAP document that carries `message`.
@@ -35,11 +31,7 @@ impl ChallengeSigner {
             let start = w.position();
             let [xmlns, id] = SIGNED_ATTRIBUTES;
             let attributes = [xmlns, id, ("xml:space", "preserve")];
-            let count = if matches!(message, Message::Acquire(_)) {
-                3
-            } else {
-                2
-            };
+            let count = if matches!(message, Message::Acquire(_)) { 3 } else { 2 };
             let attributes = attributes.get(..count).unwrap_or_default();
             w.element(operation.signed_element(), attributes, |w| {
                 write_fields(message, w);

@@ -48,9 +48,7 @@ fn vector<const N: usize>(section: &str, name: &str) -> [u8; N] {
 }
 
 fn kid(last: u8) -> Kid {
-    Kid::from(Uuid::from_u128(
-        0x0123_4567_89ab_cdef_0123_4567_89ab_cd00 + u128::from(last),
-    ))
+    Kid::from(Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cd00 + u128::from(last)))
 }
 
 fn header(version: HeaderVersion, kids: &[(Kid, [u8; 8])]) -> Header {
@@ -67,10 +65,7 @@ const CHECKSUM_2: [u8; 8] = *b"\xe9\x33\x40\xae\x52\x4b\xea\xff";
 
 /// What each golden request says, from the README of the vectors.
 fn golden_messages() -> [Message; 4] {
-    let lists = vec![HeldList {
-        id: RUNTIME_CRL,
-        version: 0,
-    }];
+    let lists = vec![HeldList { id: RUNTIME_CRL, version: 0 }];
     let one = header(HeaderVersion::V4_0, &[(kid(0xef), CHECKSUM_1)]);
     let two = [(kid(0xef), CHECKSUM_1), (kid(0xf0), CHECKSUM_2)];
     let request = AcquireRequest {
@@ -121,19 +116,12 @@ fn next(state: &mut u64) -> u64 {
 }
 
 fn device() -> ChallengeSigner {
-    device_with(
-        golden!("pki/devices/golden/sign.pem"),
-        &golden_client_data(),
-    )
+    device_with(golden!("pki/devices/golden/sign.pem"), &golden_client_data())
 }
 
 fn device_with(key: &str, client_data: &ClientData) -> ChallengeSigner {
     let server = PublicKey::from_pem(golden!("pki/wmrm.pub.pem").as_bytes()).unwrap();
-    ChallengeSigner::new(
-        PrivateKey::from_pem(key.as_bytes()).unwrap(),
-        client_data,
-        server,
-    )
+    ChallengeSigner::new(PrivateKey::from_pem(key.as_bytes()).unwrap(), client_data, server)
 }
 
 fn golden_client_data() -> ClientData {
@@ -150,10 +138,7 @@ fn every_golden_request_verifies_to_what_it_says() {
         assert_eq!(sender.security_level(), 2000);
         assert!(sender.handles_cbc());
         assert_eq!(sender.features(), ["AESCBC"]);
-        assert_eq!(
-            sender.chain().bytes(),
-            include_bytes!("../../../tests/golden/chain.bcert")
-        );
+        assert_eq!(sender.chain().bytes(), include_bytes!("../../../tests/golden/chain.bcert"));
     }
 }
 
@@ -165,10 +150,7 @@ fn digests_and_spans_are_those_of_the_signed_element() {
     let signed = &REQUEST[request.signed_span()];
     assert!(signed.starts_with("<LA ") && signed.ends_with("</LA>"));
     let delete = verify(DELETE_REQUEST).unwrap();
-    assert_eq!(
-        delete.signed_digest(),
-        &vector("flow", "delete_signed_sha256")
-    );
+    assert_eq!(delete.signed_digest(), &vector("flow", "delete_signed_sha256"));
 }
 
 #[test]
@@ -201,10 +183,7 @@ fn a_rebuilt_request_has_the_shape_of_its_golden() {
 fn masked(text: &str) -> String {
     let mut masked = text.to_owned();
     for tag in ["CipherValue", "DigestValue", "SignatureValue"] {
-        let parts: Vec<_> = masked
-            .split(&format!("<{tag}>"))
-            .map(str::to_owned)
-            .collect();
+        let parts: Vec<_> = masked.split(&format!("<{tag}>")).map(str::to_owned).collect();
         let (first, rest) = parts.split_first().unwrap();
         let end = format!("</{tag}>");
         let rest = rest.iter().map(|part| {
@@ -257,11 +236,7 @@ fn accepts_versions_one_to_five_and_names_the_fault_for_others() {
         assert!(verify(&with(version)).is_ok(), "{version}");
     }
     for version in ["0", "6", "01", "", "x", "4294967297"] {
-        assert_eq!(
-            code(&with(version)),
-            FaultCode::ProtocolVersion,
-            "{version}"
-        );
+        assert_eq!(code(&with(version)), FaultCode::ProtocolVersion, "{version}");
     }
 }
 
@@ -275,10 +250,8 @@ fn an_unknown_version_is_reported_before_a_bad_signature() {
 fn children_come_in_any_order_and_unknown_ones_are_ignored() {
     let custom = "<CustomData>a &amp; b</CustomData>";
     let text = edited(|la| {
-        la.replace(custom, "").replace(
-            "<ContentHeader>",
-            &format!("<New a='1'><x/></New>{custom}\n <ContentHeader>"),
-        )
+        la.replace(custom, "")
+            .replace("<ContentHeader>", &format!("<New a='1'><x/></New>{custom}\n <ContentHeader>"))
     });
     let [message, ..] = golden_messages();
     assert_eq!(verify(&text).unwrap().message(), &message);
@@ -295,11 +268,7 @@ fn refuses_a_repeated_or_missing_child() {
         ("ContentHeader>", "Header>"),
     ] {
         let to = to.replace("<X>", "<LicenseNonce>");
-        assert_eq!(
-            code(&edited(|la| la.replace(from, &to))),
-            FaultCode::InvalidMessage,
-            "{from}"
-        );
+        assert_eq!(code(&edited(|la| la.replace(from, &to))), FaultCode::InvalidMessage, "{from}");
     }
 }
 
@@ -312,9 +281,7 @@ fn accepts_other_prefixes_byte_order_mark_and_no_declaration() {
     assert!(marked[challenge.signed_span()].starts_with("<LA "));
     for prefix in ["s:", "SOAP-ENV:"] {
         let declaration = format!("xmlns:{}", prefix.trim_end_matches(':'));
-        let text = REQUEST
-            .replace("soap:", prefix)
-            .replace("xmlns:soap", &declaration);
+        let text = REQUEST.replace("soap:", prefix).replace("xmlns:soap", &declaration);
         assert!(verify(&text).is_ok(), "{prefix}");
     }
     let spaced = REQUEST.replace("<soap:Body>", "\r\n <soap:Body>\r\n\t");
@@ -369,11 +336,7 @@ fn refuses_names_that_depend_on_an_ancestor() {
     let text = edited(|la| la.replace("<CLIENTINFO>", "<soap:X></soap:X><CLIENTINFO>"));
     assert_eq!(code(&text), FaultCode::InvalidMessage);
     let text = edited(|la| {
-        la.replacen(
-            " xmlns=\"http://schemas.microsoft.com/DRM/2007/03/protocols\"",
-            "",
-            1,
-        )
+        la.replacen(" xmlns=\"http://schemas.microsoft.com/DRM/2007/03/protocols\"", "", 1)
     });
     let rebound = text.replace("/protocols/messages\"><LA", "/protocols\"><LA");
     assert_eq!(code(&text), FaultCode::InvalidMessage);
@@ -419,10 +382,7 @@ fn failures_after_the_signature_are_indistinguishable() {
         format!("{}{other}{}", &la[..at], &la[at + 1..])
     };
     let last = |la: &str| la.rfind("</CipherValue>").unwrap() - la.rfind("<CipherValue>").unwrap();
-    let unknown_root = ClientData {
-        chain: vec![0; 100],
-        ..golden_client_data()
-    };
+    let unknown_root = ClientData { chain: vec![0; 100], ..golden_client_data() };
     let not_the_leaf = golden_client_data();
     let [message, ..] = golden_messages();
     let other_key = golden!("pki/devices/golden-b/sign.pem");
@@ -437,10 +397,7 @@ fn failures_after_the_signature_are_indistinguishable() {
         edited(|la| cipher_value(la, 1, 5)),
         edited(|la| cipher_value(la, 1, 900)),
         edited(|la| cipher_value(la, 1, last(la) - 13 - 8)),
-        sign(device_with(
-            golden!("pki/devices/golden/sign.pem"),
-            &unknown_root,
-        )),
+        sign(device_with(golden!("pki/devices/golden/sign.pem"), &unknown_root)),
         sign(device_with(other_key, &not_the_leaf)),
     ];
     let faults: Vec<_> = texts.iter().map(|text| verify(text).unwrap_err()).collect();

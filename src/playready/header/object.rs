@@ -62,10 +62,7 @@ pub struct Object {
 impl Object {
     /// An object that holds `header` in canonical form and no licenses.
     pub fn new(header: &Header) -> Self {
-        Self {
-            header_xml: header.to_xml(),
-            license_store: None,
-        }
+        Self { header_xml: header.to_xml(), license_store: None }
     }
 
     /// Reads an object. The first header counts; records of unknown type are ignored.
@@ -101,10 +98,7 @@ impl Object {
         }
         let header_xml = header_xml.ok_or(ObjectError::NoHeader)?;
         Header::parse(&header_xml)?;
-        Ok(Self {
-            header_xml,
-            license_store,
-        })
+        Ok(Self { header_xml, license_store })
     }
 
     /// The header.
@@ -122,19 +116,10 @@ impl Object {
     ///
     /// [`ObjectError::TooLarge`].
     pub fn encode(&self) -> Result<Vec<u8>, ObjectError> {
-        let header: Vec<u8> = self
-            .header_xml
-            .encode_utf16()
-            .flat_map(u16::to_le_bytes)
-            .collect();
-        let store = self
-            .license_store
-            .as_deref()
-            .map(|store| (STORE_RECORD, store));
-        let records: Vec<_> = [(HEADER_RECORD, header.as_slice())]
-            .into_iter()
-            .chain(store)
-            .collect();
+        let header: Vec<u8> = self.header_xml.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let store = self.license_store.as_deref().map(|store| (STORE_RECORD, store));
+        let records: Vec<_> =
+            [(HEADER_RECORD, header.as_slice())].into_iter().chain(store).collect();
         let mut body = Vec::new();
         for (kind, value) in &records {
             let length = u16::try_from(value.len()).map_err(|_| ObjectError::TooLarge)?;
@@ -157,9 +142,7 @@ fn from_utf16(value: &[u8]) -> Result<String, ObjectError> {
         return Err(ObjectError::NotUtf16);
     };
     let units = units.iter().map(|unit| u16::from_le_bytes(*unit));
-    char::decode_utf16(units)
-        .collect::<Result<_, _>>()
-        .map_err(|_| ObjectError::NotUtf16)
+    char::decode_utf16(units).collect::<Result<_, _>>().map_err(|_| ObjectError::NotUtf16)
 }
 
 /// A PSSH box of PlayReady.
@@ -184,13 +167,9 @@ impl Pssh {
         if usize::try_from(u32::from_be_bytes(*size)).ok() != Some(bytes.len()) {
             return Err(BROKEN);
         }
-        let rest = rest
-            .strip_prefix(b"pssh")
-            .ok_or(ObjectError::NotPlayReady)?;
+        let rest = rest.strip_prefix(b"pssh").ok_or(ObjectError::NotPlayReady)?;
         let (version, rest) = rest.split_first_chunk::<4>().ok_or(BROKEN)?;
-        let rest = rest
-            .strip_prefix(&SYSTEM_ID)
-            .ok_or(ObjectError::NotPlayReady)?;
+        let rest = rest.strip_prefix(&SYSTEM_ID).ok_or(ObjectError::NotPlayReady)?;
         let (kids, rest) = match version {
             [0, 0, 0, 0] => (None, rest),
             [1, 0, 0, 0] => {
@@ -199,14 +178,7 @@ impl Pssh {
                 let length = count.checked_mul(16).ok_or(BROKEN)?;
                 let (kids, rest) = rest.split_at_checked(length).ok_or(BROKEN)?;
                 let (kids, _) = kids.as_chunks::<16>();
-                (
-                    Some(
-                        kids.iter()
-                            .map(|kid| uuid::Uuid::from_bytes(*kid).into())
-                            .collect(),
-                    ),
-                    rest,
-                )
+                (Some(kids.iter().map(|kid| uuid::Uuid::from_bytes(*kid).into()).collect()), rest)
             }
             _ => return Err(ObjectError::NotPlayReady),
         };
@@ -214,10 +186,7 @@ impl Pssh {
         if usize::try_from(u32::from_be_bytes(*length)).ok() != Some(data.len()) {
             return Err(BROKEN);
         }
-        Ok(Self {
-            kids,
-            object: Object::decode(data)?,
-        })
+        Ok(Self { kids, object: Object::decode(data)? })
     }
 
     /// The bytes of the box.
@@ -232,23 +201,13 @@ impl Pssh {
         body.extend(SYSTEM_ID);
         if let Some(kids) = &self.kids {
             body.extend(
-                u32::try_from(kids.len())
-                    .map_err(|_| ObjectError::TooLarge)?
-                    .to_be_bytes(),
+                u32::try_from(kids.len()).map_err(|_| ObjectError::TooLarge)?.to_be_bytes(),
             );
-            kids.iter()
-                .for_each(|kid| body.extend(kid.guid().into_bytes()));
+            kids.iter().for_each(|kid| body.extend(kid.guid().into_bytes()));
         }
-        body.extend(
-            u32::try_from(data.len())
-                .map_err(|_| ObjectError::TooLarge)?
-                .to_be_bytes(),
-        );
+        body.extend(u32::try_from(data.len()).map_err(|_| ObjectError::TooLarge)?.to_be_bytes());
         body.extend(data);
-        let size = body
-            .len()
-            .checked_add(4)
-            .and_then(|size| u32::try_from(size).ok());
+        let size = body.len().checked_add(4).and_then(|size| u32::try_from(size).ok());
         let size = size.ok_or(ObjectError::TooLarge)?;
         Ok([&size.to_be_bytes()[..], &body].concat())
     }

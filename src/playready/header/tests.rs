@@ -70,18 +70,9 @@ fn every_golden_header_is_read() {
         assert_eq!(keys, expected, "{}", row.name);
         assert_eq!(header.la_url, row.la_url, "{}", row.name);
         assert_eq!(header.lui_url, row.lui_url, "{}", row.name);
-        assert_eq!(
-            header.ds_id.map(|id| BASE64.encode(&id)),
-            row.ds_id,
-            "{}",
-            row.name
-        );
+        assert_eq!(header.ds_id.map(|id| BASE64.encode(&id)), row.ds_id, "{}", row.name);
         assert_eq!(header.decryptor_setup, row.decryptor_setup, "{}", row.name);
-        assert_eq!(
-            header.license_requested, row.license_requested,
-            "{}",
-            row.name
-        );
+        assert_eq!(header.license_requested, row.license_requested, "{}", row.name);
     }
 }
 
@@ -101,40 +92,20 @@ fn every_canonical_golden_header_is_written_byte_for_byte() {
 #[test]
 fn objects_and_boxes_match_their_goldens() {
     for row in golden().valid {
-        let object = Object {
-            header_xml: row.xml.clone(),
-            license_store: None,
-        };
+        let object = Object { header_xml: row.xml.clone(), license_store: None };
         let encoded = object.encode().unwrap();
         assert_eq!(encoded, bytes(&row.pro_b64), "{}", row.name);
         assert_eq!(Object::decode(&encoded).unwrap(), object);
 
-        let v0 = Pssh {
-            kids: None,
-            object: object.clone(),
-        };
-        assert_eq!(
-            v0.encode().unwrap(),
-            bytes(&row.pssh_v0_b64),
-            "{}",
-            row.name
-        );
+        let v0 = Pssh { kids: None, object: object.clone() };
+        assert_eq!(v0.encode().unwrap(), bytes(&row.pssh_v0_b64), "{}", row.name);
         assert_eq!(Pssh::decode(&bytes(&row.pssh_v0_b64)).unwrap(), v0);
 
         let Some(golden_v1) = row.pssh_v1_b64.map(|text| bytes(&text)) else {
             continue;
         };
-        let kids = object
-            .header()
-            .unwrap()
-            .keys
-            .iter()
-            .map(|key| key.kid)
-            .collect();
-        let v1 = Pssh {
-            kids: Some(kids),
-            object,
-        };
+        let kids = object.header().unwrap().keys.iter().map(|key| key.kid).collect();
+        let v1 = Pssh { kids: Some(kids), object };
         assert_eq!(v1.encode().unwrap(), golden_v1, "{}", row.name);
         assert_eq!(Pssh::decode(&golden_v1).unwrap(), v1);
     }
@@ -144,11 +115,7 @@ fn objects_and_boxes_match_their_goldens() {
 fn the_header_of_the_vectors_agrees() {
     let vectors: Value = serde_json::from_str(VECTORS).unwrap();
     let text = |name: &str| vectors["header"][name].as_str().unwrap().to_owned();
-    let hex = |name| {
-        data_encoding::HEXLOWER
-            .decode(text(name).as_bytes())
-            .unwrap()
-    };
+    let hex = |name| data_encoding::HEXLOWER.decode(text(name).as_bytes()).unwrap();
     let object = Object::new(&Header::parse(&text("xml")).unwrap());
     assert_eq!(object.header_xml, text("xml"));
     assert_eq!(object.encode().unwrap(), hex("pro"));
@@ -158,11 +125,7 @@ fn the_header_of_the_vectors_agrees() {
 #[test]
 fn every_golden_reject_is_refused() {
     for row in golden().reject {
-        assert!(
-            Object::decode(&bytes(&row.pro_b64)).is_err(),
-            "accepted: {}",
-            row.why
-        );
+        assert!(Object::decode(&bytes(&row.pro_b64)).is_err(), "accepted: {}", row.why);
     }
 }
 
@@ -185,43 +148,22 @@ fn every_truncation_of_a_box_and_its_object_is_refused() {
 
 #[test]
 fn refuses_other_boxes_systems_versions_and_counts() {
-    let row = golden()
-        .valid
-        .into_iter()
-        .find(|row| row.pssh_v1_b64.is_some())
-        .unwrap();
+    let row = golden().valid.into_iter().find(|row| row.pssh_v1_b64.is_some()).unwrap();
     let good = bytes(&row.pssh_v1_b64.unwrap());
     assert!(Pssh::decode(&good).is_ok());
-    for (offset, value) in [
-        (3, 0xff),
-        (4, b'x'),
-        (8, 2),
-        (11, 1),
-        (12, 0),
-        (28, 0xff),
-        (31, 9),
-    ] {
+    for (offset, value) in [(3, 0xff), (4, b'x'), (8, 2), (11, 1), (12, 0), (28, 0xff), (31, 9)] {
         let mut bad = good.clone();
         bad[offset] = value;
-        assert!(
-            Pssh::decode(&bad).is_err(),
-            "accepted {value:#x} at {offset}"
-        );
+        assert!(Pssh::decode(&bad).is_err(), "accepted {value:#x} at {offset}");
     }
 }
 
 #[test]
 fn an_embedded_license_store_survives() {
     let header = Header::new(HeaderVersion::V4_1, Vec::new());
-    let object = Object {
-        license_store: Some(vec![7; 10_240]),
-        ..Object::new(&header)
-    };
+    let object = Object { license_store: Some(vec![7; 10_240]), ..Object::new(&header) };
     assert_eq!(Object::decode(&object.encode().unwrap()).unwrap(), object);
-    let too_large = Object {
-        license_store: Some(vec![7; 15_360]),
-        ..object
-    };
+    let too_large = Object { license_store: Some(vec![7; 15_360]), ..object };
     assert!(matches!(too_large.encode(), Err(ObjectError::TooLarge)));
 }
 

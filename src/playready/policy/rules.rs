@@ -142,22 +142,10 @@ impl LicensePolicy {
             || !self.extended_restrictions.is_empty();
         let rules = [
             (self.begin_is_before_end(), Conflict::BeginNotBeforeEnd),
-            (
-                self.removal.is_none() || self.persist,
-                Conflict::RemovalNeedsPersistent,
-            ),
-            (
-                self.removal.is_none() || !excluded_by_removal,
-                Conflict::RemovalExcludesOtherLimits,
-            ),
-            (
-                !self.real_time || expires,
-                Conflict::RealtimeNeedsExpiration,
-            ),
-            (
-                self.grace_seconds.is_none() || self.end.is_some(),
-                Conflict::GraceNeedsEnd,
-            ),
+            (self.removal.is_none() || self.persist, Conflict::RemovalNeedsPersistent),
+            (self.removal.is_none() || !excluded_by_removal, Conflict::RemovalExcludesOtherLimits),
+            (!self.real_time || expires, Conflict::RealtimeNeedsExpiration),
+            (self.grace_seconds.is_none() || self.end.is_some(), Conflict::GraceNeedsEnd),
             (
                 self.secure_stop_id.is_none() || !self.persist,
                 Conflict::SecureStopNeedsNonPersistent,
@@ -182,10 +170,7 @@ impl LicensePolicy {
     ) -> Result<Self, Refusal> {
         let required = self.sl.number();
         if client.security_level < required {
-            return Err(Refusal::SecurityLevel {
-                required,
-                device: client.security_level,
-            });
+            return Err(Refusal::SecurityLevel { required, device: client.security_level });
         }
         if key_type == KeyType::AesCbc && !client.reads_cbc {
             return Err(Refusal::AescbcUnsupported);

@@ -22,13 +22,8 @@ prop_compose! {
 }
 
 fn protections() -> impl Strategy<Value = Vec<OutputProtection>> {
-    let one =
-        (any::<[u8; 16]>(), prop::collection::vec(any::<u8>(), 0..12)).prop_map(|(id, data)| {
-            OutputProtection {
-                id: Uuid::from_bytes(id),
-                data: Data(data),
-            }
-        });
+    let one = (any::<[u8; 16]>(), prop::collection::vec(any::<u8>(), 0..12))
+        .prop_map(|(id, data)| OutputProtection { id: Uuid::from_bytes(id), data: Data(data) });
     prop::collection::vec(one, 0..4)
 }
 
@@ -74,12 +69,7 @@ prop_compose! {
 const NOW_S: u64 = 1_700_000_000;
 
 fn client() -> Client {
-    Client {
-        security_level: 2000,
-        version_major: 10,
-        time_s: Some(NOW_S),
-        reads_cbc: true,
-    }
+    Client { security_level: 2000, version_major: 10, time_s: Some(NOW_S), reads_cbc: true }
 }
 
 fn policy() -> LicensePolicy {
@@ -108,27 +98,15 @@ fn the_stored_form_is_frozen() {
         source_id: Some(6),
         metering_id: Some(BinaryId([7; 16])),
         secure_stop_id: Some(BinaryId([8; 16])),
-        domain: Some(DomainBinding {
-            account_id: BinaryId([9; 16]),
-            revision: 10,
-        }),
+        domain: Some(DomainBinding { account_id: BinaryId([9; 16]), revision: 10 }),
         caopl: 11,
         ucaopl: 12,
         cvopl: 13,
         ucvopl: 14,
         avopl: 15,
-        dvop: vec![OutputProtection {
-            id: Uuid::from_u128(16),
-            data: Data(vec![17]),
-        }],
-        daop: vec![OutputProtection {
-            id: Uuid::from_u128(18),
-            data: Data(vec![]),
-        }],
-        avop: vec![OutputProtection {
-            id: Uuid::from_u128(19),
-            data: Data(vec![20]),
-        }],
+        dvop: vec![OutputProtection { id: Uuid::from_u128(16), data: Data(vec![17]) }],
+        daop: vec![OutputProtection { id: Uuid::from_u128(18), data: Data(vec![]) }],
+        avop: vec![OutputProtection { id: Uuid::from_u128(19), data: Data(vec![20]) }],
         extended_restrictions: vec![ExtendedRestriction {
             kind: 400,
             must_understand: false,
@@ -163,10 +141,7 @@ fn unknown_members_and_values_are_refused() {
         r#"{"sl":2000,"metering_id":"AA=="}"#,
         r#"{"sl":2000,"dvop":[{"id":"00000000-0000-0000-0000-000000000010","data":"A"}]}"#,
     ] {
-        assert!(
-            serde_json::from_str::<LicensePolicy>(json).is_err(),
-            "{json}"
-        );
+        assert!(serde_json::from_str::<LicensePolicy>(json).is_err(), "{json}");
     }
 }
 
@@ -180,116 +155,29 @@ fn conflicting_conditions_are_named() {
         best_effort: false,
         data: Data::default(),
     };
-    let removal = LicensePolicy {
-        persist: true,
-        removal: Some(9),
-        ..base.clone()
-    };
+    let removal = LicensePolicy { persist: true, removal: Some(9), ..base.clone() };
     let excludes = Conflict::RemovalExcludesOtherLimits;
     for (policy, expected) in [
         (base.clone(), Ok(())),
         (removal.clone(), Ok(())),
+        (LicensePolicy { secure_stop_id: id, ..base.clone() }, Ok(())),
         (
-            LicensePolicy {
-                secure_stop_id: id,
-                ..base.clone()
-            },
-            Ok(()),
-        ),
-        (
-            LicensePolicy {
-                begin: Some(2),
-                end: Some(2),
-                ..base.clone()
-            },
+            LicensePolicy { begin: Some(2), end: Some(2), ..base.clone() },
             Err(Conflict::BeginNotBeforeEnd),
         ),
+        (LicensePolicy { begin: Some(1), end: Some(2), ..base.clone() }, Ok(())),
+        (LicensePolicy { removal: Some(9), ..base.clone() }, Err(Conflict::RemovalNeedsPersistent)),
+        (LicensePolicy { begin: Some(1), ..removal.clone() }, Err(excludes)),
+        (LicensePolicy { end: Some(1), ..removal.clone() }, Err(excludes)),
+        (LicensePolicy { first_play_seconds: Some(1), ..removal.clone() }, Err(excludes)),
+        (LicensePolicy { metering_id: id, ..removal.clone() }, Err(excludes)),
+        (LicensePolicy { extended_restrictions: vec![restriction], ..removal }, Err(excludes)),
+        (LicensePolicy { real_time: true, ..base.clone() }, Err(Conflict::RealtimeNeedsExpiration)),
+        (LicensePolicy { real_time: true, end: Some(1), ..base.clone() }, Ok(())),
+        (LicensePolicy { real_time: true, first_play_seconds: Some(1), ..base.clone() }, Ok(())),
+        (LicensePolicy { grace_seconds: Some(1), ..base.clone() }, Err(Conflict::GraceNeedsEnd)),
         (
-            LicensePolicy {
-                begin: Some(1),
-                end: Some(2),
-                ..base.clone()
-            },
-            Ok(()),
-        ),
-        (
-            LicensePolicy {
-                removal: Some(9),
-                ..base.clone()
-            },
-            Err(Conflict::RemovalNeedsPersistent),
-        ),
-        (
-            LicensePolicy {
-                begin: Some(1),
-                ..removal.clone()
-            },
-            Err(excludes),
-        ),
-        (
-            LicensePolicy {
-                end: Some(1),
-                ..removal.clone()
-            },
-            Err(excludes),
-        ),
-        (
-            LicensePolicy {
-                first_play_seconds: Some(1),
-                ..removal.clone()
-            },
-            Err(excludes),
-        ),
-        (
-            LicensePolicy {
-                metering_id: id,
-                ..removal.clone()
-            },
-            Err(excludes),
-        ),
-        (
-            LicensePolicy {
-                extended_restrictions: vec![restriction],
-                ..removal
-            },
-            Err(excludes),
-        ),
-        (
-            LicensePolicy {
-                real_time: true,
-                ..base.clone()
-            },
-            Err(Conflict::RealtimeNeedsExpiration),
-        ),
-        (
-            LicensePolicy {
-                real_time: true,
-                end: Some(1),
-                ..base.clone()
-            },
-            Ok(()),
-        ),
-        (
-            LicensePolicy {
-                real_time: true,
-                first_play_seconds: Some(1),
-                ..base.clone()
-            },
-            Ok(()),
-        ),
-        (
-            LicensePolicy {
-                grace_seconds: Some(1),
-                ..base.clone()
-            },
-            Err(Conflict::GraceNeedsEnd),
-        ),
-        (
-            LicensePolicy {
-                persist: true,
-                secure_stop_id: id,
-                ..base
-            },
+            LicensePolicy { persist: true, secure_stop_id: id, ..base },
             Err(Conflict::SecureStopNeedsNonPersistent),
         ),
     ] {
@@ -299,150 +187,58 @@ fn conflicting_conditions_are_named() {
 
 #[test]
 fn an_end_without_a_begin_begins_at_the_clients_time() {
-    let policy = LicensePolicy {
-        end: Some(1_800_000_000),
-        ..policy()
-    };
+    let policy = LicensePolicy { end: Some(1_800_000_000), ..policy() };
     let begin = |client: Client| {
-        policy
-            .effective(&client, KeyType::AesCtr, NOW_S)
-            .map(|effective| effective.begin)
+        policy.effective(&client, KeyType::AesCtr, NOW_S).map(|effective| effective.begin)
     };
     for time_s in [NOW_S - 3600, NOW_S, NOW_S + 3600] {
-        let client = Client {
-            time_s: Some(time_s),
-            ..client()
-        };
+        let client = Client { time_s: Some(time_s), ..client() };
         assert_eq!(begin(client), Ok(Some(u32::try_from(time_s).unwrap())));
     }
     for time_s in [NOW_S - 3601, NOW_S + 3601, u64::MAX] {
-        let client = Client {
-            time_s: Some(time_s),
-            ..client()
-        };
-        assert_eq!(
-            begin(client),
-            Err(Refusal::ClockSkew { server_time: NOW_S })
-        );
+        let client = Client { time_s: Some(time_s), ..client() };
+        assert_eq!(begin(client), Err(Refusal::ClockSkew { server_time: NOW_S }));
     }
     let margin = Ok(Some(1_699_999_700));
-    assert_eq!(
-        begin(Client {
-            time_s: None,
-            ..client()
-        }),
-        margin
-    );
-    assert_eq!(
-        begin(Client {
-            version_major: 2,
-            time_s: Some(5),
-            ..client()
-        }),
-        margin
-    );
+    assert_eq!(begin(Client { time_s: None, ..client() }), margin);
+    assert_eq!(begin(Client { version_major: 2, time_s: Some(5), ..client() }), margin);
 }
 
 #[test]
 fn an_explicit_begin_is_kept_and_no_end_needs_none() {
-    let skewed = Client {
-        time_s: Some(5),
-        ..client()
-    };
-    let explicit = LicensePolicy {
-        begin: Some(7),
-        end: Some(9),
-        ..policy()
-    };
-    assert_eq!(
-        explicit.effective(&skewed, KeyType::AesCtr, NOW_S),
-        Ok(explicit.clone())
-    );
-    assert_eq!(
-        policy().effective(&skewed, KeyType::AesCtr, NOW_S),
-        Ok(policy())
-    );
+    let skewed = Client { time_s: Some(5), ..client() };
+    let explicit = LicensePolicy { begin: Some(7), end: Some(9), ..policy() };
+    assert_eq!(explicit.effective(&skewed, KeyType::AesCtr, NOW_S), Ok(explicit.clone()));
+    assert_eq!(policy().effective(&skewed, KeyType::AesCtr, NOW_S), Ok(policy()));
 }
 
 #[test]
 fn clients_that_cannot_keep_a_condition_are_refused() {
-    let real_time = LicensePolicy {
-        real_time: true,
-        first_play_seconds: Some(1),
-        ..policy()
-    };
-    let old = Client {
-        version_major: 2,
-        ..client()
-    };
+    let real_time = LicensePolicy { real_time: true, first_play_seconds: Some(1), ..policy() };
+    let old = Client { version_major: 2, ..client() };
     let outcome = real_time.effective(&old, KeyType::AesCtr, NOW_S);
     assert_eq!(outcome, Err(Refusal::RealtimeUnsupported));
-    assert!(
-        real_time
-            .effective(&client(), KeyType::AesCtr, NOW_S)
-            .is_ok()
-    );
+    assert!(real_time.effective(&client(), KeyType::AesCtr, NOW_S).is_ok());
 
-    let no_cbc = Client {
-        reads_cbc: false,
-        ..client()
-    };
+    let no_cbc = Client { reads_cbc: false, ..client() };
     let outcome = policy().effective(&no_cbc, KeyType::AesCbc, NOW_S);
     assert_eq!(outcome, Err(Refusal::AescbcUnsupported));
     assert!(policy().effective(&no_cbc, KeyType::AesCtr, NOW_S).is_ok());
 
-    let test = Client {
-        security_level: 150,
-        ..client()
-    };
+    let test = Client { security_level: 150, ..client() };
     let outcome = policy().effective(&test, KeyType::AesCtr, NOW_S);
-    assert_eq!(
-        outcome,
-        Err(Refusal::SecurityLevel {
-            required: 2000,
-            device: 150
-        })
-    );
-    let hardware = Client {
-        security_level: 3000,
-        ..client()
-    };
-    assert!(
-        policy()
-            .effective(&hardware, KeyType::AesCtr, NOW_S)
-            .is_ok()
-    );
+    assert_eq!(outcome, Err(Refusal::SecurityLevel { required: 2000, device: 150 }));
+    let hardware = Client { security_level: 3000, ..client() };
+    assert!(policy().effective(&hardware, KeyType::AesCtr, NOW_S).is_ok());
 }
 
 #[test]
 fn a_license_counts_until_its_removal_or_its_end_and_grace() {
     let until = |policy: LicensePolicy| policy.counted_until_s();
     assert_eq!(until(policy()), None);
-    assert_eq!(
-        until(LicensePolicy {
-            first_play_seconds: Some(1),
-            ..policy()
-        }),
-        None
-    );
-    assert_eq!(
-        until(LicensePolicy {
-            removal: Some(9),
-            ..policy()
-        }),
-        Some(9)
-    );
-    assert_eq!(
-        until(LicensePolicy {
-            end: Some(9),
-            ..policy()
-        }),
-        Some(9)
-    );
-    let grace = LicensePolicy {
-        end: Some(u32::MAX - 1),
-        grace_seconds: Some(9),
-        ..policy()
-    };
+    assert_eq!(until(LicensePolicy { first_play_seconds: Some(1), ..policy() }), None);
+    assert_eq!(until(LicensePolicy { removal: Some(9), ..policy() }), Some(9));
+    assert_eq!(until(LicensePolicy { end: Some(9), ..policy() }), Some(9));
+    let grace = LicensePolicy { end: Some(u32::MAX - 1), grace_seconds: Some(9), ..policy() };
     assert_eq!(until(grace), Some(u64::from(u32::MAX) + 8));
 }

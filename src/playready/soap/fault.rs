@@ -113,11 +113,7 @@ pub struct Fault {
 impl Fault {
     /// A fault without custom data.
     pub fn new(code: FaultCode, detail: impl fmt::Display) -> Self {
-        Self {
-            code,
-            custom_data: None,
-            detail: detail.to_string(),
-        }
+        Self { code, custom_data: None, detail: detail.to_string() }
     }
 
     /// 8004C601.
@@ -128,11 +124,7 @@ impl Fault {
     /// 8004C604 with `refusal`.
     pub fn refused(refusal: Refusal) -> Self {
         let detail = refusal.to_json();
-        Self {
-            code: FaultCode::ServiceSpecific,
-            custom_data: Some(refusal),
-            detail,
-        }
+        Self { code: FaultCode::ServiceSpecific, custom_data: Some(refusal), detail }
     }
 
     /// The SOAP document that carries the fault.
@@ -171,19 +163,14 @@ mod tests {
     const GOLDEN: &str = include_str!("../../../tests/golden/fault_persistent_limit.xml");
 
     fn limit() -> Refusal {
-        let kids = [
-            "01234567-89ab-cdef-0123-456789abcdef",
-            "01234567-89ab-cdef-0123-456789abcdf0",
-        ];
+        let kids = ["01234567-89ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-456789abcdf0"];
         Refusal::PersistentLicenseLimit {
             scope: LimitScope::Device,
             window_seconds: None,
             limit: 2,
             held: 2,
             requested: 1,
-            held_kids: kids
-                .map(|kid| Kid::from(kid.parse::<uuid::Uuid>().unwrap()))
-                .to_vec(),
+            held_kids: kids.map(|kid| Kid::from(kid.parse::<uuid::Uuid>().unwrap())).to_vec(),
         }
     }
 
@@ -212,41 +199,23 @@ mod tests {
     fn the_detail_for_the_log_is_never_sent() {
         let fault = Fault::invalid_message("canary");
         let text = String::from_utf8(fault.render()).unwrap();
-        assert!(
-            text.contains("<StatusCode>0x8004c601</StatusCode></Exception>"),
-            "{text}"
-        );
+        assert!(text.contains("<StatusCode>0x8004c601</StatusCode></Exception>"), "{text}");
         assert!(!text.contains("canary"));
     }
 
     #[test]
     fn custom_data_survives_escaping() {
-        let refusal = Refusal::InvalidCfg {
-            detail: "<a> & \"b\"".into(),
-        };
+        let refusal = Refusal::InvalidCfg { detail: "<a> & \"b\"".into() };
         let rendered = Fault::refused(refusal.clone()).render();
         assert_eq!(read(&rendered).refusal(), Some(refusal));
     }
 
     #[test]
     fn every_code_is_found_by_its_number() {
-        for number in [
-            0x8004_C065,
-            0x8004_C600,
-            0x8004_C604,
-            0x8004_C60D,
-            0x8004_C603,
-            7,
-        ] {
+        for number in [0x8004_C065, 0x8004_C600, 0x8004_C604, 0x8004_C60D, 0x8004_C603, 7] {
             assert_eq!(FaultCode::from_number(number).number(), number);
         }
-        assert_eq!(
-            FaultCode::from_number(0x8004_C60B),
-            FaultCode::ProtocolVersion
-        );
-        assert_eq!(
-            FaultCode::from_number(0x8004_C603),
-            FaultCode::Other(0x8004_C603)
-        );
+        assert_eq!(FaultCode::from_number(0x8004_C60B), FaultCode::ProtocolVersion);
+        assert_eq!(FaultCode::from_number(0x8004_C603), FaultCode::Other(0x8004_C603));
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::playready::kid::Kid;
+use crate::playready::policy;
 
 /// The most KIDs that [`Refusal::PersistentLicenseLimit`] names.
 const HELD_KIDS_MAX: usize = 50;
@@ -93,6 +94,25 @@ pub enum LimitScope {
     AccountTitle,
 }
 
+impl From<policy::Refusal> for Refusal {
+    fn from(refusal: policy::Refusal) -> Self {
+        match refusal {
+            policy::Refusal::InvalidCfg(detail) => Self::InvalidCfg { detail },
+            policy::Refusal::InvalidPolicy(conflict) => {
+                Self::InvalidPolicy { detail: conflict.to_string() }
+            }
+            policy::Refusal::UnsupportedRight => Self::UnsupportedRight,
+            policy::Refusal::UnsupportedKeyType => Self::UnsupportedKeyType,
+            policy::Refusal::AescbcUnsupported => Self::AescbcUnsupported,
+            policy::Refusal::RealtimeUnsupported => Self::RealtimeUnsupported,
+            policy::Refusal::ClockSkew { server_time } => Self::ClockSkew { server_time },
+            policy::Refusal::SecurityLevel { required, device } => {
+                Self::SecurityLevel { required, device }
+            }
+        }
+    }
+}
+
 impl Refusal {
     /// Compact JSON in ASCII, not yet escaped for XML.
     pub fn to_json(&self) -> String {
@@ -130,10 +150,7 @@ fn all_guids<S: Serializer>(kids: &[Kid], serializer: S) -> Result<S::Ok, S::Err
 }
 
 fn from_guids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Kid>, D::Error> {
-    Ok(Vec::<Uuid>::deserialize(deserializer)?
-        .into_iter()
-        .map(Kid::from)
-        .collect())
+    Ok(Vec::<Uuid>::deserialize(deserializer)?.into_iter().map(Kid::from).collect())
 }
 
 #[cfg(test)]
@@ -168,59 +185,29 @@ mod tests {
             ),
             (Refusal::NoKid, r#"{"error":"no_kid"}"#.into()),
             (Refusal::NotEntitled, r#"{"error":"not_entitled"}"#.into()),
+            (Refusal::AescbcUnsupported, r#"{"error":"aescbc_unsupported"}"#.into()),
+            (Refusal::RealtimeUnsupported, r#"{"error":"realtime_unsupported"}"#.into()),
+            (Refusal::UnsupportedRight, r#"{"error":"unsupported_right"}"#.into()),
+            (Refusal::UnsupportedKeyType, r#"{"error":"unsupported_key_type"}"#.into()),
             (
-                Refusal::AescbcUnsupported,
-                r#"{"error":"aescbc_unsupported"}"#.into(),
-            ),
-            (
-                Refusal::RealtimeUnsupported,
-                r#"{"error":"realtime_unsupported"}"#.into(),
-            ),
-            (
-                Refusal::UnsupportedRight,
-                r#"{"error":"unsupported_right"}"#.into(),
-            ),
-            (
-                Refusal::UnsupportedKeyType,
-                r#"{"error":"unsupported_key_type"}"#.into(),
-            ),
-            (
-                Refusal::SecurityLevel {
-                    required: 3000,
-                    device: 2000,
-                },
+                Refusal::SecurityLevel { required: 3000, device: 2000 },
                 r#"{"error":"security_level","required":3000,"device":2000}"#.into(),
             ),
             (
-                Refusal::ClockSkew {
-                    server_time: 1_700_000_000,
-                },
+                Refusal::ClockSkew { server_time: 1_700_000_000 },
                 r#"{"error":"clock_skew","server_time":1700000000}"#.into(),
             ),
             (
-                Refusal::InvalidCfg {
-                    detail: "k\u{e9}y \u{1f600}".into(),
-                },
+                Refusal::InvalidCfg { detail: "k\u{e9}y \u{1f600}".into() },
                 r#"{"error":"invalid_cfg","detail":"k\u00e9y \ud83d\ude00"}"#.into(),
             ),
             (
-                Refusal::InvalidPolicy {
-                    detail: "grace_needs_end".into(),
-                },
+                Refusal::InvalidPolicy { detail: "grace_needs_end".into() },
                 r#"{"error":"invalid_policy","detail":"grace_needs_end"}"#.into(),
             ),
-            (
-                Refusal::ChallengeSpent,
-                r#"{"error":"challenge_spent"}"#.into(),
-            ),
-            (
-                Refusal::UnknownSession,
-                r#"{"error":"unknown_session"}"#.into(),
-            ),
-            (
-                Refusal::UnknownTransaction,
-                r#"{"error":"unknown_transaction"}"#.into(),
-            ),
+            (Refusal::ChallengeSpent, r#"{"error":"challenge_spent"}"#.into()),
+            (Refusal::UnknownSession, r#"{"error":"unknown_session"}"#.into()),
+            (Refusal::UnknownTransaction, r#"{"error":"unknown_transaction"}"#.into()),
         ];
         for (refusal, json) in rows {
             assert_eq!(refusal.to_json(), json);

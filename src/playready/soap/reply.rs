@@ -55,10 +55,7 @@ impl FaultReply {
             Some(element) => Some(element.value()?.into_owned()),
             None => None,
         };
-        Ok(Self {
-            code: FaultCode::from_number(number),
-            custom_data,
-        })
+        Ok(Self { code: FaultCode::from_number(number), custom_data })
     }
 
     /// The refusal in `CustomData`, if it is one of this service's.

@@ -19,10 +19,7 @@ pub struct FieldError {
 impl FieldError {
     /// Says that the element named `field` has this `problem`, a verb phrase.
     pub fn new(field: &str, problem: &'static str) -> Self {
-        Self {
-            field: field.to_owned(),
-            problem,
-        }
+        Self { field: field.to_owned(), problem }
     }
 }
 
@@ -49,14 +46,12 @@ impl<'d, 'a> Element<'d, 'a> {
 
     /// The child with this name, which must appear exactly once.
     pub fn required(self, namespace: &str, local: &str) -> Result<Self, FieldError> {
-        self.optional(namespace, local)?
-            .ok_or_else(|| FieldError::new(local, "is missing"))
+        self.optional(namespace, local)?.ok_or_else(|| FieldError::new(local, "is missing"))
     }
 
     /// The text as it is.
     pub fn value(self) -> Result<Cow<'a, str>, FieldError> {
-        self.text()
-            .ok_or_else(|| self.problem("holds elements instead of text"))
+        self.text().ok_or_else(|| self.problem("holds elements instead of text"))
     }
 
     /// The text without white space around it.
@@ -70,13 +65,8 @@ impl<'d, 'a> Element<'d, 'a> {
     /// A decimal number without sign.
     pub fn decimal(self) -> Result<u64, FieldError> {
         let text = self.trimmed()?;
-        let number = text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| text.parse().ok());
-        number
-            .flatten()
-            .ok_or_else(|| self.problem("is not a decimal number"))
+        let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok());
+        number.flatten().ok_or_else(|| self.problem("is not a decimal number"))
     }
 
     /// Base64 of any length.
@@ -100,9 +90,7 @@ impl<'d, 'a> Element<'d, 'a> {
         let text = self.trimmed()?;
         // `Uuid` would also read braces, URNs and text without hyphens.
         let hyphenated = (text.len() == 36).then(|| Uuid::try_parse(&text).ok());
-        hyphenated
-            .flatten()
-            .ok_or_else(|| self.problem("is not a GUID"))
+        hyphenated.flatten().ok_or_else(|| self.problem("is not a GUID"))
     }
 
     /// Says what is wrong with this element.

@@ -61,14 +61,9 @@ fn text(bytes: &[u8]) -> Result<&str, XmlError> {
     }
     // No early exit, so that the compiler can use vector instructions.
     let control = |byte: &u8| *byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r');
-    let has_control = body
-        .as_bytes()
-        .iter()
-        .fold(false, |any, byte| any | control(byte));
+    let has_control = body.as_bytes().iter().fold(false, |any, byte| any | control(byte));
     if has_control || body.contains(['\u{fffe}', '\u{ffff}']) {
-        return Err(XmlError::Malformed(
-            "it holds a character that XML does not allow",
-        ));
+        return Err(XmlError::Malformed("it holds a character that XML does not allow"));
     }
     Ok(body)
 }
@@ -95,9 +90,7 @@ fn check_declaration(declaration: &str) -> Result<(), XmlError> {
     if known && order.contains(&names.as_slice()) {
         Ok(())
     } else {
-        Err(XmlError::Malformed(
-            "the XML declaration is not one of XML 1.0 in UTF-8",
-        ))
+        Err(XmlError::Malformed("the XML declaration is not one of XML 1.0 in UTF-8"))
     }
 }
 
@@ -179,10 +172,7 @@ impl<'a> Parser<'a> {
             attributes_start,
             attributes_end: self.attributes.len(),
         };
-        self.open.push(Open {
-            node: self.nodes.len(),
-            bindings: outer_bindings,
-        });
+        self.open.push(Open { node: self.nodes.len(), bindings: outer_bindings });
         self.nodes.push(node);
         Ok(())
     }
@@ -223,22 +213,11 @@ impl<'a> Parser<'a> {
     }
 
     fn finish(self) -> Result<Document<'a>, XmlError> {
-        let Self {
-            source,
-            offset,
-            nodes,
-            attributes,
-            open,
-            ..
-        } = self;
+        let Self { source, offset, nodes, attributes, open, .. } = self;
         match nodes.first() {
-            Some(&root) if open.is_empty() => Ok(Document {
-                offset,
-                source,
-                root,
-                nodes,
-                attributes,
-            }),
+            Some(&root) if open.is_empty() => {
+                Ok(Document { offset, source, root, nodes, attributes })
+            }
             Some(_) => Err(XmlError::Malformed("an element has no end tag")),
             None => Err(XmlError::Malformed("it has no root element")),
         }
@@ -263,11 +242,7 @@ impl<'a> Parser<'a> {
                 ("xmlns", prefix) => self.bind(prefix, value, first_binding),
                 (prefix, local) => {
                     let value = decode(value, Place::Attribute)?;
-                    self.attributes.push(Attribute {
-                        namespace: prefix,
-                        local,
-                        value,
-                    });
+                    self.attributes.push(Attribute { namespace: prefix, local, value });
                     Ok(())
                 }
             }
@@ -280,15 +255,8 @@ impl<'a> Parser<'a> {
 
     /// Replaces the prefix of an attribute by its namespace and refuses a repeated name.
     fn resolve_attribute(&mut self, first: usize, at: usize) -> Result<(), XmlError> {
-        let prefix = self
-            .attributes
-            .get(at)
-            .map_or("", |attribute| attribute.namespace);
-        let namespace = if prefix.is_empty() {
-            ""
-        } else {
-            self.resolve(prefix)?
-        };
+        let prefix = self.attributes.get(at).map_or("", |attribute| attribute.namespace);
+        let namespace = if prefix.is_empty() { "" } else { self.resolve(prefix)? };
         let earlier = self.attributes.get_mut(first..=at).unwrap_or_default();
         if let Some((attribute, earlier)) = earlier.split_last_mut() {
             attribute.namespace = namespace;
@@ -317,16 +285,12 @@ impl<'a> Parser<'a> {
         }
         // A name with references or line breaks would have to be compared decoded.
         if namespace.contains(['&', '\t', '\r', '\n']) {
-            return Err(XmlError::Malformed(
-                "a namespace name holds a reference or white space",
-            ));
+            return Err(XmlError::Malformed("a namespace name holds a reference or white space"));
         }
         let reserved = matches!(prefix, "xml" | "xmlns")
             || matches!(namespace, XML_NAMESPACE | XMLNS_NAMESPACE);
         if reserved || (namespace.is_empty() && !prefix.is_empty()) {
-            return Err(XmlError::Malformed(
-                "a namespace declaration is not allowed",
-            ));
+            return Err(XmlError::Malformed("a namespace declaration is not allowed"));
         }
         self.bindings.push(Binding { prefix, namespace });
         Ok(())
@@ -336,12 +300,7 @@ impl<'a> Parser<'a> {
         if prefix == "xml" {
             return Ok(XML_NAMESPACE);
         }
-        match self
-            .bindings
-            .iter()
-            .rev()
-            .find(|binding| binding.prefix == prefix)
-        {
+        match self.bindings.iter().rev().find(|binding| binding.prefix == prefix) {
             Some(binding) => Ok(binding.namespace),
             None if prefix.is_empty() => Ok(""),
             None => Err(XmlError::Malformed("a namespace prefix is not declared")),
@@ -349,9 +308,7 @@ impl<'a> Parser<'a> {
     }
 
     fn slice(&self, start: usize, end: usize) -> Result<&'a str, XmlError> {
-        self.source
-            .get(start..end)
-            .ok_or(XmlError::Malformed("a tag is cut off"))
+        self.source.get(start..end).ok_or(XmlError::Malformed("a tag is cut off"))
     }
 }
 
@@ -368,17 +325,11 @@ fn split_attributes<'a>(
             return Ok(());
         }
         if trimmed.len() == rest.len() {
-            return Err(XmlError::Malformed(
-                "attributes are not separated by white space",
-            ));
+            return Err(XmlError::Malformed("attributes are not separated by white space"));
         }
         let (name, after) = trimmed.split_once('=').ok_or_else(broken)?;
         let after = after.trim_start_matches(WHITE_SPACE);
-        let quote = after
-            .chars()
-            .next()
-            .filter(|c| matches!(c, '"' | '\''))
-            .ok_or_else(broken)?;
+        let quote = after.chars().next().filter(|c| matches!(c, '"' | '\'')).ok_or_else(broken)?;
         let after = after.strip_prefix(quote).ok_or_else(broken)?;
         let (value, tail) = after.split_once(quote).ok_or_else(broken)?;
         if value.contains('<') {
@@ -457,9 +408,7 @@ fn referenced(name: &str) -> Option<char> {
     let digits = |text: &str, radix| {
         // `from_str_radix` would take a sign.
         let plain = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        plain
-            .then(|| u32::from_str_radix(text, radix).ok())
-            .flatten()
+        plain.then(|| u32::from_str_radix(text, radix).ok()).flatten()
     };
     let code = match name {
         "lt" => return Some('<'),

@@ -9,19 +9,8 @@ fn reports_the_byte_span_of_every_element() {
     let text = "\u{feff}<?xml version=\"1.0\"?><a><b x='1'>t\u{e9}</b> <c/></a>\n";
     let document = Document::parse(text.as_bytes()).unwrap();
     let raw: Vec<_> = document.elements().map(Element::raw).collect();
-    assert_eq!(
-        raw,
-        [
-            "<a><b x='1'>t\u{e9}</b> <c/></a>",
-            "<b x='1'>t\u{e9}</b>",
-            "<c/>"
-        ]
-    );
-    let children: Vec<_> = document
-        .root()
-        .children()
-        .map(Element::local_name)
-        .collect();
+    assert_eq!(raw, ["<a><b x='1'>t\u{e9}</b> <c/></a>", "<b x='1'>t\u{e9}</b>", "<c/>"]);
+    let children: Vec<_> = document.root().children().map(Element::local_name).collect();
     assert_eq!(children, ["b", "c"]);
 }
 
@@ -30,13 +19,7 @@ fn resolves_prefixes_and_the_default_namespace_by_scope() {
     let text = "<p:a xmlns:p='urn:1' xmlns='urn:2'><b><p:c xmlns:p='urn:3'/><p:d/></b>\
                 <e xmlns=''/></p:a>";
     let document = Document::parse(text.as_bytes()).unwrap();
-    let names = [
-        ("urn:1", "a"),
-        ("urn:2", "b"),
-        ("urn:3", "c"),
-        ("urn:1", "d"),
-        ("", "e"),
-    ];
+    let names = [("urn:1", "a"), ("urn:2", "b"), ("urn:3", "c"), ("urn:1", "d"), ("", "e")];
     for (element, (namespace, local)) in document.elements().zip(names) {
         assert!(element.is(namespace, local), "{}", element.local_name());
     }
@@ -71,10 +54,7 @@ fn refuses_markup_that_no_message_needs() {
         " <?xml version='1.0'?><a/>",
         "<a/><!-- -->",
     ] {
-        assert!(
-            matches!(parse(text), Err(XmlError::ForbiddenMarkup)),
-            "{text}"
-        );
+        assert!(matches!(parse(text), Err(XmlError::ForbiddenMarkup)), "{text}");
     }
 }
 
@@ -129,10 +109,7 @@ fn refuses_what_is_not_well_formed() {
     ] {
         assert!(parse(text).is_err(), "accepted {text:?}");
     }
-    assert!(matches!(
-        Document::parse(b"<a>\xff</a>"),
-        Err(XmlError::NotUtf8(_))
-    ));
+    assert!(matches!(Document::parse(b"<a>\xff</a>"), Err(XmlError::NotUtf8(_))));
 }
 
 #[test]
@@ -143,33 +120,21 @@ fn holds_every_limit_exactly() {
 
     let wide = |count: usize| format!("<a>{}</a>", "<b/>".repeat(count - 1));
     assert!(parse(&wide(4_096)).is_ok());
-    assert!(matches!(
-        parse(&wide(4_097)),
-        Err(XmlError::Limit("elements"))
-    ));
+    assert!(matches!(parse(&wide(4_097)), Err(XmlError::Limit("elements"))));
 
     let numbered = |prefix: &str, count: usize| {
         let attributes = (0..count).map(|i| format!(" {prefix}{i}='u'"));
         format!("<a{}/>", attributes.collect::<String>())
     };
     assert!(parse(&numbered("a", 64)).is_ok());
-    assert!(matches!(
-        parse(&numbered("a", 65)),
-        Err(XmlError::Limit("attributes"))
-    ));
+    assert!(matches!(parse(&numbered("a", 65)), Err(XmlError::Limit("attributes"))));
     assert!(parse(&numbered("xmlns:a", 32)).is_ok());
     let too_many = parse(&numbered("xmlns:a", 33));
-    assert!(matches!(
-        too_many,
-        Err(XmlError::Limit("namespace declarations"))
-    ));
+    assert!(matches!(too_many, Err(XmlError::Limit("namespace declarations"))));
 
     let sized = |bytes: usize| format!("<a>{}</a>", "x".repeat(bytes - 7));
     assert!(parse(&sized(65_536)).is_ok());
-    assert!(matches!(
-        parse(&sized(65_537)),
-        Err(XmlError::TooLarge(65_536))
-    ));
+    assert!(matches!(parse(&sized(65_537)), Err(XmlError::TooLarge(65_536))));
 }
 
 #[test]
@@ -183,24 +148,15 @@ fn reads_typed_values() {
     assert_eq!(field("b").base64(), Ok(vec![0, 1, 2]));
     assert_eq!(field("b").base64_array(), Ok([0, 1, 2]));
     assert!(field("b").base64_array::<4>().is_err());
-    assert_eq!(
-        field("g").guid().unwrap().to_string(),
-        "29a674c9-0d05-6b59-2985-f6578376377c"
-    );
-    assert_eq!(
-        field("k").kid().unwrap().to_string(),
-        "01234567-89ab-cdef-0123-456789abcdef"
-    );
+    assert_eq!(field("g").guid().unwrap().to_string(), "29a674c9-0d05-6b59-2985-f6578376377c");
+    assert_eq!(field("k").kid().unwrap().to_string(), "01234567-89ab-cdef-0123-456789abcdef");
     assert!(field("bad").decimal().is_err());
     assert!(field("bad").guid().is_err());
     assert_eq!(
         root.optional("", "twice").err().unwrap().to_string(),
         "twice appears more than once"
     );
-    assert_eq!(
-        root.required("", "none").err().unwrap().to_string(),
-        "none is missing"
-    );
+    assert_eq!(root.required("", "none").err().unwrap().to_string(), "none is missing");
 }
 
 #[test]

@@ -14,9 +14,7 @@ pub struct Writer {
 impl Writer {
     /// Starts with room for `bytes`.
     pub fn with_capacity(bytes: usize) -> Self {
-        Self {
-            out: String::with_capacity(bytes),
-        }
+        Self { out: String::with_capacity(bytes) }
     }
 
     /// Writes `<name attributes>`, what `content` writes, and `</name>`.

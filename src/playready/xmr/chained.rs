@@ -36,9 +36,7 @@ pub(super) fn wrap(
     let (head, tail) = keys.split_at_mut(16);
     head.copy_from_slice(ci.as_ref());
     tail.copy_from_slice(content_key.expose());
-    KwAes128::new(&(*wrapping_key(root, leaf)).into())
-        .wrap_fixed_key::<U32>((&*keys).into())
-        .into()
+    KwAes128::new(&(*wrapping_key(root, leaf)).into()).wrap_fixed_key::<U32>((&*keys).into()).into()
 }
 
 /// CI and CK, or `None` if they were not wrapped for this leaf under this root.
@@ -80,10 +78,7 @@ impl Uplink {
     pub(super) fn parse(body: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(body);
         let root_kid = Kid::from_wire(reader.array()?);
-        reader.expect(
-            &[0, 1, 0, 8],
-            "leaf license has an unknown kind of root checksum",
-        )?;
+        reader.expect(&[0, 1, 0, 8], "leaf license has an unknown kind of root checksum")?;
         let checksum = reader.array()?;
         reader.finish()?;
         Ok(Self { root_kid, checksum })
@@ -101,15 +96,7 @@ fn wrapping_key(root: &Root<'_>, leaf: Kid) -> Zeroizing<[u8; 16]> {
 }
 
 fn derivation_input(root: Kid, leaf: Kid) -> Vec<u8> {
-    [
-        &[1],
-        LABEL,
-        &[0],
-        &root.to_wire(),
-        &leaf.to_wire(),
-        &[0, 0x80],
-    ]
-    .concat()
+    [&[1], LABEL, &[0], &root.to_wire(), &leaf.to_wire(), &[0, 0x80]].concat()
 }
 
 #[cfg(test)]
@@ -125,17 +112,10 @@ mod tests {
         let vectors: Value =
             serde_json::from_str(include_str!("../../../tests/golden/vectors.json")).unwrap();
         let case = &vectors["chained"];
-        let hex = |name: &str| {
-            HEXLOWER
-                .decode(case[name].as_str().unwrap().as_bytes())
-                .unwrap()
-        };
+        let hex = |name: &str| HEXLOWER.decode(case[name].as_str().unwrap().as_bytes()).unwrap();
         let kid = |name: &str| Kid::from(case[name].as_str().unwrap().parse::<Uuid>().unwrap());
         let root_key = ContentKey::new(hex("root_ck").try_into().unwrap());
-        let root = Root {
-            kid: kid("root_kid"),
-            key: &root_key,
-        };
+        let root = Root { kid: kid("root_kid"), key: &root_key };
         let leaf = kid("leaf_kid");
         assert_eq!(derivation_input(root.kid, leaf), hex("kdf_input"));
         assert_eq!(wrapping_key(&root, leaf).to_vec(), hex("kek"));
@@ -146,18 +126,9 @@ mod tests {
         assert_eq!(uplink(&root)[20..], hex("uplink_checksum"));
 
         assert!(unwrap(&root, leaf, &wrapped).is_some());
-        assert!(
-            unwrap(&root, root.kid, &wrapped).is_none(),
-            "moved to another KID"
-        );
-        let moved = Root {
-            kid: leaf,
-            key: &root_key,
-        };
-        assert!(
-            unwrap(&moved, leaf, &wrapped).is_none(),
-            "moved to another root"
-        );
+        assert!(unwrap(&root, root.kid, &wrapped).is_none(), "moved to another KID");
+        let moved = Root { kid: leaf, key: &root_key };
+        assert!(unwrap(&moved, leaf, &wrapped).is_none(), "moved to another root");
         assert!(unwrap(&root, leaf, &wrapped[..32]).is_none());
         assert!(unwrap(&root, leaf, &[]).is_none());
     }

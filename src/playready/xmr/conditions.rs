@@ -58,11 +58,7 @@ pub(super) fn encode_global(policy: &LicensePolicy, issue: Issue) -> Vec<u8> {
     if let Some(BinaryId(id)) = policy.secure_stop_id {
         put(MUST_UNDERSTAND, kind::SECURE_STOP, &id);
     }
-    if let Some(DomainBinding {
-        account_id: BinaryId(id),
-        revision,
-    }) = policy.domain
-    {
+    if let Some(DomainBinding { account_id: BinaryId(id), revision }) = policy.domain {
         let body = [&id[..], &revision.to_be_bytes()].concat();
         put(MUST_UNDERSTAND, kind::DOMAIN, &body);
     }
@@ -71,29 +67,15 @@ pub(super) fn encode_global(policy: &LicensePolicy, issue: Issue) -> Vec<u8> {
         put(MUST_UNDERSTAND, kind::REAL_TIME, &[]);
     }
     put(0, kind::EMBEDDING, &1u16.to_be_bytes());
-    put(
-        MUST_UNDERSTAND,
-        kind::REVINFO_VERSION,
-        &issue.revinfo_version.to_be_bytes(),
-    );
-    put(
-        MUST_UNDERSTAND,
-        kind::SECURITY_LEVEL,
-        &u16::from(policy.sl).to_be_bytes(),
-    );
+    put(MUST_UNDERSTAND, kind::REVINFO_VERSION, &issue.revinfo_version.to_be_bytes());
+    put(MUST_UNDERSTAND, kind::SECURITY_LEVEL, &u16::from(policy.sl).to_be_bytes());
     out
 }
 
 /// The body of PLAYBACK.
 pub(super) fn encode_play(policy: &LicensePolicy) -> Vec<u8> {
     let mut out = Vec::new();
-    let levels = [
-        policy.cvopl,
-        policy.ucvopl,
-        policy.avopl,
-        policy.caopl,
-        policy.ucaopl,
-    ];
+    let levels = [policy.cvopl, policy.ucvopl, policy.avopl, policy.caopl, policy.ucaopl];
     if levels != [0; 5] {
         let body: Vec<u8> = levels.into_iter().flat_map(u16::to_be_bytes).collect();
         put_object(&mut out, MUST_UNDERSTAND, kind::OUTPUT_LEVELS, &body);
@@ -107,12 +89,7 @@ pub(super) fn encode_play(policy: &LicensePolicy) -> Vec<u8> {
         put_entries(&mut out, container, entry, entries);
     }
     let enablers = policy.play_enablers.iter().map(|&id| (id, &[][..]));
-    put_entries(
-        &mut out,
-        kind::PLAY_ENABLERS,
-        kind::PLAY_ENABLER_ENTRY,
-        enablers,
-    );
+    put_entries(&mut out, kind::PLAY_ENABLERS, kind::PLAY_ENABLER_ENTRY, enablers);
     for restriction in &policy.extended_restrictions {
         let mut flags = 0;
         if restriction.must_understand {
@@ -135,12 +112,7 @@ fn put_entries<'a>(
 ) {
     let mut body = Vec::new();
     for (id, data) in entries {
-        put_object(
-            &mut body,
-            MUST_UNDERSTAND,
-            entry,
-            &[&id.to_bytes_le()[..], data].concat(),
-        );
+        put_object(&mut body, MUST_UNDERSTAND, entry, &[&id.to_bytes_le()[..], data].concat());
     }
     if !body.is_empty() {
         put_object(out, CONTAINER, container, &body);
@@ -177,14 +149,9 @@ pub(super) fn decode(
 
 fn refuse_repeat(nodes: &[Node<'_>], index: usize) -> Result<(), Malformed> {
     let (before, from) = nodes.split_at(index);
-    let repeated = from
-        .first()
-        .is_some_and(|node| before.iter().any(|other| other.kind == node.kind));
-    if repeated {
-        Err(Malformed("license has an object twice"))
-    } else {
-        Ok(())
-    }
+    let repeated =
+        from.first().is_some_and(|node| before.iter().any(|other| other.kind == node.kind));
+    if repeated { Err(Malformed("license has an object twice")) } else { Ok(()) }
 }
 
 fn decode_global(
@@ -210,10 +177,7 @@ fn decode_global(
         kind::DOMAIN => {
             let mut body = Reader::new(node.body);
             let account_id = BinaryId(body.array()?);
-            policy.domain = Some(DomainBinding {
-                account_id,
-                revision: body.u32()?,
-            });
+            policy.domain = Some(DomainBinding { account_id, revision: body.u32()? });
             body.finish()?;
         }
         kind::REAL_TIME => {
@@ -270,12 +234,7 @@ fn decode_play(policy: &mut LicensePolicy, node: &Node<'_>) -> Result<(), OpenEr
 
 fn protections(container: &Node<'_>, kind: u16) -> Result<Vec<OutputProtection>, OpenError> {
     let entries = entries(container, kind)?.into_iter();
-    Ok(entries
-        .map(|(id, data)| OutputProtection {
-            id,
-            data: Data(data.to_vec()),
-        })
-        .collect())
+    Ok(entries.map(|(id, data)| OutputProtection { id, data: Data(data.to_vec()) }).collect())
 }
 
 fn entries<'a>(container: &Node<'a>, kind: u16) -> Result<Vec<(Uuid, &'a [u8])>, OpenError> {

@@ -71,11 +71,7 @@ pub enum OpenError {
 /// [`OpenError::NeedsRoot`] for a leaf license, any other for one that must not be used.
 pub fn open(bytes: &[u8], device: &PrivateKey) -> Result<OpenedLicense, OpenError> {
     let license = Sealed::parse(bytes)?;
-    let device_key = match (
-        &license.content_key.cipher,
-        &license.device_key,
-        &license.uplink,
-    ) {
+    let device_key = match (&license.content_key.cipher, &license.device_key, &license.uplink) {
         (&CIPHER_ECC256, Some(key), None) => key,
         (&CIPHER_CHAINED, None, Some(uplink)) => {
             return Err(OpenError::NeedsRoot(uplink.root_kid));
@@ -98,11 +94,7 @@ pub fn open(bytes: &[u8], device: &PrivateKey) -> Result<OpenedLicense, OpenErro
 /// must not be used.
 pub fn open_leaf(bytes: &[u8], root: &Root<'_>) -> Result<OpenedLicense, OpenError> {
     let license = Sealed::parse(bytes)?;
-    let uplink = match (
-        &license.content_key.cipher,
-        &license.device_key,
-        &license.uplink,
-    ) {
+    let uplink = match (&license.content_key.cipher, &license.device_key, &license.uplink) {
         (&CIPHER_CHAINED, None, Some(uplink)) => uplink,
         _ => return Err(OpenError::OtherRoot),
     };
@@ -160,9 +152,7 @@ impl<'a> Sealed<'a> {
                     continue;
                 }
             };
-            let children = part
-                .children
-                .ok_or(Malformed("license part is not a container"))?;
+            let children = part.children.ok_or(Malformed("license part is not a container"))?;
             if place.replace(children).is_some() {
                 return Err(Malformed("license has an object twice").into());
             }
@@ -183,16 +173,10 @@ impl<'a> Sealed<'a> {
 
     fn unlock(&self, keys: Option<(IntegrityKey, ContentKey)>) -> Result<OpenedLicense, OpenError> {
         let (ci, content_key) = keys.ok_or(OpenError::Integrity)?;
-        mac(&ci, self.covered)
-            .verify(&self.mac.into())
-            .map_err(|_| OpenError::Integrity)?;
+        mac(&ci, self.covered).verify(&self.mac.into()).map_err(|_| OpenError::Integrity)?;
         let (policy, issue) = decode(&self.global, &self.play)?;
         // No extended restriction is understood here.
-        if let Some(one) = policy
-            .extended_restrictions
-            .iter()
-            .find(|one| one.must_understand)
-        {
+        if let Some(one) = policy.extended_restrictions.iter().find(|one| one.must_understand) {
             return Err(OpenError::NotUnderstood(one.kind));
         }
         Ok(OpenedLicense {
@@ -243,21 +227,13 @@ impl<'a> WrappedKey<'a> {
         let length = usize::from(reader.u16()?);
         let wrapped = reader.bytes(length)?;
         reader.finish()?;
-        Ok(Self {
-            kid,
-            key_type,
-            cipher,
-            wrapped,
-        })
+        Ok(Self { kid, key_type, cipher, wrapped })
     }
 }
 
 fn parse_device_key(body: &[u8]) -> Result<[u8; 64], Malformed> {
     let mut reader = Reader::new(body);
-    reader.expect(
-        &[0, 1, 0, 64],
-        "license names a device key that is not P-256",
-    )?;
+    reader.expect(&[0, 1, 0, 64], "license names a device key that is not P-256")?;
     let key = reader.array()?;
     reader.finish()?;
     Ok(key)

@@ -61,12 +61,7 @@ pub fn seal_leaf(spec: &LicenseSpec<'_>, root: &Root<'_>, random: Random<'_>) ->
     let wrapped = chained::wrap(root, spec.kid, &ci, spec.content_key);
     let mut material = Vec::with_capacity(120);
     put_content_key(&mut material, spec, CIPHER_CHAINED, &wrapped);
-    put_object(
-        &mut material,
-        MUST_UNDERSTAND,
-        kind::UPLINK,
-        &chained::uplink(root),
-    );
+    put_object(&mut material, MUST_UNDERSTAND, kind::UPLINK, &chained::uplink(root));
     assemble(spec, &material, &ci)
 }
 
@@ -112,18 +107,8 @@ fn put_content_key(out: &mut Vec<u8>, spec: &LicenseSpec<'_>, cipher: u16, wrapp
 }
 
 fn assemble(spec: &LicenseSpec<'_>, key_material: &[u8], ci: &IntegrityKey) -> Vec<u8> {
-    let LicenseSpec {
-        issue_date,
-        revinfo_version,
-        ..
-    } = *spec;
-    let global = encode_global(
-        spec.policy,
-        Issue {
-            issue_date,
-            revinfo_version,
-        },
-    );
+    let LicenseSpec { issue_date, revinfo_version, .. } = *spec;
+    let global = encode_global(spec.policy, Issue { issue_date, revinfo_version });
     let play = encode_play(spec.policy);
     let headers = 4 * OBJECT_HEADER_BYTES;
     let outer_bytes =

@@ -87,19 +87,10 @@ fn full_policy() -> LicensePolicy {
         avopl: 100,
         caopl: 100,
         ucaopl: 150,
-        avop: vec![protection(
-            "c3fd11c6-f8b7-4d20-b008-1db17d61f2da",
-            &[2, 0, 0, 0],
-        )],
-        daop: vec![protection(
-            "6d5cfa59-c250-4426-930e-fac72c8fcfa6",
-            &[0, 0, 0, 1],
-        )],
+        avop: vec![protection("c3fd11c6-f8b7-4d20-b008-1db17d61f2da", &[2, 0, 0, 0])],
+        daop: vec![protection("6d5cfa59-c250-4426-930e-fac72c8fcfa6", &[0, 0, 0, 1])],
         dvop: vec![
-            protection(
-                "9645e831-e01d-4fff-8342-0a720e3e028f",
-                &[0, 0, 4, 56, 0, 0, 7, 128],
-            ),
+            protection("9645e831-e01d-4fff-8342-0a720e3e028f", &[0, 0, 4, 56, 0, 0, 7, 128]),
             protection("abb2c6f1-e663-4625-a945-972d17b231e7", &[0, 0, 0, 1]),
         ],
         play_enablers: vec![
@@ -139,10 +130,7 @@ fn golden_license_is_sealed_to_the_byte() {
 fn golden_license_opens() {
     let case = &vectors()["xmr"];
     let opened = open(LICENSE, &device()).unwrap();
-    assert_eq!(
-        opened.rights_id,
-        array::<16>(&vectors()["challenge"]["nonce"])
-    );
+    assert_eq!(opened.rights_id, array::<16>(&vectors()["challenge"]["nonce"]));
     assert_eq!(opened.kid, kid(&case["kid"]));
     assert_eq!(opened.key_type, KeyType::AesCtr);
     assert_eq!(opened.content_key.expose().to_vec(), hex(&case["ck"]));
@@ -167,10 +155,7 @@ fn golden_root_and_leaf_open_and_are_sealed_again_to_the_byte() {
     assert_eq!(root.content_key.expose().to_vec(), hex(&case["root_ck"]));
     assert_eq!(reseal(ROOT, &root), ROOT);
 
-    let root = Root {
-        kid: root.kid,
-        key: &root.content_key,
-    };
+    let root = Root { kid: root.kid, key: &root.content_key };
     let leaf = open_leaf(LEAF, &root).unwrap();
     assert_eq!(leaf.kid, kid(&case["leaf_kid"]));
     assert_eq!(leaf.content_key.expose().to_vec(), hex(&case["leaf_ck"]));
@@ -183,19 +168,10 @@ fn golden_root_and_leaf_open_and_are_sealed_again_to_the_byte() {
 fn a_leaf_opens_under_its_root_only() {
     let device = device();
     let root_key = open(ROOT, &device).unwrap();
-    let root = Root {
-        kid: root_key.kid,
-        key: &root_key.content_key,
-    };
-    assert_eq!(
-        open(LEAF, &device).err(),
-        Some(OpenError::NeedsRoot(root.kid))
-    );
+    let root = Root { kid: root_key.kid, key: &root_key.content_key };
+    assert_eq!(open(LEAF, &device).err(), Some(OpenError::NeedsRoot(root.kid)));
     let other_key = ContentKey::new([7; 16]);
-    let other = Root {
-        kid: root.kid,
-        key: &other_key,
-    };
+    let other = Root { kid: root.kid, key: &other_key };
     assert_eq!(open_leaf(LEAF, &other).err(), Some(OpenError::OtherRoot));
     assert_eq!(open_leaf(ROOT, &root).err(), Some(OpenError::OtherRoot));
 }
@@ -226,10 +202,7 @@ fn reseal(original: &[u8], opened: &OpenedLicense) -> Vec<u8> {
 fn golden_rights_ids_follow_from_nonce_and_place() {
     for row in vectors()["rights_id"].as_array().unwrap() {
         let place = usize::try_from(row["index"].as_u64().unwrap()).unwrap();
-        assert_eq!(
-            rights_id(array(&row["nonce"]), place),
-            array::<16>(&row["rights_id"])
-        );
+        assert_eq!(rights_id(array(&row["nonce"]), place), array::<16>(&row["rights_id"]));
     }
 }
 
@@ -238,10 +211,7 @@ fn every_cut_and_every_changed_byte_is_refused() {
     let device = device();
     for license in [LICENSE, POLICIES] {
         for end in 0..license.len() {
-            assert!(
-                open(&license[..end], &device).is_err(),
-                "accepted a cut at byte {end}"
-            );
+            assert!(open(&license[..end], &device).is_err(), "accepted a cut at byte {end}");
         }
         assert!(open(&[license, &[0]].concat(), &device).is_err());
         // The flags of the signature object are outside the MAC and not read.
@@ -249,10 +219,7 @@ fn every_cut_and_every_changed_byte_is_refused() {
         for at in (0..license.len()).filter(|at| !(unread..unread + 2).contains(at)) {
             let mut changed = license.to_vec();
             changed[at] ^= 1;
-            assert!(
-                open(&changed, &device).is_err(),
-                "accepted a change of byte {at}"
-            );
+            assert!(open(&changed, &device).is_err(), "accepted a change of byte {at}");
         }
     }
 }
@@ -271,11 +238,7 @@ fn integrity_keys_avoid_leading_zeros_and_abscissas_off_the_curve() {
     for first in 1..=u8::MAX {
         ci[0] = first;
         let x = [ci, [3; 16]].concat().try_into().unwrap();
-        let place = if Point::from_x(&x).is_some() {
-            &mut good
-        } else {
-            &mut bad
-        };
+        let place = if Point::from_x(&x).is_some() { &mut good } else { &mut bad };
         *place = Some(ci.to_vec());
     }
     let policy = LicensePolicy::new(SecurityLevel::Test);
@@ -319,21 +282,11 @@ fn license_of(global: &[u8], play: Option<&[u8]>, extra: &[u8]) -> Vec<u8> {
     put_object(&mut parts, 3, kind::KEY_MATERIAL, &material);
     parts.extend_from_slice(extra);
     let mut outer = Vec::new();
-    put_object(
-        &mut outer,
-        3,
-        kind::OUTER,
-        &[&parts[..], &[0; SIGNATURE_OBJECT_BYTES]].concat(),
-    );
+    put_object(&mut outer, 3, kind::OUTER, &[&parts[..], &[0; SIGNATURE_OBJECT_BYTES]].concat());
     outer.truncate(outer.len() - SIGNATURE_OBJECT_BYTES);
     let mut license = [&PREAMBLE[..], &[6; 16], &outer].concat();
     let tag = mac(&ci, &license).finalize().into_bytes();
-    put_object(
-        &mut license,
-        1,
-        kind::SIGNATURE,
-        &[&[0, 1, 0, 16], &tag[..]].concat(),
-    );
+    put_object(&mut license, 1, kind::SIGNATURE, &[&[0, 1, 0, 16], &tag[..]].concat());
     license
 }
 
@@ -383,10 +336,7 @@ fn depth_and_number_of_objects_are_bounded() {
     assert_eq!(outcome(&level, Some(&[]), &nested(7)), None);
     assert!(outcome(&level, Some(&[]), &nested(8)).is_some());
     // OUTER, its three parts, level, two keys and the signature are 8.
-    assert_eq!(
-        outcome(&level, Some(&[]), &object(0, 0x00F0, &[]).repeat(248)),
-        None
-    );
+    assert_eq!(outcome(&level, Some(&[]), &object(0, 0x00F0, &[]).repeat(248)), None);
     assert!(outcome(&level, Some(&[]), &object(0, 0x00F0, &[]).repeat(249)).is_some());
 }
 

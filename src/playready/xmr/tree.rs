@@ -30,16 +30,12 @@ impl<'a> Node<'a> {
 
     /// The objects within.
     pub(super) fn container(&self) -> Result<&[Self], Malformed> {
-        self.children
-            .as_deref()
-            .ok_or(Malformed("license object is not flagged as a container"))
+        self.children.as_deref().ok_or(Malformed("license object is not flagged as a container"))
     }
 
     /// The body as its only field.
     pub(super) fn only<const N: usize>(&self) -> Result<[u8; N], Malformed> {
-        self.body
-            .try_into()
-            .map_err(|_| Malformed("license object has the wrong length"))
+        self.body.try_into().map_err(|_| Malformed("license object has the wrong length"))
     }
 
     pub(super) fn u32(&self) -> Result<u32, Malformed> {
@@ -70,11 +66,6 @@ impl<'a> Node<'a> {
             }
             Some(children)
         };
-        Ok(Self {
-            flags: object.flags,
-            kind: object.kind,
-            body: object.body,
-            children,
-        })
+        Ok(Self { flags: object.flags, kind: object.kind, body: object.body, children })
     }
 }

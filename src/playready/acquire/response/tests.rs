@@ -19,11 +19,7 @@ const SERVER_CHAIN: &[u8] = include_bytes!("../../../../tests/golden/server_chai
 const REV_INFO: &str = golden!("pki/revinfo.xml");
 
 fn hex<const N: usize>(text: &str) -> [u8; N] {
-    HEXLOWER
-        .decode(text.as_bytes())
-        .unwrap()
-        .try_into()
-        .unwrap()
+    HEXLOWER.decode(text.as_bytes()).unwrap().try_into().unwrap()
 }
 
 fn nonce() -> [u8; 16] {
@@ -41,10 +37,7 @@ fn signer(which: SignResponses) -> ResponseSigner {
 
 fn trust() -> ResponseTrust {
     let root = PublicKey::from_pem(golden!("pki/root.pub.pem").as_bytes()).unwrap();
-    ResponseTrust {
-        chains: ChainCache::new(root),
-        accept_unsigned: false,
-    }
+    ResponseTrust { chains: ChainCache::new(root), accept_unsigned: false }
 }
 
 fn verify(text: &str, nonce: [u8; 16]) -> Result<AcquireResponse, ResponseError> {
@@ -79,10 +72,7 @@ fn the_golden_response_is_verified_and_written_again() {
     assert_eq!(read.transaction_id, None);
     assert_eq!(read.signer.unwrap().bytes(), SERVER_CHAIN);
     let nonce = nonce();
-    let again = LicenseAnswer {
-        response_id: &read.response_id,
-        ..answer(&read.licenses, &nonce)
-    };
+    let again = LicenseAnswer { response_id: &read.response_id, ..answer(&read.licenses, &nonce) };
     let again = text(again.render(&signer(SignResponses::Always)));
     assert_eq!(before_signature(&again), before_signature(RESPONSE));
     assert_eq!(again.len(), RESPONSE.len());
@@ -103,10 +93,7 @@ fn the_golden_persistent_response_is_verified_and_written_again() {
         ..answer(&read.licenses, &nonce)
     };
     let again = text(again.render(&signer(SignResponses::Persistent)));
-    assert_eq!(
-        before_signature(&again),
-        before_signature(RESPONSE_PERSISTENT)
-    );
+    assert_eq!(before_signature(&again), before_signature(RESPONSE_PERSISTENT));
     assert_eq!(again.len(), RESPONSE_PERSISTENT.len());
     assert!(verify(&again, nonce).is_ok());
 }
@@ -133,10 +120,7 @@ fn optional_parts_stand_in_the_order_of_the_protocol_page() {
         "</SignedInfo><SignatureValue>",
         "</SignatureValue></Signature></Response>",
     ];
-    let found: Vec<_> = order
-        .iter()
-        .map(|part| rendered.find(part).expect(part))
-        .collect();
+    let found: Vec<_> = order.iter().map(|part| rendered.find(part).expect(part)).collect();
     assert!(found.is_sorted());
     let read = verify(&rendered, nonce).unwrap();
     assert_eq!(read.custom_data.as_deref(), Some("\u{fc} & <x>"));
@@ -154,18 +138,12 @@ fn a_response_is_signed_as_the_policy_says() {
         (SignResponses::Never, false, false),
         (SignResponses::Never, true, false),
     ] {
-        let answer = LicenseAnswer {
-            persistent,
-            ..answer(&licenses, &nonce)
-        };
+        let answer = LicenseAnswer { persistent, ..answer(&licenses, &nonce) };
         let rendered = text(answer.render(&signer(which)));
         assert_eq!(rendered.contains("<Signature "), signed);
         assert_eq!(rendered.contains("<SigningCertificateChain>"), signed);
         assert_eq!(verify(&rendered, nonce).is_ok(), signed);
-        let lenient = ResponseTrust {
-            accept_unsigned: true,
-            ..trust()
-        };
+        let lenient = ResponseTrust { accept_unsigned: true, ..trust() };
         let read = AcquireResponse::verify(rendered.as_bytes(), &nonce, &lenient, NOW_S);
         assert_eq!(read.unwrap().signer.is_some(), signed);
     }
@@ -194,52 +172,35 @@ fn a_client_refuses_altered_and_badly_signed_answers() {
     ));
     let unsigned = RESPONSE.split_once("<Signature ").unwrap();
     let unsigned = unsigned.0.to_owned() + unsigned.1.split_once("</Signature>").unwrap().1;
-    assert!(matches!(
-        verify(&unsigned, nonce()),
-        Err(ResponseError::Unsigned)
-    ));
+    assert!(matches!(verify(&unsigned, nonce()), Err(ResponseError::Unsigned)));
     let no_chain = RESPONSE.replace("SigningCertificateChain>", "X>");
-    assert!(matches!(
-        verify(&no_chain, nonce()),
-        Err(ResponseError::Field(_))
-    ));
+    assert!(matches!(verify(&no_chain, nonce()), Err(ResponseError::Field(_))));
 
     let (licenses, nonce) = ([LICENSE.to_vec()], nonce());
     let stranger = ResponseSigner::new(PrivateKey::generate(), SERVER_CHAIN, SignResponses::Always);
     let rendered = text(answer(&licenses, &nonce).render(&stranger));
     assert!(matches!(
         verify(&rendered, nonce),
-        Err(ResponseError::Signature(
-            signature::SignatureError::Signature(_)
-        ))
+        Err(ResponseError::Signature(signature::SignatureError::Signature(_)))
     ));
     let device = include_bytes!("../../../../tests/golden/chain.bcert");
     let key = PrivateKey::from_pem(golden!("pki/devices/golden/sign.pem").as_bytes()).unwrap();
     let device = ResponseSigner::new(key, device, SignResponses::Always);
     let rendered = text(answer(&licenses, &nonce).render(&device));
-    assert!(matches!(
-        verify(&rendered, nonce),
-        Err(ResponseError::Chain(_))
-    ));
+    assert!(matches!(verify(&rendered, nonce), Err(ResponseError::Chain(_))));
 }
 
 #[test]
 fn a_client_refuses_an_answer_without_licenses() {
     let nonce = nonce();
     let rendered = text(answer(&[], &nonce).render(&signer(SignResponses::Always)));
-    assert!(matches!(
-        verify(&rendered, nonce),
-        Err(ResponseError::Field(_))
-    ));
+    assert!(matches!(verify(&rendered, nonce), Err(ResponseError::Field(_))));
 }
 
 #[test]
 fn every_truncation_of_a_response_is_refused() {
     for end in 0..RESPONSE.len() {
-        assert!(
-            verify(&RESPONSE[..end], nonce()).is_err(),
-            "accepted a cut at byte {end}"
-        );
+        assert!(verify(&RESPONSE[..end], nonce()).is_err(), "accepted a cut at byte {end}");
     }
 }
 

@@ -1,15 +1,19 @@
 //! Bounds how long a client may hold a connection without giving or taking anything.
 //!
-//! The HTTP library times the first request head of a connection, an idle connection, and nothing
-//! else: a client that sends one byte of its second request, or that never reads its answer, would
-//! hold the connection for good. [`Guarded`] wraps the stream and ends it in these cases:
+//! The HTTP library has timers for the first request head of a connection and for an idle
+//! connection, half a second coarse, and none for anything else: a client that sends one byte of
+//! its second request, or that never reads its answer, would hold the connection for good.
+//! [`Guarded`] wraps the stream, bounds all of it, and takes the place of those timers:
 //!
 //! | phase | bound |
 //! |---|---|
-//! | idle, nothing of a request seen | keep-alive + header timeout (the library ends it earlier) |
-//! | idle, a request head has begun | header timeout |
+//! | connected, no request yet | header timeout |
+//! | idle after an answer | keep-alive |
+//! | a request head has begun | header timeout |
 //! | a request is worked on | none here: the shell times body and answer |
 //! | the client takes nothing of an answer | body timeout |
+//!
+//! A connection over its bound is closed without an answer.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -75,6 +79,7 @@ pub(super) struct Guarded<T> {
     patience: Patience,
     /// Requests finished when the present idle phase began.
     phase: Option<u64>,
+    /// The header timeout runs: from the first byte on, or from the start of the connection.
     head_begun: bool,
     reading: Alarm,
     writing: Alarm,
@@ -103,8 +108,12 @@ impl<T> Guarded<T> {
         let finished = Some(self.activity.0.finished.get());
         if self.phase != finished {
             self.phase = finished;
-            self.head_begun = false;
-            self.reading.set(self.patience.idle);
+            self.head_begun = finished == Some(0);
+            self.reading.set(if self.head_begun {
+                self.patience.head
+            } else {
+                self.patience.idle
+            });
         }
     }
 
@@ -127,7 +136,19 @@ impl<T> Guarded<T> {
         }
     }
 
-    /// Called with the outcome of every write: ends the wait or watches it.
+    /// A client that takes its answer is not idle: the clock starts again with each piece.
+    fn note_write(&mut self, outcome: &Poll<io::Result<usize>>) {
+        if matches!(outcome, Poll::Ready(Ok(1..))) && !self.activity.0.working.get() {
+            self.enter_idle_phase();
+            self.reading.set(if self.head_begun {
+                self.patience.head
+            } else {
+                self.patience.idle
+            });
+        }
+    }
+
+    /// Called with the outcome of every write and flush: ends the wait or watches it.
     fn watch_write<R>(
         &mut self,
         outcome: Poll<io::Result<R>>,
@@ -135,7 +156,12 @@ impl<T> Guarded<T> {
     ) -> Poll<io::Result<R>> {
         if outcome.is_ready() {
             self.writing.clear();
-            return outcome;
+            // The library may have tried to read before the answer was there to be written, and
+            // not try again until it is woken: here is where the idle phase gets its waker.
+            return match self.wait_to_read(cx) {
+                Poll::Ready(Err(stalled)) => Poll::Ready(Err(stalled)),
+                _ => outcome,
+            };
         }
         self.writing.set_if_clear(self.patience.write);
         self.writing.poll(cx).map(|()| Err(stalled()))
@@ -170,6 +196,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.note_write(&outcome);
         this.watch_write(outcome, cx)
     }
 
@@ -180,6 +207,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.note_write(&outcome);
         this.watch_write(outcome, cx)
     }
 

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
-use actix_http::{HttpService, Request};
+use actix_http::{HttpService, KeepAlive, Request};
 use actix_server::{GracefulShutdownSignal, ServerBuilder, ServerHandle};
 use actix_service::{ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
@@ -291,8 +292,9 @@ impl<R: Fn(&mut web::ServiceConfig) + Clone + Send + 'static> Plan<R> {
     {
         let draining = self.draining.clone();
         HttpService::build()
-            .keep_alive(self.limits.keep_alive())
-            .client_request_timeout(self.limits.header_timeout())
+            // `Guarded` has the timers for both.
+            .keep_alive(KeepAlive::Os)
+            .client_request_timeout(Duration::ZERO)
             .graceful_shutdown_signal(move || {
                 let draining = draining.clone();
                 async move { draining.notified().await }

@@ -37,6 +37,7 @@ pub mod health;
 pub mod metrics;
 pub mod page;
 pub mod problem;
+pub mod routes;
 pub mod server;
 mod shell;
 

@@ -146,11 +146,19 @@ pub struct Reply {
     pub is_fault: bool,
     /// What happened, for the log; never sent.
     pub detail: Option<String>,
+    /// How many events the ledger had when the answer's own were part of it; `None` if it has
+    /// none of its own.
+    pub position: Option<u64>,
 }
 
 impl From<Fault> for Reply {
     fn from(fault: Fault) -> Self {
-        Self { body: fault.render(), is_fault: true, detail: Some(fault.to_string()) }
+        Self {
+            body: fault.render(),
+            is_fault: true,
+            detail: Some(fault.to_string()),
+            position: None,
+        }
     }
 }
 
@@ -164,6 +172,12 @@ impl Request {
     pub fn operation(&self) -> &'static str {
         self.0.message().operation().name()
     }
+}
+
+/// What a device gets.
+pub(crate) struct Answer {
+    body: Vec<u8>,
+    position: Option<u64>,
 }
 
 /// Why a device does not get what it asked for.
@@ -235,7 +249,9 @@ impl Licensing {
             Message::Delete(message) => self.delete(challenge, message, correlation).await,
         };
         match answer {
-            Ok(body) => Reply { body, is_fault: false, detail: None },
+            Ok(Answer { body, position }) => {
+                Reply { body, is_fault: false, detail: None, position }
+            }
             Err(Denied::Fault(fault)) => fault.into(),
             Err(Denied::Failed(error)) => {
                 tracing::error!(%error, cause = cause_of(&error), "a request failed: {error}");

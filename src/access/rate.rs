@@ -40,11 +40,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
     ///
     /// [`TooFast`] when nothing is left; this call then counts for nothing.
     pub fn check(&self, key: &K) -> Result<(), TooFast> {
-        if self
-            .checks
-            .fetch_add(1, Ordering::Relaxed)
-            .is_multiple_of(CHECKS_BETWEEN_SWEEPS)
-        {
+        if self.checks.fetch_add(1, Ordering::Relaxed).is_multiple_of(CHECKS_BETWEEN_SWEEPS) {
             self.limiter.retain_recent();
             self.limiter.shrink_to_fit();
         }

@@ -109,11 +109,7 @@ impl<T> Guarded<T> {
         if self.phase != finished {
             self.phase = finished;
             self.head_begun = finished == Some(0);
-            self.reading.set(if self.head_begun {
-                self.patience.head
-            } else {
-                self.patience.idle
-            });
+            self.reading.set(if self.head_begun { self.patience.head } else { self.patience.idle });
         }
     }
 
@@ -140,11 +136,7 @@ impl<T> Guarded<T> {
     fn note_write(&mut self, outcome: &Poll<io::Result<usize>>) {
         if matches!(outcome, Poll::Ready(Ok(1..))) && !self.activity.0.working.get() {
             self.enter_idle_phase();
-            self.reading.set(if self.head_begun {
-                self.patience.head
-            } else {
-                self.patience.idle
-            });
+            self.reading.set(if self.head_begun { self.patience.head } else { self.patience.idle });
         }
     }
 

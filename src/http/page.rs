@@ -24,6 +24,10 @@ use super::problem::Problem;
 pub struct PageQuery {
     limit: Option<String>,
     cursor: Option<String>,
+    /// Wait until the answer includes this position.
+    pub min_position: Option<String>,
+    /// Where the first page begins, for lists that have such a place.
+    pub from: Option<String>,
 }
 
 /// Where a page ended, and the next one begins.

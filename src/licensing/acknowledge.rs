@@ -1,7 +1,7 @@
 //! A device says which licenses it stored.
 
 use super::commit::{Attempts, Basis, Committed};
-use super::{Denied, Licensing};
+use super::{Answer, Denied, Licensing};
 use crate::domain::acknowledge::{Acknowledge, acknowledge};
 use crate::domain::lookup::{Key, Value};
 use crate::domain::{Digest, Identity, KeyId, TransactionId};
@@ -15,7 +15,7 @@ impl Licensing {
         challenge: &VerifiedChallenge,
         message: &Acknowledgement,
         correlation: &str,
-    ) -> Result<Vec<u8>, Denied> {
+    ) -> Result<Answer, Denied> {
         let identity = Identity(Digest(*challenge.sender().identity()));
         let transaction_id = TransactionId(message.transaction_id);
         let results = message.results.iter().map(|r| (KeyId(r.kid.guid()), r.result));
@@ -42,15 +42,17 @@ impl Licensing {
             };
             let events = acknowledge(&command, &licenses, basis.at_ms(&guard));
             if events.is_empty() {
-                return Ok(wire::answer(message.transaction_id));
+                let body = wire::answer(message.transaction_id);
+                return Ok(Answer { body, position: None });
             }
             let count = events.len();
             let stream = guard.stream().clone();
             let events = events.into_iter().map(|event| (stream.clone(), event)).collect();
             let stored = self.commit(&mut guard, &basis, events, Vec::new(), correlation).await?;
-            if let Committed::Stored = stored {
+            if let Committed::Stored { position } = stored {
                 self.metrics.acknowledged(count);
-                return Ok(wire::answer(message.transaction_id));
+                let body = wire::answer(message.transaction_id);
+                return Ok(Answer { body, position: Some(position) });
             }
         }
     }

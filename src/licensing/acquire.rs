@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::commit::{Attempts, Basis, Committed, introduction, model_of};
 use super::sealing::RequestKeys;
-use super::{Denied, Licensing, LicensingError, random_bytes};
+use super::{Answer, Denied, Licensing, LicensingError, random_bytes};
 use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, Terms};
 use crate::domain::event::{LicenseAcquired, Persistence};
 use crate::domain::ids::Wire16;
@@ -28,7 +28,7 @@ impl Licensing {
         message: &AcquireRequest,
         query: &str,
         correlation: &str,
-    ) -> Result<Vec<u8>, Denied> {
+    ) -> Result<Answer, Denied> {
         if self.is_revoked(challenge) {
             let detail = "a certificate of the chain is revoked";
             return Err(Denied::Fault(Fault::new(FaultCode::DeviceRevoked, detail)));
@@ -70,17 +70,18 @@ impl Licensing {
                     events.extend(granted.map(|event| (stream.clone(), event)));
                     let stored =
                         self.commit(&mut guard, &basis, events, Vec::new(), correlation).await?;
-                    if let Committed::Stored = stored {
+                    if let Committed::Stored { position } = stored {
                         drop(guard);
                         self.metrics.granted(&licenses);
-                        return self.seal(challenge, message, &licenses, &keys);
+                        let body = self.seal(challenge, message, &licenses, &keys)?;
+                        return Ok(Answer { body, position: Some(position) });
                     }
                 }
                 Outcome::Refuse(refusal, Some(event)) => {
                     events.push((stream, event));
                     let stored =
                         self.commit(&mut guard, &basis, events, Vec::new(), correlation).await?;
-                    if let Committed::Stored = stored {
+                    if let Committed::Stored { .. } = stored {
                         return Err(self.refuse(refusal));
                     }
                 }
@@ -89,7 +90,8 @@ impl Licensing {
                     if !self.moved(&mut guard).await? {
                         drop(guard);
                         self.metrics.repeated();
-                        return self.seal(challenge, message, &licenses, &keys);
+                        let body = self.seal(challenge, message, &licenses, &keys)?;
+                        return Ok(Answer { body, position: None });
                     }
                 }
                 Outcome::Refuse(refusal, None) => {

@@ -23,8 +23,11 @@ pub(super) struct Basis<'a> {
 
 /// What became of an append.
 pub(super) enum Committed {
-    /// The events are durable.
-    Stored,
+    /// The events are durable; so many events the ledger has with the last of them.
+    Stored {
+        /// Position to read from, for whoever wants to see the effect.
+        position: u64,
+    },
     /// Something that the decision was made on has changed: decide again.
     DecideAgain,
 }
@@ -121,7 +124,7 @@ impl Licensing {
                 if let Err(error) = folded {
                     tracing::warn!(%error, "a device could not be folded forward: {error}");
                 }
-                Ok(Committed::Stored)
+                Ok(Committed::Stored { position: appended.last_sequence + 1 })
             }
             // If the same challenge was answered elsewhere meanwhile, the next decision finds that
             // answer and repeats it.

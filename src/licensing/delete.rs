@@ -3,7 +3,7 @@
 use data_encoding::BASE64;
 
 use super::commit::{Attempts, Basis, Committed};
-use super::{Denied, Licensing, LicensingError};
+use super::{Answer, Denied, Licensing, LicensingError};
 use crate::domain::delete::{Delete, Deletion, Outcome, Seen};
 use crate::domain::event::EvidenceKept;
 use crate::domain::ids::Wire16;
@@ -19,7 +19,7 @@ impl Licensing {
         challenge: &VerifiedChallenge,
         message: &DeleteRequest,
         correlation: &str,
-    ) -> Result<Vec<u8>, Denied> {
+    ) -> Result<Answer, Denied> {
         let identity = Identity(Digest(*challenge.sender().identity()));
         let command = Delete {
             identity,
@@ -54,18 +54,19 @@ impl Licensing {
                     continue;
                 }
                 self.metrics.delete_repeated();
-                return Ok(wire::answer(&message.session));
+                return Ok(Answer { body: wire::answer(&message.session), position: None });
             }
             let (kept, checks) = self.evidence(challenge, &command, at_ms).await?;
             let stream = guard.stream().clone();
             let facts = deletions.iter().cloned().map(|d| (stream.clone(), d.into()));
             let events = facts.chain(kept).collect();
             let stored = self.commit(&mut guard, &basis, events, checks, correlation).await?;
-            if let Committed::Stored = stored {
+            if let Committed::Stored { position } = stored {
                 let unmatched = |deletion: &&Deletion| matches!(deletion, Deletion::Unmatched(_));
                 let unmatched = deletions.iter().filter(unmatched).count();
                 self.metrics.deleted(deletions.len() - unmatched, unmatched);
-                return Ok(wire::answer(&message.session));
+                let body = wire::answer(&message.session);
+                return Ok(Answer { body, position: Some(position) });
             }
         }
     }

@@ -81,12 +81,7 @@ fn start(config: &Config) -> Running {
 }
 
 fn start_with(config: &Config, access: Registry, readiness: Readiness) -> Running {
-    let shell = Shell::new(
-        config,
-        Arc::new(access),
-        Arc::new(Metrics::default()),
-        readiness,
-    );
+    let shell = Shell::new(config, Arc::new(access), Arc::new(Metrics::default()), readiness);
     Server::start(config, shell, routes).unwrap()
 }
 
@@ -95,9 +90,7 @@ fn registry() -> (Registry, [String; 2]) {
     let registry = Registry::new(Secret::new([1; 32]));
     let headers = [(Scope::InventoryRead, 1), (Scope::EventsRead, 2)].map(|(scope, fill)| {
         let scopes = BTreeSet::from([scope]);
-        let (record, text) = registry
-            .issue("test", scopes, UnixMillis(0), &[fill; 42])
-            .unwrap();
+        let (record, text) = registry.issue("test", scopes, UnixMillis(0), &[fill; 42]).unwrap();
         registry.apply_created(record);
         format!("Authorization: Bearer {}\r\n", text.expose())
     });
@@ -114,24 +107,13 @@ struct Answer {
 impl Answer {
     fn of(text: &str) -> Self {
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
-        let status = head
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok());
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.unwrap_or_else(|| panic!("no answer: {text:?}"));
-        Self {
-            status,
-            head: head.to_ascii_lowercase(),
-            body: body.to_owned(),
-        }
+        Self { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
     }
 
     fn problem(&self) -> Value {
-        assert!(
-            self.header("content-type") == Some("application/problem+json"),
-            "{}",
-            self.head
-        );
+        assert!(self.header("content-type") == Some("application/problem+json"), "{}", self.head);
         let problem: Value = serde_json::from_str(&self.body).unwrap();
         assert_eq!(problem["status"], self.status);
         assert_eq!(problem["request_id"].as_str(), self.header("x-request-id"));
@@ -143,17 +125,13 @@ impl Answer {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.head
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 }
 
 fn connect(service: &Running) -> TcpStream {
     let stream = TcpStream::connect(service.address()).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream
 }
 
@@ -183,18 +161,13 @@ fn get(service: &Running, path: &str, headers: &str) -> Answer {
 fn post(service: &Running, path: &str, headers: &str, body: &str) -> Answer {
     let length = body.len();
     let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}");
-    exchange(
-        service,
-        &format!("{head}Content-Length: {length}\r\n\r\n{body}"),
-    )
+    exchange(service, &format!("{head}Content-Length: {length}\r\n\r\n{body}"))
 }
 
 /// Sends one byte each 50 ms until the server hangs up; says how long that took.
 fn drip(stream: &mut TcpStream, byte: &[u8]) -> Duration {
     let started = Instant::now();
-    stream
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let mut piece = [0; 4096];
     while started.elapsed() < Duration::from_secs(15) {
         if stream.write_all(byte).is_err() {
@@ -206,8 +179,6 @@ fn drip(stream: &mut TcpStream, byte: &[u8]) -> Duration {
             Err(_) => break,
         }
     }
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     started.elapsed()
 }

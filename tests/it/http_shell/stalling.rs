@@ -17,26 +17,17 @@ fn hangs_up_on_a_connection_that_says_nothing() {
     let service = start(&config());
     let since = Instant::now();
     assert_eq!(read_to_close(&mut connect(&service)), "");
-    assert!(
-        since.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        since.elapsed()
-    );
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
 }
 
 #[test]
 fn hangs_up_on_a_dripping_head_of_a_later_request_too() {
     let service = start(&config());
     let mut stream = connect(&service);
-    stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let mut piece = [0; 4096];
     let count = stream.read(&mut piece).unwrap();
-    assert_eq!(
-        Answer::of(std::str::from_utf8(&piece[..count]).unwrap()).status,
-        200
-    );
+    assert_eq!(Answer::of(std::str::from_utf8(&piece[..count]).unwrap()).status, 200);
     stream.write_all(b"GET /healthz HTTP/1.1\r\nX: ").unwrap();
     let took = drip(&mut stream, b"x");
     assert!((200..2_000).contains(&took.as_millis()), "{took:?}");
@@ -49,22 +40,13 @@ fn keeps_a_busy_connection_and_closes_an_idle_one() {
     let mut piece = [0; 4096];
     for _ in 0..8 {
         std::thread::sleep(Duration::from_millis(200));
-        stream
-            .write_all(b"GET /slow/250 HTTP/1.1\r\nHost: x\r\n\r\n")
-            .unwrap();
+        stream.write_all(b"GET /slow/250 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         let count = stream.read(&mut piece).unwrap();
-        assert_eq!(
-            Answer::of(std::str::from_utf8(&piece[..count]).unwrap()).status,
-            200
-        );
+        assert_eq!(Answer::of(std::str::from_utf8(&piece[..count]).unwrap()).status, 200);
     }
     let idle_since = Instant::now();
     assert_eq!(stream.read(&mut piece).unwrap(), 0);
-    assert!(
-        idle_since.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        idle_since.elapsed()
-    );
+    assert!(idle_since.elapsed() < Duration::from_secs(3), "{:?}", idle_since.elapsed());
 }
 
 #[test]
@@ -73,9 +55,7 @@ fn answers_pipelined_requests_in_order() {
     let first = "GET /slow/100 HTTP/1.1\r\nHost: x\r\n\r\n";
     let second = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let mut stream = connect(&service);
-    stream
-        .write_all(format!("{first}{second}").as_bytes())
-        .unwrap();
+    stream.write_all(format!("{first}{second}").as_bytes()).unwrap();
     let text = read_to_close(&mut stream);
     assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 2, "{text}");
     assert!(text.find("slept") < text.find("\"status\""), "{text}");
@@ -88,22 +68,11 @@ fn refuses_a_dripping_body() {
         let mut stream = connect(&service);
         let head = format!("POST /length HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
-        let byte: &[u8] = if framing.contains("chunked") {
-            b"1\r\nx\r\n"
-        } else {
-            b"x"
-        };
+        let byte: &[u8] = if framing.contains("chunked") { b"1\r\nx\r\n" } else { b"x" };
         let took = drip(&mut stream, byte);
-        assert!(
-            (300..2_000).contains(&took.as_millis()),
-            "{framing}: {took:?}"
-        );
+        assert!((300..2_000).contains(&took.as_millis()), "{framing}: {took:?}");
         let answer = Answer::of(&read_to_close(&mut stream));
-        assert_eq!(
-            (answer.status, answer.code().as_str()),
-            (408, "body-too-slow"),
-            "{framing}"
-        );
+        assert_eq!((answer.status, answer.code().as_str()), (408, "body-too-slow"), "{framing}");
     }
 }
 
@@ -113,15 +82,10 @@ fn refuses_a_body_below_the_minimum_rate_long_before_the_timeout() {
     config.limits.body_timeout_ms = 14_000;
     let service = start(&config);
     let mut stream = connect(&service);
-    stream
-        .write_all(b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n").unwrap();
     let took = drip(&mut stream, b"x");
     assert!((1_800..4_000).contains(&took.as_millis()), "{took:?}");
-    assert_eq!(
-        Answer::of(&read_to_close(&mut stream)).code(),
-        "body-too-slow"
-    );
+    assert_eq!(Answer::of(&read_to_close(&mut stream)).code(), "body-too-slow");
 }
 
 #[test]
@@ -130,10 +94,7 @@ fn takes_a_body_up_to_the_limit_and_no_byte_more() {
     let fits = "x".repeat(65_536);
     assert_eq!(post(&service, "/length", "", &fits).body, "65536");
     let refused = post(&service, "/length", "", &format!("{fits}x"));
-    assert_eq!(
-        (refused.status, refused.code().as_str()),
-        (413, "body-too-large")
-    );
+    assert_eq!((refused.status, refused.code().as_str()), (413, "body-too-large"));
     assert_eq!(refused.header("connection"), Some("close"));
 }
 
@@ -146,37 +107,25 @@ fn counts_a_chunked_body_too() {
     let fits = exchange(&service, &format!("{head}{}0\r\n\r\n", chunk.repeat(16)));
     assert_eq!((fits.status, fits.body.as_str()), (200, "65536"));
     let mut stream = connect(&service);
-    stream
-        .write_all(format!("{head}{}", chunk.repeat(17)).as_bytes())
-        .unwrap();
+    stream.write_all(format!("{head}{}", chunk.repeat(17)).as_bytes()).unwrap();
     // The body has no end, and the answer comes all the same.
-    assert_eq!(
-        Answer::of(&read_to_close(&mut stream)).code(),
-        "body-too-large"
-    );
+    assert_eq!(Answer::of(&read_to_close(&mut stream)).code(), "body-too-large");
 }
 
 #[test]
 fn refuses_a_body_that_breaks_off() {
     let service = start(&config());
     let mut stream = connect(&service);
-    stream
-        .write_all(b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
-        .unwrap();
+    stream.write_all(b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
-    assert_eq!(
-        Answer::of(&read_to_close(&mut stream)).code(),
-        "invalid-request"
-    );
+    assert_eq!(Answer::of(&read_to_close(&mut stream)).code(), "invalid-request");
 }
 
 #[test]
 fn hangs_up_on_a_client_that_takes_nothing_of_its_answer() {
     let service = start(&config());
     let mut stream = connect(&service);
-    stream
-        .write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     std::thread::sleep(Duration::from_millis(1_500));
     let taken = read_to_close(&mut stream).len();
     assert!(taken < LARGE, "{taken} bytes were still delivered");
@@ -187,9 +136,7 @@ fn hangs_up_on_a_client_that_takes_nothing_of_its_answer() {
 fn waits_for_a_client_that_takes_its_answer_slowly() {
     let service = start(&config());
     let mut stream = connect(&service);
-    stream
-        .write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut piece = vec![0; 4 << 20];
     let mut taken = 0;
     for _ in 0..8 {
@@ -209,10 +156,7 @@ fn answers_503_beyond_the_places_in_flight_and_probes_all_the_same() {
         let busy = scope.spawn(|| get(&service, "/slow/900", ""));
         std::thread::sleep(Duration::from_millis(300));
         let refused = get(&service, "/slow/0", "");
-        assert_eq!(
-            (refused.status, refused.code().as_str()),
-            (503, "overloaded")
-        );
+        assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
         assert_eq!(refused.header("retry-after"), Some("1"));
         assert_eq!(get(&service, "/healthz", "").status, 200);
         assert_eq!(get(&service, "/readyz", "").status, 200);

@@ -34,7 +34,10 @@ use super::soap::{self, Fault, FaultCode, Operation};
 use super::xml::{Document, ENCRYPTION, Element, FieldError, PROTOCOLS};
 
 /// What a challenge says.
-#[expect(clippy::large_enum_variant, reason = "one for each request, and most acquire")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each request, and most acquire"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Asks for licenses.

@@ -1,0 +1,1 @@
+//! Policy strings of the test server (section 10).

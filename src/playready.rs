@@ -15,6 +15,7 @@ pub mod kid;
 pub mod policy;
 pub mod reader;
 pub mod rev_info;
+pub mod revocation;
 pub mod signature;
 pub mod soap;
 pub mod xml;

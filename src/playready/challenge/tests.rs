@@ -9,7 +9,7 @@ use crate::playready::acknowledge::LicenseResult;
 use crate::playready::acquire::HeldList;
 use crate::playready::header::{AlgId, Header, HeaderKey, HeaderVersion};
 use crate::playready::kid::Kid;
-use crate::playready::rev_info::RUNTIME_CRL;
+use crate::playready::revocation::RUNTIME_CRL;
 
 const NOW_S: u64 = 1_700_000_000;
 

@@ -25,7 +25,7 @@ pub use response::{AcquireResponse, LicenseAnswer, ResponseSigner, ResponseTrust
 
 use super::header::{HEADER_NAMESPACE, Header};
 use super::kid::Kid;
-use super::rev_info::REV_INFO_V2;
+use super::revocation::REVINFO_V2;
 use super::xml::{Element, FieldError, PROTOCOLS, Writer, decode_base64};
 
 /// A device asks for licenses.
@@ -107,7 +107,7 @@ impl AcquireRequest {
     /// client speaks of lists, and its RevInfo v2 is missing or older.
     pub fn wants_rev_info(&self, sequence: u32) -> bool {
         self.revocation_lists.as_ref().is_some_and(|lists| {
-            let held = lists.iter().find(|list| list.id == REV_INFO_V2);
+            let held = lists.iter().find(|list| list.id == REVINFO_V2);
             held.is_none_or(|list| list.version < u64::from(sequence))
         })
     }

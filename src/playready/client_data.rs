@@ -176,7 +176,7 @@ fn cipher_value(element: Element<'_, '_>) -> Option<Vec<u8>> {
     data.required(ENCRYPTION, "CipherValue").ok()?.base64().ok()
 }
 
-/// X(M)[16:32].
+/// The AES key: bytes 16 to 31 of the abscissa.
 fn aes_key(point: &Point) -> Zeroizing<[u8; BLOCK_BYTES]> {
     let half = point.x().last_chunk::<BLOCK_BYTES>();
     Zeroizing::new(half.copied().unwrap_or_default())

@@ -8,16 +8,9 @@
 //!     ListData        base64 of RevInfo v2 or of a list (section 3)
 //! ```
 
-use uuid::{Uuid, uuid};
-
+use super::ecc::PublicKey;
+use super::revocation::{Revocation, RevocationError};
 use super::xml::{Document, Element, FieldError, PROTOCOLS, XmlError};
-
-/// The list that names the versions of all others.
-pub const REV_INFO_V2: Uuid = uuid!("52d1ff11-d388-4edd-82b7-68ea4c20a16c");
-/// The list of revoked runtimes.
-pub const RUNTIME_CRL: Uuid = uuid!("4e9d8c8a-b652-45a7-9791-6925a6b4791f");
-/// The list of revoked applications.
-pub const APPLICATION_CRL: Uuid = uuid!("28082e80-c7a3-40b1-8256-19e5b6d89b27");
 
 /// The most bytes that `revinfo.xml` may have; it comes from the operator, not from a client.
 const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -25,8 +18,8 @@ const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// One signed list, not verified yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListData {
-    /// Which list this is.
-    pub id: Uuid,
+    /// Which list this is: a GUID in wire order.
+    pub id: [u8; 16],
     /// The signed bytes.
     pub data: Vec<u8>,
 }
@@ -64,6 +57,17 @@ impl RevInfo {
         Ok(Self::read(root, namespace)?)
     }
 
+    /// Verifies the lists up to `root` at the time `now_s` (Unix seconds).
+    ///
+    /// # Errors
+    ///
+    /// As [`Revocation::verify`].
+    pub fn verify(self, root: &PublicKey, now_s: u64) -> Result<Revocation, RevocationError> {
+        let Self { element, lists } = self;
+        let lists: Vec<_> = lists.iter().map(|list| (list.id, list.data.as_slice())).collect();
+        Revocation::verify(&lists, element, root, now_s)
+    }
+
     /// Reads the element, whose names are in `namespace`.
     pub(super) fn read(element: Element<'_, '_>, namespace: &str) -> Result<Self, FieldError> {
         if !element.is(namespace, "RevInfo") {
@@ -73,7 +77,7 @@ impl RevInfo {
         for revocation in element.children() {
             let id = revocation.required(namespace, "ListID")?.base64_array()?;
             let data = revocation.required(namespace, "ListData")?.base64()?;
-            lists.push(ListData { id: Uuid::from_bytes_le(id), data });
+            lists.push(ListData { id, data });
         }
         Ok(Self { element: element.raw().to_owned(), lists })
     }
@@ -86,12 +90,14 @@ mod tests {
     const GOLDEN: &[u8] = include_bytes!("../../tests/golden/pki/revinfo.xml");
 
     #[test]
-    fn the_golden_file_is_read_and_kept_verbatim() {
+    fn the_golden_file_is_read_verified_and_kept_verbatim() {
         let info = RevInfo::parse(GOLDEN).unwrap();
-        let ids: Vec<_> = info.lists.iter().map(|list| list.id).collect();
-        assert_eq!(ids, [REV_INFO_V2, RUNTIME_CRL, APPLICATION_CRL]);
-        assert!(info.lists[0].data.starts_with(b"RLV2"));
+        assert_eq!(info.lists.len(), 3);
         assert_eq!(info.element.as_bytes(), GOLDEN);
+        let root = include_bytes!("../../tests/golden/pki/root.pub.pem");
+        let root = PublicKey::from_pem(root).unwrap();
+        let lists = info.verify(&root, 1_700_000_000).unwrap();
+        assert_eq!((lists.sequence(), lists.element().as_bytes()), (7, GOLDEN));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::playready::acknowledge::LicenseResult;
 use crate::playready::acquire::HeldList;
 use crate::playready::header::{AlgId, Header, HeaderKey, HeaderVersion};
 use crate::playready::kid::Kid;
-use crate::playready::rev_info::RUNTIME_CRL;
+use crate::playready::revocation::RUNTIME_CRL;
 
 const NOW_S: u64 = 1_700_000_000;
 
@@ -335,12 +335,13 @@ fn refuses_every_way_to_wrap_the_signature() {
 fn refuses_names_that_depend_on_an_ancestor() {
     let text = edited(|la| la.replace("<CLIENTINFO>", "<soap:X></soap:X><CLIENTINFO>"));
     assert_eq!(code(&text), FaultCode::InvalidMessage);
-    let text = edited(|la| {
-        la.replacen(" xmlns=\"http://schemas.microsoft.com/DRM/2007/03/protocols\"", "", 1)
-    });
-    let rebound = text.replace("/protocols/messages\"><LA", "/protocols\"><LA");
+    let prefixed = edited(|la| la.replacen("<LA ", "<q:LA ", 1).replace("</LA>", "</q:LA>"));
+    let declared = format!("<soap:Envelope xmlns:q=\"{PROTOCOLS}\"");
+    let text = prefixed.replacen("<soap:Envelope", &declared, 1);
     assert_eq!(code(&text), FaultCode::InvalidMessage);
-    assert_eq!(code(&rebound), FaultCode::InvalidMessage);
+    let own = format!("<q:LA xmlns:q=\"{PROTOCOLS}\"");
+    let text = edited(|la| la.replacen("<LA", &own, 1).replace("</LA>", "</q:LA>"));
+    assert!(verify(&text).is_ok());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use data_encoding::BASE64;
 use uuid::Uuid;
 
 use super::super::kid::Kid;
+use super::parse::has_byte;
 use super::{Element, WHITE_SPACE};
 
 /// An element of a message is missing, repeated, or does not hold what it must. The sender's fault.
@@ -25,12 +26,12 @@ impl FieldError {
 
 /// Reads standard base64 with padding; white space is ignored, unused bits must be zero.
 pub(in crate::playready) fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    if text.contains(WHITE_SPACE) {
-        let compact: String = text.chars().filter(|c| !WHITE_SPACE.contains(c)).collect();
-        BASE64.decode(compact.as_bytes()).ok()
-    } else {
-        BASE64.decode(text.as_bytes()).ok()
+    let text = text.trim_matches(WHITE_SPACE);
+    if !has_byte(text, |byte| byte.is_ascii_whitespace()) {
+        return BASE64.decode(text.as_bytes()).ok();
     }
+    let compact: String = text.chars().filter(|c| !WHITE_SPACE.contains(c)).collect();
+    BASE64.decode(compact.as_bytes()).ok()
 }
 
 impl<'d, 'a> Element<'d, 'a> {

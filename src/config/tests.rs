@@ -14,7 +14,7 @@ fn load_file(text: &str) -> Result<Config, ConfigError> {
 fn load_env(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let env = variables
         .iter()
-        .map(|(name, value)| (name.to_string(), value.to_string()));
+        .map(|(name, value)| (name.into(), value.into()));
     Sources {
         env: env.collect(),
         ..Sources::default()
@@ -104,7 +104,7 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
         "[quota]\ndevice_limit = 1\nlicenses_per_slot = 1\n[replay]\nwindow_hours = 1",
     )
     .unwrap();
-    let env = |name: &str| (format!("{ENV_PREFIX}{name}"), "2".to_owned());
+    let env = |name: &str| (format!("{ENV_PREFIX}{name}").into(), "2".into());
     let flag = Flag {
         key: "quota.device_limit",
         flag: "--device-limit",
@@ -225,6 +225,23 @@ fn a_bad_value_names_key_value_and_what_is_expected() {
     assert!(
         refused.contains("LICENSE_LEDGER_RATE_BURST is \"0\""),
         "{refused}"
+    );
+}
+
+#[test]
+fn a_variable_that_is_not_unicode_is_refused_by_name() {
+    use std::os::unix::ffi::OsStringExt;
+    let value = OsString::from_vec(b"/srv/\xFF".to_vec());
+    let sources = Sources {
+        env: vec![("LICENSE_LEDGER_DATA".into(), value)],
+        ..Sources::default()
+    };
+    assert!(
+        sources
+            .load()
+            .unwrap_err()
+            .to_string()
+            .contains("LICENSE_LEDGER_DATA")
     );
 }
 

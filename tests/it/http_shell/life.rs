@@ -55,7 +55,7 @@ fn stopping_does_not_wait_longer_than_it_may() {
     let started = Instant::now();
     service.stop().unwrap();
     assert!(
-        started.elapsed() < Duration::from_secs(4),
+        started.elapsed() < Duration::from_secs(6),
         "{:?}",
         started.elapsed()
     );

@@ -2,11 +2,11 @@
 //!
 //! # A request in a straight line
 //!
-//! 1. [`connection`] ends connections whose client stalls; [`server`] caps how many there are.
-//! 2. [`shell`] gives the request an id, reads its body within bounds ([`body`]), takes one of the
+//! 1. `connection` ends connections whose client stalls; [`server`] caps how many there are.
+//! 2. `shell` gives the request an id, reads its body within bounds (`body`), takes one of the
 //!    places for requests in flight or answers 503, and sets a time limit.
 //! 3. The route's handler asks for an [`auth::Authorized`] caller and calls one use case.
-//! 4. [`shell`] turns whatever went wrong, a panic included, into a [`problem::Problem`] with the
+//! 4. `shell` turns whatever went wrong, a panic included, into a [`problem::Problem`] with the
 //!    request id, adds security headers, counts and logs.
 //!
 //! # Adding a route

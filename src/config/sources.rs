@@ -1,6 +1,7 @@
 //! Reads the sources of a configuration and lays them over each other.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ pub struct Sources {
     /// The configuration file, if one was named.
     pub file: Option<PathBuf>,
     /// Environment variables; those without [`ENV_PREFIX`] are passed over.
-    pub env: Vec<(String, String)>,
+    pub env: Vec<(OsString, OsString)>,
     /// The command line.
     pub flags: Vec<Flag>,
 }
@@ -138,12 +139,9 @@ impl fmt::Display for Origin {
 
 impl Sources {
     /// The sources of a running process: its environment, and `file` and `flags` of its command
-    /// line. Variables that are not Unicode are passed over.
+    /// line.
     pub fn of_process(file: Option<PathBuf>, flags: Vec<Flag>) -> Self {
-        let unicode = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        Self { file, env: std::env::vars_os().filter_map(unicode).collect(), flags }
+        Self { file, env: std::env::vars_os().collect(), flags }
     }
 
     /// Puts the configuration together and checks it as a whole.
@@ -248,15 +246,19 @@ fn flatten(table: Table) -> Vec<(String, Value)> {
     flat
 }
 
-fn from_env(name: &str, text: &str) -> Result<Option<(&'static Key, Value)>, ConfigError> {
+fn from_env(name: &OsStr, value: &OsStr) -> Result<Option<(&'static Key, Value)>, ConfigError> {
     let [config_file, test_prefix] = ENV_NOT_SETTINGS;
+    let name = name.to_string_lossy();
     if !name.starts_with(ENV_PREFIX) || name == config_file || name.starts_with(test_prefix) {
         return Ok(None);
     }
-    let origin = Origin::Env(name.to_owned());
+    let origin = Origin::Env(name.to_string());
     let key = KEYS.iter().find(|key| key.env() == name);
-    let key = key.ok_or_else(|| unknown_env(origin.clone(), name))?;
-    Ok(Some((key, parse(key, text, origin)?)))
+    let key = key.ok_or_else(|| unknown_env(origin.clone(), &name))?;
+    match value.to_str() {
+        Some(text) => Ok(Some((key, parse(key, text, origin)?))),
+        None => Err(invalid(key.kind, format!("{value:?}"), origin)),
+    }
 }
 
 fn parse(key: &Key, text: &str, origin: Origin) -> Result<Value, ConfigError> {

@@ -8,7 +8,7 @@ fn load_file(text: &str) -> Result<Config, ConfigError> {
 }
 
 fn load_env(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let env = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let env = variables.iter().map(|(name, value)| (name.into(), value.into()));
     Sources { env: env.collect(), ..Sources::default() }.load()
 }
 
@@ -88,7 +88,7 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
         "[quota]\ndevice_limit = 1\nlicenses_per_slot = 1\n[replay]\nwindow_hours = 1",
     )
     .unwrap();
-    let env = |name: &str| (format!("{ENV_PREFIX}{name}"), "2".to_owned());
+    let env = |name: &str| (format!("{ENV_PREFIX}{name}").into(), "2".into());
     let flag = Flag { key: "quota.device_limit", flag: "--device-limit", value: "3".to_owned() };
     let sources = Sources {
         file: Some(file),
@@ -148,6 +148,15 @@ fn a_bad_value_names_key_value_and_what_is_expected() {
     }
     let refused = load_env(&[("LICENSE_LEDGER_RATE_BURST", "0")]).unwrap_err().to_string();
     assert!(refused.contains("LICENSE_LEDGER_RATE_BURST is \"0\""), "{refused}");
+}
+
+#[test]
+fn a_variable_that_is_not_unicode_is_refused_by_name() {
+    use std::os::unix::ffi::OsStringExt;
+    let value = OsString::from_vec(b"/srv/\xFF".to_vec());
+    let sources =
+        Sources { env: vec![("LICENSE_LEDGER_DATA".into(), value)], ..Sources::default() };
+    assert!(sources.load().unwrap_err().to_string().contains("LICENSE_LEDGER_DATA"));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::shell::{RequestId, protect};
 
-/// What went wrong, as a stable code. A new error is a new case and a new row in [`Case::row`].
+/// What went wrong, as a stable code. A new error is a new case and a new row in `Case::row`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
     /// Syntax, type or range of something in the request.
@@ -120,7 +120,6 @@ pub struct Problem {
     errors: Vec<FieldError>,
     retry_after: Option<Duration>,
     closes: bool,
-    pub(super) request_id: Option<RequestId>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -146,7 +145,6 @@ impl Problem {
             errors: Vec::new(),
             retry_after: None,
             closes: false,
-            request_id: None,
             cause: None,
         }
     }
@@ -267,7 +265,7 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse {
-        self.respond(self.request_id.as_ref())
+        self.respond(None)
     }
 }
 

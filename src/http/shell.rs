@@ -1,16 +1,18 @@
 //! Around every request: id, body, place, time limit, panics, headers, figures, log line.
 
 use std::fmt;
+use std::future::{Ready, ready};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage, web};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, web};
 use futures_util::FutureExt;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -34,6 +36,17 @@ impl RequestId {
         #[allow(clippy::disallowed_methods)] // names a request in the log; nothing is decided by it
         let id = Uuid::new_v4();
         Self(id.to_string())
+    }
+}
+
+/// For handlers whose answers are no problems and have to name the request themselves.
+impl FromRequest for RequestId {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let id = request.extensions().get::<Self>().cloned();
+        ready(id.ok_or_else(|| Problem::internal("the routes were installed without their shell")))
     }
 }
 
@@ -88,23 +101,22 @@ pub(super) async fn around(
     // The pattern, not the path: paths hold ids, and there are few patterns.
     let route = request.match_pattern().unwrap_or_else(|| "unmatched".to_owned());
     let span = tracing::info_span!("request", request_id = id.as_str());
-    let mut outcome = serve(&shell, request, next).instrument(span.clone()).await;
+    let outcome = serve(&shell, request, next).instrument(span.clone()).await;
     let _entered = span.entered();
-    let status = match &mut outcome {
+    let (status, answer) = match outcome {
         Ok(response) => {
-            protect(response.headers_mut(), Some(&id));
-            response.status()
+            let response = finish(response, &id);
+            (response.status(), Ok(response))
         }
-        Err(problem) => {
-            log_failure(problem, &id);
-            problem.request_id = Some(id.clone());
-            problem.case().status()
+        Err(error) => {
+            let response = render(&error, &id);
+            (response.status(), Err(InternalError::from_response(error, response).into()))
         }
     };
     let took = started.elapsed();
     shell.metrics.answered(&method, &route, status, took);
     log_answer(&id, &method, &route, status, took);
-    Ok(finish(outcome?, &id))
+    answer
 }
 
 /// Reads the body, then lets the routes answer within the bounds.
@@ -112,7 +124,7 @@ async fn serve(
     shell: &Shell,
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<BoxBody>, Problem> {
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let body = body::read(request.take_payload(), request.headers(), &shell.limits).await?;
     let (_, mut payload) = actix_http::h1::Payload::create(true);
     payload.unread_data(body);
@@ -125,37 +137,41 @@ async fn serve(
     let answer = tokio::time::timeout(shell.limits.request_timeout(), call).await;
     drop(place);
     match answer {
-        Err(_) => Err(timed_out()),
-        Ok(Err(_)) => Err(Problem::internal("a handler panicked")),
-        Ok(Ok(Err(error))) => Err(Problem::of_status(error.as_response_error().status_code())
-            .caused_by(error.to_string())),
-        Ok(Ok(Ok(response))) => Ok(response.map_into_boxed_body()),
+        Err(_) => Err(timed_out().into()),
+        Ok(Err(_)) => Err(Problem::internal("a handler panicked").into()),
+        Ok(Ok(answer)) => Ok(answer?.map_into_boxed_body()),
     }
 }
 
-/// Gives errors their final form: problems get the request id, and what the library refused
-/// without a word becomes a problem.
-fn finish(response: ServiceResponse, id: &RequestId) -> ServiceResponse {
+/// Adds the headers of every answer, and gives errors their final form.
+fn finish(mut response: ServiceResponse, id: &RequestId) -> ServiceResponse {
+    protect(response.headers_mut(), Some(id));
     let answer = response.response();
     let failed = answer.status().is_client_error() || answer.status().is_server_error();
-    if !failed {
-        return response;
-    }
-    let mut problem_answer = match answer.error() {
-        Some(error) => match error.as_error::<Problem>() {
-            Some(problem) => {
-                log_failure(problem, id);
-                problem.respond(Some(id))
-            }
-            None => Problem::of_status(answer.status()).respond(Some(id)),
-        },
-        None if answer.headers().contains_key(header::CONTENT_TYPE) => return response,
-        None => Problem::of_status(answer.status()).respond(Some(id)),
+    let mut rendered = match answer.error() {
+        Some(error) => render(error, id),
+        // Where the library refuses without a word.
+        None if failed && !answer.headers().contains_key(header::CONTENT_TYPE) => {
+            Problem::of_status(answer.status()).respond(Some(id))
+        }
+        None => return response,
     };
     if let Some(allow) = answer.headers().get(header::ALLOW) {
-        problem_answer.headers_mut().insert(header::ALLOW, allow.clone());
+        rendered.headers_mut().insert(header::ALLOW, allow.clone());
     }
-    response.into_response(problem_answer)
+    response.into_response(rendered)
+}
+
+/// The problem document of an error, with the request id; whatever is no [`Problem`] becomes one.
+fn render(error: &actix_web::Error, id: &RequestId) -> HttpResponse {
+    if let Some(problem) = error.as_error::<Problem>() {
+        log_failure(problem, id);
+        return problem.respond(Some(id));
+    }
+    let problem = Problem::of_status(error.as_response_error().status_code());
+    let problem = problem.caused_by(error.to_string());
+    log_failure(&problem, id);
+    problem.respond(Some(id))
 }
 
 /// Headers of every answer. A handler's own `Cache-Control` and policy stay.

@@ -29,9 +29,9 @@ use serde_json::Value;
 fn config() -> Config {
     let mut config = Config::default();
     config.listen = "127.0.0.1:0".parse().unwrap();
-    config.limits.header_timeout_ms = 300;
-    config.limits.body_timeout_ms = 400;
-    config.limits.keep_alive_ms = 600;
+    config.limits.header_timeout_ms = 500;
+    config.limits.body_timeout_ms = 700;
+    config.limits.keep_alive_ms = 1_000;
     config.limits.workers = 2;
     config
 }

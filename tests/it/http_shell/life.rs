@@ -40,7 +40,7 @@ fn stopping_does_not_wait_longer_than_it_may() {
     std::thread::sleep(Duration::from_millis(200));
     let started = Instant::now();
     service.stop().unwrap();
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
 }
 
 #[test]

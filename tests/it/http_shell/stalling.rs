@@ -8,7 +8,7 @@ fn hangs_up_on_a_dripping_head() {
     let mut stream = connect(&service);
     stream.write_all(b"GET /healthz HTTP/1.1\r\nX: ").unwrap();
     let took = drip(&mut stream, b"x");
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(read_to_close(&mut stream), "");
 }
 
@@ -30,7 +30,7 @@ fn hangs_up_on_a_dripping_head_of_a_later_request_too() {
     assert_eq!(Answer::of(std::str::from_utf8(&piece[..count]).unwrap()).status, 200);
     stream.write_all(b"GET /healthz HTTP/1.1\r\nX: ").unwrap();
     let took = drip(&mut stream, b"x");
-    assert!((200..2_000).contains(&took.as_millis()), "{took:?}");
+    assert!((200..5_000).contains(&took.as_millis()), "{took:?}");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn refuses_a_dripping_body() {
         stream.write_all(head.as_bytes()).unwrap();
         let byte: &[u8] = if framing.contains("chunked") { b"1\r\nx\r\n" } else { b"x" };
         let took = drip(&mut stream, byte);
-        assert!((300..2_000).contains(&took.as_millis()), "{framing}: {took:?}");
+        assert!((300..5_000).contains(&took.as_millis()), "{framing}: {took:?}");
         let answer = Answer::of(&read_to_close(&mut stream));
         assert_eq!((answer.status, answer.code().as_str()), (408, "body-too-slow"), "{framing}");
     }
@@ -84,7 +84,7 @@ fn refuses_a_body_below_the_minimum_rate_long_before_the_timeout() {
     let mut stream = connect(&service);
     stream.write_all(b"POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n").unwrap();
     let took = drip(&mut stream, b"x");
-    assert!((1_800..4_000).contains(&took.as_millis()), "{took:?}");
+    assert!((1_800..8_000).contains(&took.as_millis()), "{took:?}");
     assert_eq!(Answer::of(&read_to_close(&mut stream)).code(), "body-too-slow");
 }
 
@@ -126,7 +126,7 @@ fn hangs_up_on_a_client_that_takes_nothing_of_its_answer() {
     let service = start(&config());
     let mut stream = connect(&service);
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    std::thread::sleep(Duration::from_millis(1_500));
+    std::thread::sleep(Duration::from_millis(2_000));
     let taken = read_to_close(&mut stream).len();
     assert!(taken < LARGE, "{taken} bytes were still delivered");
     assert!(get(&service, "/large", "").body.len() == LARGE);
@@ -153,7 +153,7 @@ fn answers_503_beyond_the_places_in_flight_and_probes_all_the_same() {
     config.limits.in_flight = 1;
     let service = start(&config);
     std::thread::scope(|scope| {
-        let busy = scope.spawn(|| get(&service, "/slow/900", ""));
+        let busy = scope.spawn(|| get(&service, "/slow/1500", ""));
         std::thread::sleep(Duration::from_millis(300));
         let refused = get(&service, "/slow/0", "");
         assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
@@ -173,4 +173,20 @@ fn gives_up_on_an_answer_that_takes_too_long() {
     let answer = get(&service, "/slow/5000", "");
     assert_eq!((answer.status, answer.code().as_str()), (503, "timed-out"));
     assert_eq!(answer.header("retry-after"), Some("1"));
+}
+
+#[test]
+fn a_connection_too_many_waits_until_another_is_gone() {
+    let mut config = config();
+    config.limits.workers = 1;
+    config.limits.connections = 1;
+    let service = start(&config);
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| get(&service, "/slow/700", ""));
+        std::thread::sleep(Duration::from_millis(200));
+        let since = Instant::now();
+        assert_eq!(get(&service, "/healthz", "").status, 200);
+        assert!(since.elapsed() > Duration::from_millis(300), "{:?}", since.elapsed());
+        assert_eq!(busy.join().unwrap().status, 200);
+    });
 }

@@ -23,6 +23,8 @@
 //! This module deals in bytes: data is stored verbatim and never looked into.
 
 mod append;
+#[cfg(test)]
+mod contract;
 pub mod embedded;
 mod event;
 

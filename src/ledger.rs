@@ -25,6 +25,8 @@
 
 mod append;
 pub mod codec;
+#[cfg(test)]
+mod contract;
 pub mod embedded;
 mod event;
 pub mod sqlite;

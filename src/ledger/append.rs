@@ -115,6 +115,9 @@ impl Appended {
     }
 }
 
+/// What an append is answered with.
+pub(super) type Answer = Result<Appended, AppendError>;
+
 /// The cause of a failure below the ledger. Shared, because one failed commit fails many appends.
 pub type Cause = Arc<dyn Error + Send + Sync>;
 

@@ -10,18 +10,18 @@
 //! # An append
 //!
 //! `append` puts its records into a bounded queue and waits. One thread takes everything that waits
-//! ([`queue`]), decides each append on the state that those before it left, writes all of it in one
-//! transaction with `synchronous=FULL` ([`log`]), and answers when that is on disk: 64 writers share
+//! (`queue`), decides each append on the state that those before it left, writes all of it in one
+//! transaction with `synchronous=FULL` (`log`), and answers when that is on disk: 64 writers share
 //! one fsync. A failed fsync stops that thread for good, because nobody can tell what is on disk;
 //! a full disk refuses the group and nothing else.
 //!
 //! Only `events` grows with every append, at its end. What has to be found by stream or by id stands
-//! in memory first and is filed in sorted runs ([`unfiled`]), or else the pages of two indexes in
+//! in memory first and is filed in sorted runs (`unfiled`), or else the pages of two indexes in
 //! random order would cost ten times what the events do.
 //!
 //! # A read
 //!
-//! Reads are plain functions on a small pool of connections ([`reader`]): a head or one event takes
+//! Reads are plain functions on a small pool of connections (`reader`): a head or one event takes
 //! microseconds. They see what is committed, never less than what an answer has told.
 
 mod heads;

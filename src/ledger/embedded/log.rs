@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Options;
 use super::heads::{Head, Heads};
 use super::unfiled::{Entry, Progress, Unfiled};
-use crate::ledger::append::{Append, AppendError, Appended, Cause, Unavailable};
+use crate::ledger::append::{Answer, Append, AppendError, Appended, Cause, Unavailable};
 use crate::ledger::event::{NewEvent, StreamName};
 
 /// The one connection that writes.
@@ -36,7 +36,7 @@ struct Group {
 /// go on.
 pub(super) enum Outcome {
     /// The answers hold.
-    Decided(Vec<Result<Appended, AppendError>>),
+    Decided(Vec<Answer>),
     /// Nothing was stored; the log goes on.
     Refused(AppendError),
     /// It is not known what is stored. The log must not be used any more.
@@ -110,7 +110,7 @@ impl Log {
     fn apply<'a>(
         &mut self,
         appends: impl Iterator<Item = &'a Append>,
-    ) -> rusqlite::Result<(Vec<Result<Appended, AppendError>>, Option<Filed>)> {
+    ) -> rusqlite::Result<(Vec<Answer>, Option<Filed>)> {
         self.run(BEGIN)?;
         let answers = appends.map(|append| self.decide(append)).collect::<Result<Vec<_>, _>>()?;
         let filed = self.file()?;
@@ -118,7 +118,7 @@ impl Log {
     }
 
     /// Decides one append. The outer error ends the whole group.
-    fn decide(&mut self, append: &Append) -> rusqlite::Result<Result<Appended, AppendError>> {
+    fn decide(&mut self, append: &Append) -> rusqlite::Result<Answer> {
         let mut stored = Vec::new();
         for (stream, event) in &append.records {
             if let Some(sequence) = self.sequence_of(event.id)? {
@@ -218,7 +218,7 @@ impl Log {
     /// added two entries are filed, so a run is done before the next is half full.
     fn file(&mut self) -> rusqlite::Result<Option<Filed>> {
         let due = self.filing_due + 2 * self.group.entries.len();
-        if due < SLICE_MIN {
+        if due < SLICE_MIN.min(self.run_events) {
             self.filing_due = due;
             return Ok(None);
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
-use super::log::{loaded, stored};
+use super::log::{loaded, prefix, stored};
 use super::reader::{entries_from, filed_through, last_sequence};
 use super::unfiled::{Entry, Unfiled};
 use crate::ledger::append::Cause;
@@ -280,37 +280,57 @@ fn fault(
     filed_through: u64,
     entries: &[Entry],
 ) -> rusqlite::Result<Option<&'static str>> {
-    if !(from..).zip(entries).all(|(sequence, entry)| entry.sequence == sequence) {
-        return Ok(Some("its events are not consecutive"));
-    }
-    let mut indexed = connection
-        .prepare("SELECT sequence FROM stream_index WHERE stream = ?1 AND revision = ?2")?;
-    let mut indexed = |stream: i64, revision: u64| -> rusqlite::Result<Option<u64>> {
-        indexed.query_row(params![stream, stored(revision)], |row| loaded(row, 0)).optional()
-    };
+    let index = Index { connection };
     let mut heads: HashMap<i64, u64> = HashMap::new();
-    let mut looked_up = 0;
-    for entry in entries {
-        let before = heads.insert(entry.stream, entry.revision);
-        let consecutive = match (before, entry.revision.checked_sub(1)) {
-            (Some(before), expected) => Some(before) == expected,
-            (None, None) => true,
-            (None, Some(expected)) => {
-                looked_up += 1;
-                // Ahead of a long tail it is enough to look at some of the streams.
-                looked_up > CHECKED_EVENTS
-                    || indexed(entry.stream, expected)?.is_some_and(|at| at < entry.sequence)
-            }
+    for (sequence, entry) in (from..).zip(entries) {
+        if entry.sequence != sequence {
+            return Ok(Some("its events are not consecutive"));
+        }
+        let before = match heads.insert(entry.stream, entry.revision) {
+            Some(before) => Some(before),
+            // Ahead of a long tail it is enough to look up some of the streams.
+            None if heads.len() as u64 > CHECKED_EVENTS => entry.revision.checked_sub(1),
+            None => index.head_before(entry)?,
         };
-        if !consecutive {
+        if before != entry.revision.checked_sub(1) {
             return Ok(Some("the revisions of a stream are not consecutive"));
         }
-        let filed = entry.sequence < filed_through;
-        if filed && indexed(entry.stream, entry.revision)? != Some(entry.sequence) {
+        if entry.sequence < filed_through && !index.holds(entry)? {
             return Ok(Some("its index does not agree with its events"));
         }
     }
     Ok(None)
+}
+
+/// The index tables, as far as they tell of the last events.
+struct Index<'a> {
+    connection: &'a Connection,
+}
+
+impl Index<'_> {
+    /// The revision that the stream of `entry` had when `entry` came.
+    fn head_before(&self, entry: &Entry) -> rusqlite::Result<Option<u64>> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT revision FROM stream_index WHERE stream = ?1 AND sequence < ?2
+             ORDER BY revision DESC LIMIT 1",
+        )?;
+        let wanted = params![entry.stream, stored(entry.sequence)];
+        statement.query_row(wanted, |row| loaded(row, 0)).optional()
+    }
+
+    /// Whether `entry` is found by its stream and by its id.
+    fn holds(&self, entry: &Entry) -> rusqlite::Result<bool> {
+        let sequence = stored(entry.sequence);
+        let mut statement = self.connection.prepare_cached(
+            "SELECT 1 FROM stream_index WHERE stream = ?1 AND revision = ?2 AND sequence = ?3",
+        )?;
+        let by_stream =
+            statement.exists(params![entry.stream, stored(entry.revision), sequence])?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT 1 FROM id_index WHERE prefix = ?1 AND sequence = ?2")?;
+        Ok(by_stream && statement.exists(params![prefix(entry.id), sequence])?)
+    }
 }
 
 /// Says in our words what SQLite says about a file.
@@ -322,7 +342,7 @@ fn sqlite_error(dir: &Path, error: rusqlite::Error) -> OpenError {
         Some(ErrorCode::NotADatabase) => {
             OpenError::Damaged { dir, what: "it is not a database", source: Some(source) }
         }
-        Some(ErrorCode::DatabaseCorrupt) | None => {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) | None => {
             OpenError::Damaged { dir, what: "its structure is broken", source: Some(source) }
         }
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {

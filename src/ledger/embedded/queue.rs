@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::ledger::append::{Append, AppendError, Appended, Unavailable};
+use crate::ledger::append::{Answer, Append, AppendError, Unavailable};
 
 /// An append that waits, and where its answer goes.
 pub(super) struct Pending {
     pub(super) append: Append,
-    pub(super) reply: oneshot::Sender<Result<Appended, AppendError>>,
+    pub(super) reply: oneshot::Sender<Answer>,
 }
 
 impl Pending {
     /// Answers. Nobody may listen any more, and that is fine.
-    pub(super) fn answer(self, answer: Result<Appended, AppendError>) {
+    pub(super) fn answer(self, answer: Answer) {
         drop(self.reply.send(answer));
     }
 }
@@ -123,7 +123,7 @@ const GATHER: Duration = Duration::from_micros(50);
 mod tests {
     use super::*;
 
-    fn pending() -> (Pending, oneshot::Receiver<Result<Appended, AppendError>>) {
+    fn pending() -> (Pending, oneshot::Receiver<Answer>) {
         let (reply, answer) = oneshot::channel();
         (Pending { append: Append::default(), reply }, answer)
     }

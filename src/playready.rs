@@ -6,6 +6,7 @@ pub mod ecc;
 pub mod elgamal;
 pub mod key_seed;
 pub mod kid;
+pub mod pki;
 pub mod policy;
 pub mod reader;
 pub mod revocation;

@@ -12,6 +12,7 @@ pub mod elgamal;
 pub mod header;
 pub mod key_seed;
 pub mod kid;
+pub mod pki;
 pub mod policy;
 pub mod reader;
 pub mod rev_info;

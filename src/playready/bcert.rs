@@ -143,6 +143,8 @@ pub struct Certificate<'a> {
     pub signature: [u8; 64],
     /// The bytes that the signature covers.
     pub signed: &'a [u8],
+    /// All of its bytes.
+    pub bytes: &'a [u8],
 }
 
 /// A chain that has been read but not verified: one to six certificates, leaf first.
@@ -199,7 +201,7 @@ impl<'a> Certificate<'a> {
             let offset = bytes.len() - objects.remaining();
             parts.take(&mut objects, offset == signed_length)?;
         }
-        parts.into_certificate(signed)
+        parts.into_certificate(bytes, signed)
     }
 }
 
@@ -245,7 +247,11 @@ impl Parts {
         body.finish()
     }
 
-    fn into_certificate(self, signed: &[u8]) -> Result<Certificate<'_>, Malformed> {
+    fn into_certificate<'a>(
+        self,
+        bytes: &'a [u8],
+        signed: &'a [u8],
+    ) -> Result<Certificate<'a>, Malformed> {
         let basic = self.basic.ok_or(Malformed("certificate has no BASIC object"))?;
         let (signature, issuer) =
             self.signature.ok_or(Malformed("certificate has no SIGNATURE object"))?;
@@ -265,6 +271,7 @@ impl Parts {
             issuer,
             signature,
             signed,
+            bytes,
         })
     }
 }

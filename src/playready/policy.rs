@@ -124,7 +124,7 @@ pub struct OutputProtection {
     /// Which protection; the published ones are in section 5.3.
     pub id: Uuid,
     /// Its configuration; may be empty.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default)]
     pub data: Data,
 }
 

@@ -123,7 +123,7 @@ fn the_stored_form_is_frozen() {
         r#""domain":{"account_id":"CQkJCQkJCQkJCQkJCQkJCQ==","revision":10},"#,
         r#""caopl":11,"ucaopl":12,"cvopl":13,"ucvopl":14,"avopl":15,"#,
         r#""dvop":[{"id":"00000000-0000-0000-0000-000000000010","data":"EQ=="}],"#,
-        r#""daop":[{"id":"00000000-0000-0000-0000-000000000012"}],"#,
+        r#""daop":[{"id":"00000000-0000-0000-0000-000000000012","data":""}],"#,
         r#""avop":[{"id":"00000000-0000-0000-0000-000000000013","data":"FA=="}],"#,
         r#""extended_restrictions":[{"type":400,"must_understand":false,"best_effort":true,"#,
         r#""data":"FQ=="}],"play_enablers":["00000000-0000-0000-0000-000000000016"]}"#,

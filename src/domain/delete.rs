@@ -118,6 +118,8 @@ impl Device {
     ) -> Outcome {
         let linked = seen.session_known;
         let matches = |kid: &&SeenKid| match linked {
+            // What was answered before is answered again, whatever became known since.
+            _ if kid.in_session.spent => true,
             true => kid.in_session.matched,
             false => kid.history.implicit,
         };

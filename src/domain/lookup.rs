@@ -243,8 +243,11 @@ fn apply_deleted<R: Rows>(
     if e.acquired_session == e.session {
         return Ok(());
     }
+    // A session with nothing left to delete is spent, so that a deletion signed for it as well
+    // cannot end what is acquired in its name later.
     update_session_kid(rows, (e.identity, e.acquired_session, e.key_id), place, |kid| {
         kid.open.retain(|license_id| *license_id != e.license_id);
+        kid.spent |= kid.open.is_empty();
     })
 }
 

@@ -1,6 +1,6 @@
 //! The state of one device: what its events make true.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -201,18 +201,19 @@ impl Device {
         }
     }
 
-    /// Whether a refusal of these KIDs by this rule is worth an event: at most one a KID and rule
-    /// in an hour, and [`REFUSALS_PER_DAY`] a device and day; the rest are counted as metrics.
-    pub fn records_refusal(&self, key_ids: &[KeyId], rule: Rule, now_ms: i64) -> bool {
+    /// The KIDs that a refusal by this rule names in its event: each at most once in an hour,
+    /// [`REFUSAL_KIDS_MAX`] an event, [`REFUSALS_PER_DAY`] events a device and day. None: the
+    /// refusal is not worth an event and is only counted as a metric.
+    pub fn refusal_to_record(&self, wanted: &[KeyId], rule: Rule, now_ms: i64) -> Vec<KeyId> {
         let today = self.refusals.iter().filter(|r| r.at_ms > now_ms - DAY_MS);
         if today.count() >= REFUSALS_PER_DAY {
-            return false;
+            return Vec::new();
         }
         let recent = |r: &&RecordedRefusal| r.rule == rule && r.at_ms > now_ms - REFUSAL_QUIET_MS;
-        key_ids
-            .iter()
-            .take(REFUSAL_KIDS_MAX)
-            .any(|key_id| !self.refusals.iter().filter(recent).any(|r| r.key_ids.contains(key_id)))
+        let named: BTreeSet<&KeyId> =
+            self.refusals.iter().filter(recent).flat_map(|r| &r.key_ids).collect();
+        let fresh = wanted.iter().filter(|key_id| !named.contains(key_id));
+        fresh.collect::<BTreeSet<_>>().into_iter().copied().take(REFUSAL_KIDS_MAX).collect()
     }
 }
 

@@ -163,7 +163,7 @@ impl Device {
         let live = grant
             .iter()
             .filter(|license| license.persistent.effective)
-            .all(|license| self.is_live(license.key_id, license.license_id, now_ms));
+            .all(|license| self.keeps(license.key_id, license.license_id, now_ms));
         if fresh && live && !self.blocked { Ok(()) } else { Err(Refusal::ChallengeSpent) }
     }
 

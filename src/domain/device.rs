@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::event::{AcquisitionRefused, Event, LicenseAcquired};
-use super::ids::{Identity, KeyId, LicenseId};
+use super::ids::{KeyId, LicenseId};
 use super::quota::{CountedLicense, Explanation, QuotaExceeded, QuotaPolicy, Rule};
 
 /// One refusal event for a device, KID and rule in this time, so that a device that keeps asking
@@ -35,9 +35,11 @@ pub struct Device {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LiveLicense {
     id: LicenseId,
-    identity: Identity,
     counted_until_ms: Option<i64>,
     confirmed: bool,
+    /// Whether its deletion was signed, on evidence that the policy found too weak to stop it
+    /// from counting.
+    deleted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,11 @@ impl Device {
                 }
             }
             Event::LicenseDeleted(e) if e.releases => self.release(e.key_id, e.license_id),
+            Event::LicenseDeleted(e) => {
+                if let Some(license) = self.license_mut(e.key_id, e.license_id) {
+                    license.deleted = true;
+                }
+            }
             Event::AcquisitionRefused(e) => self.remember_refusal(e),
             _ => {}
         }
@@ -75,9 +82,9 @@ impl Device {
     fn hold(&mut self, e: &LicenseAcquired) {
         self.slots.entry(e.key_id).or_default().push(LiveLicense {
             id: e.license_id,
-            identity: e.identity,
             counted_until_ms: e.counted_until_ms,
             confirmed: false,
+            deleted: false,
         });
     }
 
@@ -120,9 +127,10 @@ impl Device {
         licenses.iter().filter(move |license| license.is_live(now_ms))
     }
 
-    /// Whether this license is live.
-    pub fn is_live(&self, key_id: KeyId, license_id: LicenseId, now_ms: i64) -> bool {
-        self.live_in(key_id, now_ms).any(|license| license.id == license_id)
+    /// Whether this license is live and no signed deletion named it, even one too weak to free
+    /// its slot.
+    pub fn keeps(&self, key_id: KeyId, license_id: LicenseId, now_ms: i64) -> bool {
+        self.live_in(key_id, now_ms).any(|license| license.id == license_id && !license.deleted)
     }
 
     /// Whether the device holds a slot for this KID.

@@ -194,3 +194,6 @@ impl Device {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;

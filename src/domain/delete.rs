@@ -67,12 +67,9 @@ impl Seen {
                 Some(Value::SessionKid(kid)) => kid,
                 _ => SessionKid::default(),
             };
-            let history = match session_known {
-                true => None,
-                false => value(&Key::Kid(identity, key_id))?,
-            };
-            let history = match history {
-                Some(Value::Kid(history)) => history,
+            let key = (!session_known).then_some(Key::Kid(identity, key_id));
+            let history = match key.map(|key| value(&key)).transpose()? {
+                Some(Some(Value::Kid(history))) => history,
                 _ => KidHistory::default(),
             };
             seen.kids.push(SeenKid { key_id, in_session, history });
@@ -117,11 +114,10 @@ impl Device {
         now_ms: i64,
     ) -> Outcome {
         let linked = seen.session_known;
-        let matches = |kid: &&SeenKid| match linked {
+        let matches = |kid: &&SeenKid| {
+            let known = if linked { kid.in_session.matched } else { kid.history.implicit };
             // What was answered before is answered again, whatever became known since.
-            _ if kid.in_session.spent => true,
-            true => kid.in_session.matched,
-            false => kid.history.implicit,
+            known || kid.in_session.spent
         };
         let mut matching = seen.kids.iter().filter(matches).peekable();
         if matching.peek().is_none() {
@@ -174,3 +170,6 @@ impl Delete {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

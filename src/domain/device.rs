@@ -238,3 +238,6 @@ fn next_free(counted: &[CountedLicense]) -> Option<i64> {
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -312,3 +312,6 @@ fn update<R: Rows>(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

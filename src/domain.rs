@@ -18,6 +18,8 @@ pub mod event;
 pub mod ids;
 pub mod lookup;
 pub mod quota;
+#[cfg(test)]
+mod scenario;
 
 pub use device::Device;
 pub use event::Event;

@@ -68,3 +68,6 @@ pub fn acknowledge(
     }
     events
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! May this device have these licenses?
 
-use super::device::{Device, REFUSAL_KIDS_MAX};
+use super::device::Device;
 use super::event::{AcquisitionRefused, Event, LicenseAcquired};
 use super::ids::{Digest, Identity, KeyId, Nonce};
 use super::lookup::{Answered, GrantPlace, Key, Value};
@@ -163,7 +163,7 @@ impl Device {
         let live = grant
             .iter()
             .filter(|license| license.persistent.effective)
-            .all(|license| self.is_live(license.key_id, license.license_id, now_ms));
+            .all(|license| self.keeps(license.key_id, license.license_id, now_ms));
         if fresh && live && !self.blocked { Ok(()) } else { Err(Refusal::ChallengeSpent) }
     }
 
@@ -176,13 +176,14 @@ impl Device {
         terms: Terms<'_>,
         now_ms: i64,
     ) -> Option<Event> {
-        if seen.refusal_recorded || !self.records_refusal(wanted, exceeded.rule, now_ms) {
+        let key_ids = self.refusal_to_record(wanted, exceeded.rule, now_ms);
+        if seen.refusal_recorded || key_ids.is_empty() {
             return None;
         }
         Some(Event::AcquisitionRefused(AcquisitionRefused {
             identity: command.identity,
             nonce: command.nonce,
-            key_ids: wanted.iter().copied().take(REFUSAL_KIDS_MAX).collect(),
+            key_ids,
             rule: exceeded.rule,
             limit: exceeded.limit,
             held: exceeded.held,
@@ -193,3 +194,6 @@ impl Device {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,12 +67,9 @@ impl Seen {
                 Some(Value::SessionKid(kid)) => kid,
                 _ => SessionKid::default(),
             };
-            let history = match session_known {
-                true => None,
-                false => value(&Key::Kid(identity, key_id))?,
-            };
-            let history = match history {
-                Some(Value::Kid(history)) => history,
+            let key = (!session_known).then_some(Key::Kid(identity, key_id));
+            let history = match key.map(|key| value(&key)).transpose()? {
+                Some(Some(Value::Kid(history))) => history,
                 _ => KidHistory::default(),
             };
             seen.kids.push(SeenKid { key_id, in_session, history });
@@ -117,9 +114,10 @@ impl Device {
         now_ms: i64,
     ) -> Outcome {
         let linked = seen.session_known;
-        let matches = |kid: &&SeenKid| match linked {
-            true => kid.in_session.matched,
-            false => kid.history.implicit,
+        let matches = |kid: &&SeenKid| {
+            let known = if linked { kid.in_session.matched } else { kid.history.implicit };
+            // What was answered before is answered again, whatever became known since.
+            known || kid.in_session.spent
         };
         let mut matching = seen.kids.iter().filter(matches).peekable();
         if matching.peek().is_none() {
@@ -145,7 +143,7 @@ impl Device {
         for kid in matching.filter(|kid| !kid.in_session.spent) {
             if linked {
                 let open = kid.in_session.open.iter();
-                events.extend(open.map(|id| deleted(*id, command.session, kid.key_id)));
+                events.extend(open.map(|l| deleted(l.license_id, command.session, kid.key_id)));
             } else if let Some((license_id, acquired_session)) = kid.history.sole_implicit() {
                 events.push(deleted(license_id, acquired_session, kid.key_id));
             } else {
@@ -172,3 +170,6 @@ impl Delete {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,11 @@
 //! The state of one device: what its events make true.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::event::{AcquisitionRefused, Event, LicenseAcquired};
-use super::ids::{Identity, KeyId, LicenseId};
+use super::ids::{KeyId, LicenseId};
 use super::quota::{CountedLicense, Explanation, QuotaExceeded, QuotaPolicy, Rule};
 
 /// One refusal event for a device, KID and rule in this time, so that a device that keeps asking
@@ -35,9 +35,11 @@ pub struct Device {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LiveLicense {
     id: LicenseId,
-    identity: Identity,
     counted_until_ms: Option<i64>,
     confirmed: bool,
+    /// Whether its deletion was signed, on evidence that the policy found too weak to stop it
+    /// from counting.
+    deleted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,11 @@ impl Device {
                 }
             }
             Event::LicenseDeleted(e) if e.releases => self.release(e.key_id, e.license_id),
+            Event::LicenseDeleted(e) => {
+                if let Some(license) = self.license_mut(e.key_id, e.license_id) {
+                    license.deleted = true;
+                }
+            }
             Event::AcquisitionRefused(e) => self.remember_refusal(e),
             _ => {}
         }
@@ -75,9 +82,9 @@ impl Device {
     fn hold(&mut self, e: &LicenseAcquired) {
         self.slots.entry(e.key_id).or_default().push(LiveLicense {
             id: e.license_id,
-            identity: e.identity,
             counted_until_ms: e.counted_until_ms,
             confirmed: false,
+            deleted: false,
         });
     }
 
@@ -120,9 +127,10 @@ impl Device {
         licenses.iter().filter(move |license| license.is_live(now_ms))
     }
 
-    /// Whether this license is live.
-    pub fn is_live(&self, key_id: KeyId, license_id: LicenseId, now_ms: i64) -> bool {
-        self.live_in(key_id, now_ms).any(|license| license.id == license_id)
+    /// Whether this license is live and no signed deletion named it, even one too weak to free
+    /// its slot.
+    pub fn keeps(&self, key_id: KeyId, license_id: LicenseId, now_ms: i64) -> bool {
+        self.live_in(key_id, now_ms).any(|license| license.id == license_id && !license.deleted)
     }
 
     /// Whether the device holds a slot for this KID.
@@ -201,18 +209,19 @@ impl Device {
         }
     }
 
-    /// Whether a refusal of these KIDs by this rule is worth an event: at most one a KID and rule
-    /// in an hour, and [`REFUSALS_PER_DAY`] a device and day; the rest are counted as metrics.
-    pub fn records_refusal(&self, key_ids: &[KeyId], rule: Rule, now_ms: i64) -> bool {
+    /// The KIDs that a refusal by this rule names in its event: each at most once in an hour,
+    /// [`REFUSAL_KIDS_MAX`] an event, [`REFUSALS_PER_DAY`] events a device and day. None: the
+    /// refusal is not worth an event and is only counted as a metric.
+    pub fn refusal_to_record(&self, wanted: &[KeyId], rule: Rule, now_ms: i64) -> Vec<KeyId> {
         let today = self.refusals.iter().filter(|r| r.at_ms > now_ms - DAY_MS);
         if today.count() >= REFUSALS_PER_DAY {
-            return false;
+            return Vec::new();
         }
         let recent = |r: &&RecordedRefusal| r.rule == rule && r.at_ms > now_ms - REFUSAL_QUIET_MS;
-        key_ids
-            .iter()
-            .take(REFUSAL_KIDS_MAX)
-            .any(|key_id| !self.refusals.iter().filter(recent).any(|r| r.key_ids.contains(key_id)))
+        let named: BTreeSet<&KeyId> =
+            self.refusals.iter().filter(recent).flat_map(|r| &r.key_ids).collect();
+        let fresh = wanted.iter().filter(|key_id| !named.contains(key_id));
+        fresh.collect::<BTreeSet<_>>().into_iter().copied().take(REFUSAL_KIDS_MAX).collect()
     }
 }
 
@@ -229,3 +238,6 @@ fn next_free(counted: &[CountedLicense]) -> Option<i64> {
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

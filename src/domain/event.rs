@@ -142,14 +142,15 @@ pub struct LicenseAcquired {
 }
 
 /// An acquisition was refused by a quota rule. Recorded with restraint: see
-/// [`Device::records_refusal`](super::Device::records_refusal).
+/// [`Device::refusal_to_record`](super::Device::refusal_to_record).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcquisitionRefused {
     /// Who asked.
     pub identity: Identity,
     /// The challenge's nonce.
     pub nonce: Nonce,
-    /// The KIDs that were refused, at most 50.
+    /// KIDs that were refused and that no refusal by the same rule named within the hour before,
+    /// each once, at most 50.
     pub key_ids: Vec<KeyId>,
     /// The rule that refused.
     pub rule: Rule,

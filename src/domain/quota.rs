@@ -49,7 +49,7 @@ pub struct QuotaExceeded {
     pub held: u32,
     /// How much more was asked for.
     pub requested: u32,
-    /// KIDs of what is in use, in order of acquisition of the slot.
+    /// KIDs of what is in use, ascending.
     pub held_kids: Vec<KeyId>,
     /// When the next slot frees by expiry, if any will.
     pub next_free_at_ms: Option<i64>,

@@ -1,0 +1,355 @@
+//! A device and its history in memory, driven through the rules the way the use cases drive them:
+//! read the rows, decide, record, fold.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::acknowledge::{Acknowledge, acknowledge};
+use super::acquire::{self, Acquire, Terms};
+use super::delete::{self, Delete};
+use super::event::{KeySource, LicenseAcquired, Persistence};
+use super::ids::{ReferenceKey, Wire16};
+use super::lookup::{self, Key, Place, Row, Rows, Value};
+use super::quota::QuotaPolicy;
+use super::{
+    Device, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId,
+};
+
+pub(super) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// A moment to begin at, in 2023, as the golden messages are dated.
+pub(super) const START_MS: i64 = 1_700_000_000_000;
+
+/// The identity by which most scenarios act.
+pub(super) const PHONE: u8 = 1;
+
+pub(super) fn identity(n: u8) -> Identity {
+    Identity(Digest([n; 32]))
+}
+
+pub(super) fn nonce(n: u8) -> Nonce {
+    Nonce(Wire16([n; 16]))
+}
+
+pub(super) fn session(n: u8) -> SessionId {
+    SessionId(Wire16([n; 16]))
+}
+
+pub(super) fn kid(n: u8) -> KeyId {
+    KeyId(Uuid::from_u128(n.into()))
+}
+
+pub(super) fn kids(range: impl IntoIterator<Item = u8>) -> Vec<KeyId> {
+    range.into_iter().map(kid).collect()
+}
+
+pub(super) fn transaction(n: u8) -> TransactionId {
+    TransactionId(Uuid::from_u128(n.into()))
+}
+
+/// Index rows in memory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct MemoryRows(pub(super) BTreeMap<Key, Row>);
+
+impl Rows for MemoryRows {
+    type Error = Infallible;
+
+    fn get(&mut self, key: &Key) -> Result<Option<Row>, Infallible> {
+        Ok(self.0.get(key).cloned())
+    }
+
+    fn put(&mut self, key: Key, row: Row) -> Result<(), Infallible> {
+        self.0.insert(key, row);
+        Ok(())
+    }
+}
+
+impl MemoryRows {
+    fn value(&self, key: &Key) -> Result<Option<Value>, Infallible> {
+        Ok(self.0.get(key).map(|row| row.value.clone()))
+    }
+
+    /// Applies the event that stands at `place` of the device's stream and of the ledger.
+    pub(super) fn apply(&mut self, fact: &Event, place: usize) {
+        let (device, place) = (device_ref(), u64::try_from(place).unwrap());
+        let place = Place { device: &device, sequence: place, revision: place };
+        lookup::apply(fact, place, self).unwrap();
+    }
+}
+
+pub(super) fn device_ref() -> DeviceRef {
+    ReferenceKey::new([7; 32]).device("living room")
+}
+
+/// A challenge to be.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    pub(super) identity: u8,
+    pub(super) nonce: u8,
+    pub(super) kids: Vec<KeyId>,
+    pub(super) persistent: bool,
+    /// The session the challenge names, if it names one.
+    pub(super) session: Option<u8>,
+    pub(super) until_ms: Option<i64>,
+    pub(super) transaction: Option<u8>,
+    /// Tells two challenges with the same nonce apart.
+    pub(super) content: u8,
+}
+
+impl Ask {
+    /// A challenge of the phone for persistent licenses that names no session.
+    pub(super) fn new(nonce: u8, kids: &[KeyId]) -> Self {
+        Self {
+            identity: PHONE,
+            nonce,
+            kids: kids.to_vec(),
+            persistent: true,
+            session: None,
+            until_ms: None,
+            transaction: None,
+            content: 0,
+        }
+    }
+
+    pub(super) fn by(self, identity: u8) -> Self {
+        Self { identity, ..self }
+    }
+
+    pub(super) fn in_session(self, session: u8) -> Self {
+        Self { session: Some(session), ..self }
+    }
+
+    pub(super) fn until(self, until_ms: i64) -> Self {
+        Self { until_ms: Some(until_ms), ..self }
+    }
+
+    pub(super) fn under(self, transaction: u8) -> Self {
+        Self { transaction: Some(transaction), ..self }
+    }
+
+    pub(super) fn non_persistent(self) -> Self {
+        Self { persistent: false, ..self }
+    }
+
+    pub(super) fn other_bytes(self) -> Self {
+        Self { content: self.content + 1, ..self }
+    }
+
+    /// The session of its licenses: the one it names, else its nonce.
+    pub(super) fn session_id(&self) -> SessionId {
+        session(self.session.unwrap_or(self.nonce))
+    }
+
+    fn command(&self, drawn: &mut u128) -> Acquire {
+        let licenses = self.kids.iter().zip(0..).map(|(key_id, ordinal)| {
+            *drawn += 1;
+            self.license(*key_id, ordinal, LicenseId(Uuid::from_u128(*drawn)))
+        });
+        Acquire {
+            identity: identity(self.identity),
+            nonce: nonce(self.nonce),
+            signed_sha256: self.signed_sha256(),
+            licenses: licenses.collect(),
+        }
+    }
+
+    fn signed_sha256(&self) -> Digest {
+        Digest::of(&[self.identity, self.nonce, self.content])
+    }
+
+    fn license(&self, key_id: KeyId, ordinal: u32, license_id: LicenseId) -> LicenseAcquired {
+        LicenseAcquired {
+            license_id,
+            identity: identity(self.identity),
+            key_id,
+            session: self.session_id(),
+            session_explicit: self.session.is_some(),
+            nonce: nonce(self.nonce),
+            ordinal,
+            transaction_id: self.transaction.map(transaction),
+            persistent: Persistence { requested: self.persistent, effective: self.persistent },
+            policy: RawValue::from_string("{}".to_owned()).unwrap(),
+            counted_until_ms: self.until_ms,
+            account: None,
+            title: None,
+            content_group: None,
+            security_level: 2000,
+            model: "Example TV 1".to_owned(),
+            client_version: None,
+            drm_system: "playready".to_owned(),
+            key_source: KeySource::Registered,
+            quota_policy_revision: 0,
+            overage: false,
+            authorized_by: "open".to_owned(),
+            signed_sha256: self.signed_sha256(),
+            at_ms: 0,
+        }
+    }
+}
+
+/// A secure-delete challenge to be.
+#[derive(Clone, Debug)]
+pub(super) struct Removal {
+    pub(super) identity: u8,
+    pub(super) session: SessionId,
+    pub(super) kids: Vec<KeyId>,
+    pub(super) security_level: u32,
+    pub(super) chain_revoked: bool,
+}
+
+impl Removal {
+    /// A challenge of the phone.
+    pub(super) fn new(session_number: u8, kids: &[KeyId]) -> Self {
+        Self {
+            identity: PHONE,
+            session: session(session_number),
+            kids: kids.to_vec(),
+            security_level: 2000,
+            chain_revoked: false,
+        }
+    }
+
+    pub(super) fn by(self, identity: u8) -> Self {
+        Self { identity, ..self }
+    }
+}
+
+/// What happened to one device so far, and what the rules make of it.
+pub(super) struct Scenario {
+    pub(super) device: Device,
+    pub(super) events: Vec<Event>,
+    pub(super) rows: MemoryRows,
+    pub(super) policy: QuotaPolicy,
+    pub(super) now_ms: i64,
+    /// License ids drawn so far.
+    drawn: u128,
+}
+
+impl Scenario {
+    /// A device with nothing on it and room for `slots`.
+    pub(super) fn with_room_for(slots: u32) -> Self {
+        Self {
+            device: Device::default(),
+            events: Vec::new(),
+            rows: MemoryRows::default(),
+            policy: QuotaPolicy { device_limit: slots, ..QuotaPolicy::default() },
+            now_ms: START_MS,
+            drawn: 0,
+        }
+    }
+
+    pub(super) fn wait(&mut self, ms: i64) {
+        self.now_ms += ms;
+    }
+
+    /// Sends a challenge for licenses and records what follows.
+    pub(super) fn acquire(&mut self, ask: &Ask) -> acquire::Outcome {
+        let command = ask.command(&mut self.drawn);
+        let rows = &self.rows;
+        let (mut seen, place) = acquire::Seen::read(&command, |key| rows.value(key)).unwrap();
+        seen.grant = place.map(|place| {
+            let first = usize::try_from(place.first_revision).unwrap();
+            let licenses = self.events[first..][..place.count as usize].iter();
+            let license = |event: &Event| match event {
+                Event::LicenseAcquired(license) => (**license).clone(),
+                other => panic!("the row points at a {}", other.kind()),
+            };
+            licenses.map(license).collect()
+        });
+        let terms = Terms { policy: &self.policy, policy_revision: 3, replay_window_ms: DAY_MS };
+        let outcome = self.device.acquire(&command, &seen, terms, self.now_ms);
+        match &outcome {
+            acquire::Outcome::Grant(licenses) => licenses
+                .iter()
+                .for_each(|l| self.record(Event::LicenseAcquired(Box::new(l.clone())))),
+            acquire::Outcome::Refuse(_, Some(event)) => self.record(event.clone()),
+            acquire::Outcome::Refuse(_, None) | acquire::Outcome::Repeat(_) => {}
+        }
+        outcome
+    }
+
+    /// Sends a challenge that must be granted; returns the ids of its licenses.
+    pub(super) fn granted(&mut self, ask: &Ask) -> Vec<LicenseId> {
+        match self.acquire(ask) {
+            acquire::Outcome::Grant(licenses) => licenses.iter().map(|l| l.license_id).collect(),
+            other => panic!("{ask:?} led to {other:?}"),
+        }
+    }
+
+    /// Sends a challenge that must be refused; returns why.
+    pub(super) fn refused(&mut self, ask: &Ask) -> acquire::Refusal {
+        match self.acquire(ask) {
+            acquire::Outcome::Refuse(refusal, _) => refusal,
+            other => panic!("{ask:?} led to {other:?}"),
+        }
+    }
+
+    /// Sends a challenge that must be answered as before; returns the ids of its licenses.
+    pub(super) fn repeated(&mut self, ask: &Ask) -> Vec<LicenseId> {
+        let before = self.events.len();
+        match self.acquire(ask) {
+            acquire::Outcome::Repeat(licenses) => {
+                assert_eq!(self.events.len(), before, "a repeat adds no event");
+                licenses.iter().map(|l| l.license_id).collect()
+            }
+            other => panic!("{ask:?} led to {other:?}"),
+        }
+    }
+
+    /// Sends a secure-delete challenge and records what follows.
+    pub(super) fn delete(&mut self, removal: &Removal) -> delete::Outcome {
+        let identity = identity(removal.identity);
+        let rows = &self.rows;
+        let value = |key: &Key| rows.value(key);
+        let seen = delete::Seen::read(identity, removal.session, &removal.kids, value).unwrap();
+        let command = Delete {
+            identity,
+            session: removal.session,
+            security_level: removal.security_level,
+            chain_revoked: removal.chain_revoked,
+            evidence: Digest::of(b"the signed message"),
+        };
+        let outcome = self.device.delete(&command, &seen, &self.policy, self.now_ms);
+        if let delete::Outcome::Answer(deletions) = &outcome {
+            deletions.iter().for_each(|deletion| self.record(deletion.clone().into()));
+        }
+        outcome
+    }
+
+    /// Acknowledges KIDs with their results and returns what was recorded.
+    pub(super) fn acknowledge(
+        &mut self,
+        identity_number: u8,
+        transaction_number: u8,
+        results: &[(KeyId, u32)],
+    ) -> Vec<Event> {
+        let command = Acknowledge {
+            identity: identity(identity_number),
+            transaction_id: transaction(transaction_number),
+            results: results.to_vec(),
+            signed_sha256: Digest::of(b"the signed message"),
+        };
+        let known = command.transaction(|key| self.rows.value(key)).unwrap();
+        let events = acknowledge(&command, &known, self.now_ms);
+        events.iter().for_each(|event| self.record(event.clone()));
+        events
+    }
+
+    /// KIDs whose slots are held.
+    pub(super) fn held(&self) -> Vec<KeyId> {
+        self.device.held_slots(self.now_ms)
+    }
+
+    /// Live licenses, over all slots.
+    pub(super) fn live(&self) -> Vec<LicenseId> {
+        self.device.counted(self.now_ms).iter().map(|license| license.license_id).collect()
+    }
+
+    fn record(&mut self, event: Event) {
+        self.rows.apply(&event, self.events.len());
+        self.device.evolve(&event);
+        self.events.push(event);
+    }
+}

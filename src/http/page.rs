@@ -120,7 +120,11 @@ mod tests {
     use super::*;
 
     fn query(limit: Option<&str>, cursor: Option<&str>) -> PageQuery {
-        PageQuery { limit: limit.map(str::to_owned), cursor: cursor.map(str::to_owned) }
+        PageQuery {
+            limit: limit.map(str::to_owned),
+            cursor: cursor.map(str::to_owned),
+            ..PageQuery::default()
+        }
     }
 
     #[test]

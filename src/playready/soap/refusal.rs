@@ -141,25 +141,6 @@ impl Refusal {
     }
 }
 
-impl From<policy::Refusal> for Refusal {
-    fn from(refusal: policy::Refusal) -> Self {
-        match refusal {
-            policy::Refusal::InvalidCfg(detail) => Self::InvalidCfg { detail },
-            policy::Refusal::InvalidPolicy(conflict) => {
-                Self::InvalidPolicy { detail: conflict.to_string() }
-            }
-            policy::Refusal::UnsupportedRight => Self::UnsupportedRight,
-            policy::Refusal::UnsupportedKeyType => Self::UnsupportedKeyType,
-            policy::Refusal::AescbcUnsupported => Self::AescbcUnsupported,
-            policy::Refusal::RealtimeUnsupported => Self::RealtimeUnsupported,
-            policy::Refusal::ClockSkew { server_time } => Self::ClockSkew { server_time },
-            policy::Refusal::SecurityLevel { required, device } => {
-                Self::SecurityLevel { required, device }
-            }
-        }
-    }
-}
-
 fn first_guids<S: Serializer>(kids: &[Kid], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(kids.iter().take(HELD_KIDS_MAX).map(|kid| kid.guid()))
 }

@@ -52,7 +52,6 @@ impl Log {
         next_sequence: u64,
         options: &Options,
     ) -> Self {
-        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         Self {
             connection,
             heads: Heads::new(options.heads_max),
@@ -349,8 +348,6 @@ fn cause(error: rusqlite::Error) -> Cause {
     Arc::new(error)
 }
 
-/// All statements below and those of opening.
-const STATEMENTS_MAX: usize = 32;
 /// The fewest entries filed at once. At a million events a run of 65,536 has about eight entries
 /// for each page of the index tables, so a slice writes about a hundred pages.
 const SLICE_MIN: usize = 1024;

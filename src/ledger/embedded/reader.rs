@@ -1,9 +1,9 @@
 //! Reading: a small pool of read-only connections.
 
 use std::borrow::Cow;
+use std::iter;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
@@ -15,8 +15,8 @@ use crate::ledger::event::{Cursor, Recorded, StreamName};
 
 /// Reads what is committed.
 pub(super) struct Reader {
-    connections: Vec<Mutex<Connection>>,
-    next: AtomicUsize,
+    first: Mutex<Connection>,
+    others: Vec<Mutex<Connection>>,
     unfiled: Arc<Unfiled>,
     /// Set if another process writes, so that its commits have to be looked for.
     follower: Option<Mutex<Follower>>,
@@ -37,8 +37,8 @@ impl Reader {
     ) -> rusqlite::Result<Self> {
         let open = || super::open::connect_read_only(database).map(Mutex::new);
         Ok(Self {
-            connections: (0..connections.max(1)).map(|_| open()).collect::<Result<_, _>>()?,
-            next: AtomicUsize::new(0),
+            first: open()?,
+            others: (1..connections).map(|_| open()).collect::<Result<_, _>>()?,
             unfiled,
             follower: follower.map(Mutex::new),
         })
@@ -65,13 +65,15 @@ impl Reader {
             let Some(number) = stream_number(connection, stream)? else {
                 return Ok(Vec::new());
             };
-            // Memory first: what is filed in between is found on disk.
+            // Memory first: what is filed in between is found on disk, by a transaction that begins
+            // later.
             let tail = self.unfiled.stream_tail(number, from_revision, limit);
+            let connection = connection.unchecked_transaction()?;
             let end = tail.first_revision.map_or(i64::MAX, stored);
             let filed = params![number, stored(from_revision), end, stored(limit as u64)];
-            let mut events = select(connection, SELECT_STREAM_EVENTS, filed)?;
+            let mut events = select(&connection, SELECT_STREAM_EVENTS, filed)?;
             for sequence in tail.sequences.into_iter().take(limit.saturating_sub(events.len())) {
-                events.extend(select(connection, SELECT_EVENT, [stored(sequence)])?);
+                events.extend(select(&connection, SELECT_EVENT, [stored(sequence)])?);
             }
             Ok(events)
         })
@@ -88,14 +90,15 @@ impl Reader {
                 return Ok(Vec::new());
             };
             let tail = self.unfiled.stream_tail_backwards(number, from_revision, limit);
+            let connection = connection.unchecked_transaction()?;
             let mut events = Vec::new();
             for sequence in tail.sequences {
-                events.extend(select(connection, SELECT_EVENT, [stored(sequence)])?);
+                events.extend(select(&connection, SELECT_EVENT, [stored(sequence)])?);
             }
             let end = tail.first_revision.map_or(i64::MAX, stored);
             let rest = stored(limit.saturating_sub(events.len()) as u64);
             let filed = params![number, stored(from_revision), end, rest];
-            events.extend(select(connection, SELECT_STREAM_EVENTS_BACKWARDS, filed)?);
+            events.extend(select(&connection, SELECT_STREAM_EVENTS_BACKWARDS, filed)?);
             Ok(events)
         })
     }
@@ -119,26 +122,17 @@ impl Reader {
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, ReadError> {
         let failed = |error| ReadError(Arc::new(error));
-        let Some(connection) = self.connection() else {
-            return Err(failed(rusqlite::Error::InvalidQuery));
-        };
+        let connection = self.connection();
         self.catch_up(&connection).map_err(failed)?;
         read(&connection).map_err(failed)
     }
 
-    /// A connection that is free, or else the next one in turn.
-    fn connection(&self) -> Option<MutexGuard<'_, Connection>> {
-        let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let in_turn = || self.connections.iter().cycle().skip(start % self.connections.len());
-        for connection in in_turn().take(self.connections.len()) {
-            match connection.try_lock() {
-                Ok(connection) => return Some(connection),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => {}
-            }
-        }
-        let connection = in_turn().next()?;
-        Some(connection.lock().unwrap_or_else(PoisonError::into_inner))
+    /// A connection that is free, or else the first one as soon as it is.
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        let mut all = iter::once(&self.first).chain(&self.others);
+        let free = all.find_map(|connection| connection.try_lock().ok());
+        // A connection is whole after a panic: a transaction that is dropped is rolled back.
+        free.unwrap_or_else(|| self.first.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Indexes what another process committed since the last look.

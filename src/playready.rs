@@ -4,6 +4,7 @@ pub mod bcert;
 pub mod content_key;
 pub mod ecc;
 pub mod elgamal;
+mod field;
 pub mod key_seed;
 pub mod kid;
 pub mod pki;

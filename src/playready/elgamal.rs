@@ -26,7 +26,6 @@ use aws_lc_sys::{
     EC_POINT_invert, EC_POINT_mul, EC_POINT_new, EC_POINT_oct2point, EC_POINT_point2oct,
     EC_group_p256, ERR_clear_error, point_conversion_form_t,
 };
-use subtle::{Choice, ConstantTimeEq};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::ecc::{InvalidPoint, PrivateKey, PublicKey};
@@ -86,12 +85,6 @@ impl Point {
     #[cfg(test)]
     pub(super) fn xy(&self) -> &[u8; 64] {
         &self.0
-    }
-}
-
-impl ConstantTimeEq for Point {
-    fn ct_eq(&self, other: &Self) -> Choice {
-        self.0.ct_eq(&other.0)
     }
 }
 

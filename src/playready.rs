@@ -9,6 +9,7 @@ pub mod content_key;
 pub mod delete;
 pub mod ecc;
 pub mod elgamal;
+mod field;
 pub mod header;
 pub mod key_seed;
 pub mod kid;

@@ -14,7 +14,7 @@
 //! it. Only an EXTDATA container may follow the SIGNATURE.
 //!
 //! - [`Chain::parse`] reads and refuses what a strict reader refuses; it trusts nothing.
-//! - [`verify`] checks a chain up to a root key and gives a [`VerifiedChain`], the only form that
+//! - [`verify()`] checks a chain up to a root key and gives a [`VerifiedChain`], the only form that
 //!   the rest of the program accepts. [`ChainCache`] remembers successful verifications.
 //! - [`CertificateSpec::issue`] makes certificates for labs.
 

@@ -22,25 +22,18 @@ use std::ffi::c_int;
 use std::ptr::{NonNull, null, null_mut};
 
 use aws_lc_sys::{
-    BIGNUM, BN_CTX, BN_CTX_free, BN_CTX_new, BN_bin2bn, BN_bn2bin_padded, BN_clear_free,
-    BN_mod_add, BN_mod_mul, BN_mod_sqr, BN_mod_sqrt, BN_mod_sub, BN_new, EC_GROUP, EC_POINT,
-    EC_POINT_add, EC_POINT_free, EC_POINT_invert, EC_POINT_mul, EC_POINT_new, EC_POINT_oct2point,
-    EC_POINT_point2oct, EC_group_p256, ERR_clear_error, point_conversion_form_t,
+    BIGNUM, BN_bin2bn, BN_clear_free, EC_GROUP, EC_POINT, EC_POINT_add, EC_POINT_free,
+    EC_POINT_invert, EC_POINT_mul, EC_POINT_new, EC_POINT_oct2point, EC_POINT_point2oct,
+    EC_group_p256, ERR_clear_error, point_conversion_form_t,
 };
-use subtle::{Choice, ConstantTimeEq};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::ecc::{InvalidPoint, PrivateKey, PublicKey};
+use super::field::ordinate;
 
 /// Bytes of a ciphertext: two points.
 pub const CIPHERTEXT_BYTES: usize = 128;
 
-/// The field prime p, big-endian.
-const FIELD_PRIME: [u8; 32] = *b"\xff\xff\xff\xff\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\
-                                 \x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff";
-/// The coefficient b of y² = x³ − 3x + b, big-endian.
-const CURVE_B: [u8; 32] = *b"\x5a\xc6\x35\xd8\xaa\x3a\x93\xe7\xb3\xeb\xbd\x55\x76\x98\x86\xbc\
-                             \x65\x1d\x06\xb0\xcc\x53\xb0\xf6\x3b\xce\x3c\x3e\x27\xd2\x60\x4b";
 /// The group order n, big-endian.
 const GROUP_ORDER: [u8; 32] = *b"\xff\xff\xff\xff\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\
                                  \xbc\xe6\xfa\xad\xa7\x17\x9e\x84\xf3\xb9\xca\xc2\xfc\x63\x25\x51";
@@ -66,9 +59,6 @@ impl Point {
     /// Of the two points the one with Y = (x³ − 3x + b)^((p+1)/4) is returned. Receivers use X
     /// alone.
     pub fn from_x(x: &[u8; 32]) -> Option<Self> {
-        if *x >= FIELD_PRIME {
-            return None;
-        }
         let y = ordinate(x)?;
         let mut point = Self([0; 64]);
         let (head, tail) = point.0.split_at_mut(32);
@@ -95,12 +85,6 @@ impl Point {
     #[cfg(test)]
     pub(super) fn xy(&self) -> &[u8; 64] {
         &self.0
-    }
-}
-
-impl ConstantTimeEq for Point {
-    fn ct_eq(&self, other: &Self) -> Choice {
-        self.0.ct_eq(&other.0)
     }
 }
 
@@ -159,35 +143,6 @@ fn random_scalar(random: Random<'_>) -> Zeroizing<[u8; 32]> {
         random(scalar.as_mut());
     }
     scalar
-}
-
-/// The Y of [`Point::from_x`] for an x below p.
-fn ordinate(x: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
-    let p = Integer::from_bytes(&FIELD_PRIME);
-    let b = Integer::from_bytes(&CURVE_B);
-    let three = Integer::from_bytes(&[3]);
-    let x = Integer::from_bytes(x);
-    let y = Integer::zero();
-    let scratch = Scratch::new();
-    let (p, b, three, x, y) = (p.raw(), b.raw(), three.raw(), x.raw(), y.raw());
-    let ctx = scratch.0.as_ptr();
-    // SAFETY: all operands are live, owned by the wrappers above, and used by this thread only.
-    // The result may be the same object as an operand, says the library's header. x < p, so
-    // every operand is fully reduced, and p is an odd prime, as the square root demands.
-    unsafe {
-        done(BN_mod_sqr(y, x, p, ctx)); // x²
-        done(BN_mod_sub(y, y, three, p, ctx)); // x² − 3
-        done(BN_mod_mul(y, y, x, p, ctx)); // x³ − 3x
-        done(BN_mod_add(y, y, b, p, ctx)); // x³ − 3x + b
-        if BN_mod_sqrt(y, y, p, ctx).is_null() {
-            ERR_clear_error();
-            return None;
-        }
-    }
-    let mut bytes = Zeroizing::new([0; 32]);
-    // SAFETY: writes exactly the 32 bytes that are passed with their length; `y` is live.
-    done(unsafe { BN_bn2bin_padded(bytes.as_mut_ptr(), bytes.len(), y) });
-    Some(bytes)
 }
 
 /// A point of the curve, infinity included, in the library's own form.
@@ -299,11 +254,6 @@ impl Drop for CurvePoint {
 struct Integer(NonNull<BIGNUM>);
 
 impl Integer {
-    fn zero() -> Self {
-        // SAFETY: no arguments; the result is owned here or null.
-        Self(owned(unsafe { BN_new() }))
-    }
-
     fn from_bytes(big_endian: &[u8]) -> Self {
         // SAFETY: reads exactly the bytes passed with their length; a null target asks for a new
         // integer, which is owned here.
@@ -319,23 +269,6 @@ impl Drop for Integer {
     fn drop(&mut self) {
         // SAFETY: owned, and freed here only.
         unsafe { BN_clear_free(self.0.as_ptr()) }
-    }
-}
-
-/// Scratch space for arithmetic on integers.
-struct Scratch(NonNull<BN_CTX>);
-
-impl Scratch {
-    fn new() -> Self {
-        // SAFETY: no arguments; the result is owned here or null.
-        Self(owned(unsafe { BN_CTX_new() }))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // SAFETY: owned, and freed here only. The library wipes what it frees.
-        unsafe { BN_CTX_free(self.0.as_ptr()) }
     }
 }
 
@@ -459,12 +392,6 @@ mod tests {
                 assert_eq!(point.x(), x);
             }
         }
-    }
-
-    #[test]
-    fn an_abscissa_that_is_not_a_field_element_has_no_point() {
-        assert!(Point::from_x(&FIELD_PRIME).is_none());
-        assert!(Point::from_x(&[0xff; 32]).is_none());
     }
 
     #[test]

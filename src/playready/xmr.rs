@@ -20,11 +20,11 @@
 //! Two ways to wrap a content key CK, each together with a random integrity key CI that also keys
 //! the CMAC over everything before SIGNATURE (sections 5.2 and 5.5):
 //!
-//! - cipher type 3: ElGamal to the device, of the point with abscissa CI‖CK. [`seal`], [`open`].
+//! - cipher type 3: ElGamal to the device, of the point with abscissa CI‖CK. [`seal()`], [`open()`].
 //! - cipher type 2, ours: AES-KW under a key derived from the content key of a root license.
 //!   [`seal_leaf`], [`open_leaf`].
 //!
-//! The conditions are a [`LicensePolicy`]. [`open`] reads exactly what a strict device reads
+//! The conditions are a [`LicensePolicy`]. [`open()`] reads exactly what a strict device reads
 //! (section 5.4) and never more.
 
 mod chained;

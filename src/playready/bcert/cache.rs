@@ -47,10 +47,10 @@ impl ChainCache {
         &self.root
     }
 
-    /// As [`verify`], from memory where possible. `now_s` is in Unix seconds.
+    /// As [`verify()`], from memory where possible. `now_s` is in Unix seconds.
     ///
     /// # Errors
-    /// As [`verify`]; a remembered chain that has expired since is verified again, which says
+    /// As [`verify()`]; a remembered chain that has expired since is verified again, which says
     /// which of its certificates has expired.
     pub fn verify(
         &self,

@@ -103,7 +103,7 @@ pub(super) fn encode_play(policy: &LicensePolicy) -> Vec<u8> {
     out
 }
 
-/// A container of entries GUID-LE[16] and data, or nothing if there are no entries.
+/// A container of entries `GUID-LE[16]` and data, or nothing if there are no entries.
 fn put_entries<'a>(
     out: &mut Vec<u8>,
     container: u16,

@@ -5,12 +5,12 @@ const TV: u8 = 2;
 const FAILED: u32 = 0x8004_0005;
 
 fn facts(events: &[Event]) -> Vec<(bool, &LicenseAcknowledged)> {
-    let fact = |event| match event {
-        &Event::LicenseStored(ref fact) => (true, fact),
-        &Event::LicenseStoreFailed(ref fact) => (false, fact),
+    let facts = events.iter().map(|event| match event {
+        Event::LicenseStored(fact) => (true, fact),
+        Event::LicenseStoreFailed(fact) => (false, fact),
         other => panic!("{other:?}"),
-    };
-    events.iter().map(fact).collect()
+    });
+    facts.collect()
 }
 
 fn confirmed(device: &Scenario) -> u32 {

@@ -71,6 +71,17 @@ fn later_acknowledgement_takes_up_what_the_first_left_out() {
 }
 
 #[test]
+fn repeated_result_is_not_handed_on_to_the_next_license_for_its_kid() {
+    let mut device = Scenario::with_room_for(1);
+    let licenses = device.granted(&Ask::new(1, &kids([1, 1])).under(40));
+    device.acknowledge(PHONE, 40, &[(kid(1), 0)]);
+    assert!(device.acknowledge(PHONE, 40, &[(kid(1), FAILED)]).is_empty());
+    let events = device.acknowledge(PHONE, 40, &[(kid(1), FAILED), (kid(1), 0)]);
+    let got: Vec<_> = facts(&events).iter().map(|(ok, fact)| (*ok, fact.license_id)).collect();
+    assert_eq!(got, [(true, licenses[1])]);
+}
+
+#[test]
 fn kids_outside_the_transaction_are_ignored() {
     let mut device = Scenario::with_room_for(2);
     device.granted(&Ask::new(1, &kids([1])).under(40));

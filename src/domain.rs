@@ -17,6 +17,8 @@ pub mod device;
 pub mod event;
 pub mod ids;
 pub mod lookup;
+#[cfg(test)]
+mod properties;
 pub mod quota;
 #[cfg(test)]
 mod scenario;

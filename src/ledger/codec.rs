@@ -72,3 +72,6 @@ fn read<T: DeserializeOwned>(kind: &str, body: &[u8]) -> Result<T, CodecError> {
     serde_json::from_slice(body)
         .map_err(|source| CodecError::Body { kind: kind.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,12 +5,12 @@ const TV: u8 = 2;
 const FAILED: u32 = 0x8004_0005;
 
 fn facts(events: &[Event]) -> Vec<(bool, &LicenseAcknowledged)> {
-    let fact = |event| match event {
-        &Event::LicenseStored(ref fact) => (true, fact),
-        &Event::LicenseStoreFailed(ref fact) => (false, fact),
+    let facts = events.iter().map(|event| match event {
+        Event::LicenseStored(fact) => (true, fact),
+        Event::LicenseStoreFailed(fact) => (false, fact),
         other => panic!("{other:?}"),
-    };
-    events.iter().map(fact).collect()
+    });
+    facts.collect()
 }
 
 fn confirmed(device: &Scenario) -> u32 {
@@ -68,6 +68,17 @@ fn later_acknowledgement_takes_up_what_the_first_left_out() {
     let events = device.acknowledge(PHONE, 40, &[(kid(1), 0), (kid(2), 0)]);
     assert_eq!(facts(&events)[0].1.license_id, licenses[1]);
     assert_eq!(events.len(), 1);
+}
+
+#[test]
+fn repeated_result_is_not_handed_on_to_the_next_license_for_its_kid() {
+    let mut device = Scenario::with_room_for(1);
+    let licenses = device.granted(&Ask::new(1, &kids([1, 1])).under(40));
+    device.acknowledge(PHONE, 40, &[(kid(1), 0)]);
+    assert!(device.acknowledge(PHONE, 40, &[(kid(1), FAILED)]).is_empty());
+    let events = device.acknowledge(PHONE, 40, &[(kid(1), FAILED), (kid(1), 0)]);
+    let got: Vec<_> = facts(&events).iter().map(|(ok, fact)| (*ok, fact.license_id)).collect();
+    assert_eq!(got, [(true, licenses[1])]);
 }
 
 #[test]

@@ -13,11 +13,11 @@ fn exceeded(refusal: Refusal) -> QuotaExceeded {
 }
 
 fn refusals(scenario: &Scenario) -> Vec<&AcquisitionRefused> {
-    let refused = |event| match event {
-        &Event::AcquisitionRefused(ref refused) => Some(refused),
+    let refused = scenario.events.iter().filter_map(|event| match event {
+        Event::AcquisitionRefused(refused) => Some(refused),
         _ => None,
-    };
-    scenario.events.iter().filter_map(refused).collect()
+    });
+    refused.collect()
 }
 
 #[test]

@@ -9,18 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 /// A moment: milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted.
 ///
-/// Its JSON form is that integer.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
+/// Its JSON form is RFC 3339 text; events store the number itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub i64);
 
 impl UnixMillis {
@@ -38,6 +35,12 @@ impl UnixMillis {
             .ok()
             .and_then(|moment| moment.format(RFC3339_MILLIS).ok())
             .unwrap_or_default()
+    }
+}
+
+impl Serialize for UnixMillis {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_rfc3339())
     }
 }
 
@@ -105,9 +108,9 @@ mod tests {
     }
 
     #[test]
-    fn is_an_integer_in_json() {
-        assert_eq!(serde_json::to_string(&UnixMillis(12)).unwrap(), "12");
-        assert_eq!(serde_json::from_str::<UnixMillis>("-3").unwrap(), UnixMillis(-3));
+    fn is_rfc3339_in_json() {
+        let json = serde_json::to_string(&UnixMillis(12)).unwrap();
+        assert_eq!(json, r#""1970-01-01T00:00:00.012Z""#);
     }
 
     #[test]

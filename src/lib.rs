@@ -19,7 +19,9 @@
 //! - [`config`]: what an operator can set.
 //! - [`http`]: the outer shell around every request, and the routes.
 //! - [`clock`]: time as a value that is passed in.
+//! - [`cli`]: the command line, one file a subcommand.
 pub mod access;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
-use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE, HEXLOWER};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE};
 use zeroize::Zeroizing;
 
 use super::Scope;
@@ -16,8 +15,7 @@ use crate::clock::UnixMillis;
 pub const KEY_RANDOM_BYTES: usize = ID_BYTES + SECRET_BYTES;
 
 /// Names a key without opening anything: 16 characters of lower-case base32.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ApiKeyId(String);
 
 impl ApiKeyId {
@@ -82,23 +80,19 @@ impl ApiKeyText {
 }
 
 /// What is kept of a key.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ApiKeyRecord {
     /// Names the key.
     pub id: ApiKeyId,
     /// A label for people: 1 to 64 of `a-z 0-9 . _ -`.
     pub name: String,
-    /// HMAC-SHA-256(`api.key`, key text); hex in JSON.
-    #[serde(serialize_with = "to_hex", deserialize_with = "from_hex")]
+    /// HMAC-SHA-256(`api.key`, key text).
     pub hmac: [u8; HMAC_BYTES],
     /// What the key may do.
     pub scopes: BTreeSet<Scope>,
     /// When it was made.
-    #[serde(rename = "created_at_ms")]
     pub created_at: UnixMillis,
     /// When it stopped working, if it did.
-    #[serde(rename = "revoked_at_ms", default, skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<UnixMillis>,
 }
 
@@ -131,18 +125,6 @@ fn base32(bytes: &[u8]) -> String {
     let mut text = BASE32_NOPAD.encode(bytes);
     text.make_ascii_lowercase();
     text
-}
-
-fn to_hex<S: Serializer>(bytes: &[u8; HMAC_BYTES], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&HEXLOWER.encode(bytes))
-}
-
-fn from_hex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; HMAC_BYTES], D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let bytes = HEXLOWER.decode(text.as_bytes()).ok();
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| serde::de::Error::custom("hmac is not 64 lower-case hex digits"))
 }
 
 const PREFIX: &str = "llk_";

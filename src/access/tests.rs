@@ -1,3 +1,5 @@
+use data_encoding::HEXLOWER;
+
 use super::*;
 
 const NOW: UnixMillis = UnixMillis(1_774_958_400_000);
@@ -30,23 +32,7 @@ fn what_is_kept_is_the_hmac_of_the_whole_text() {
     // python3: hmac.new(b"\x03"*32, b"llk_" + b"a"*16 + b"_" + b"a"*52, "sha256").hexdigest()
     let (record, _) = issue(&registry(), 0, &[Scope::EventsRead]);
     let expected = "f0b34b29b1e67dabe7c32ab7a2752d0146c3c43fc36b47e2dc156a3b7dd83004";
-    assert_eq!(
-        serde_json::to_value(&record).unwrap(),
-        serde_json::json!({
-            "id": "aaaaaaaaaaaaaaaa", "name": "backend", "hmac": expected,
-            "scopes": ["events:read"], "created_at_ms": NOW.0,
-        })
-    );
-}
-
-#[test]
-fn a_record_survives_json() {
-    let (mut record, _) = issue(&registry(), 9, &Scope::ALL);
-    record.revoked_at = Some(NOW);
-    let json = serde_json::to_string(&record).unwrap();
-    assert_eq!(serde_json::from_str::<ApiKeyRecord>(&json).unwrap(), record);
-    let cut = json.replace("\"hmac\":\"", "\"hmac\":\"ab");
-    assert!(serde_json::from_str::<ApiKeyRecord>(&cut).is_err());
+    assert_eq!(HEXLOWER.encode(&record.hmac), expected);
 }
 
 #[test]

@@ -10,12 +10,12 @@ use zeroize::Zeroizing;
 
 use super::service::KeyBytes;
 use super::{Place, control, runtime};
+use crate::access::Registry as ApiKeys;
 use crate::access::secrets::{self, Secret};
 use crate::access::{ApiKeyId, ApiKeyRecord, ApiKeyText, KEY_RANDOM_BYTES, Scope};
-use crate::access::Registry as ApiKeys;
 use crate::clock::{Clock, UnixMillis};
-use crate::domain::{Digest, KeyId};
 use crate::domain::event::ApiKeyCreated;
+use crate::domain::{Digest, KeyId};
 use crate::keys::{ContentKey, KeySeed, Keys};
 use crate::ledger::embedded::{OpenError, Options};
 use crate::ledger::{Embedded, Ledger};
@@ -247,10 +247,7 @@ pub fn execute(place: &Place, command: Command) -> anyhow::Result<Outcome> {
     if let Some(outcome) = control::ask(data, &command)? {
         return Ok(outcome);
     }
-    anyhow::ensure!(
-        data.join("ledger.db").exists(),
-        OpenError::Missing { dir: data.to_owned() }
-    );
+    anyhow::ensure!(data.join("ledger.db").exists(), OpenError::Missing { dir: data.to_owned() });
     let ledger = Arc::new(Ledger::Embedded(Embedded::open(data, Options::default())?));
     runtime.block_on(async {
         let empty = ledger.last_sequence().await?.is_none();

@@ -54,6 +54,7 @@ pub struct SeedArgs {
 pub enum ApiCommand {
     /// Make an API key; it is shown once
     Create {
+        /// Where the ledger is
         #[command(flatten)]
         place: Place,
         /// Label: a-z, 0-9, dot, hyphen, underscore
@@ -68,6 +69,7 @@ pub enum ApiCommand {
     },
     /// List API keys, revoked ones included
     List {
+        /// Where the ledger is
         #[command(flatten)]
         place: Place,
         /// Print JSON
@@ -76,6 +78,7 @@ pub enum ApiCommand {
     },
     /// Revoke an API key
     Revoke {
+        /// Where the ledger is
         #[command(flatten)]
         place: Place,
         /// The key's id

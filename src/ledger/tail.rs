@@ -36,6 +36,8 @@ impl Fact {
 pub struct Progress {
     /// Sequence of the next event to apply: all before it are applied and committed.
     pub next_sequence: u64,
+    /// Time of the last event applied since the start; 0 before there was one.
+    pub last_at_ms: i64,
     /// Why the tail stopped, if it did. It does not start again by itself.
     pub failed: Option<String>,
 }
@@ -64,7 +66,8 @@ impl Tail {
         pause: Duration,
         apply: impl Apply,
     ) -> std::io::Result<Self> {
-        let (sender, progress) = watch::channel(Progress { next_sequence, failed: None });
+        let (sender, progress) =
+            watch::channel(Progress { next_sequence, last_at_ms: 0, failed: None });
         let (hurry, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let follower = Follower {
             ledger,
@@ -92,7 +95,7 @@ impl Tail {
     pub async fn wait_for(&self, sequence: u64) -> bool {
         let mut progress = self.progress.clone();
         loop {
-            let Progress { next_sequence, failed } = progress.borrow_and_update().clone();
+            let Progress { next_sequence, failed, .. } = progress.borrow_and_update().clone();
             if next_sequence > sequence {
                 return true;
             }
@@ -149,8 +152,7 @@ impl<A: Apply> Follower<A> {
                 Err(error) => {
                     let reason = chain_text(&error);
                     tracing::error!(tail = name, %reason, "tail {name} stopped: {reason}");
-                    let next_sequence = self.next_sequence;
-                    self.progress.send_replace(Progress { next_sequence, failed: Some(reason) });
+                    self.progress.send_modify(|progress| progress.failed = Some(reason));
                     return;
                 }
             }
@@ -185,9 +187,11 @@ impl<A: Apply> Follower<A> {
         }
         if let Some(last) = batch.last() {
             let next_sequence = last.recorded.sequence + 1;
+            let last_at_ms = last.event.at_ms();
             self.apply.apply(&batch).map_err(|source| TailError::Apply { sequence, source })?;
             self.next_sequence = next_sequence;
-            self.progress.send_replace(Progress { next_sequence, failed: None });
+            let last_at_ms = last_at_ms.max(self.progress.borrow().last_at_ms);
+            self.progress.send_replace(Progress { next_sequence, last_at_ms, failed: None });
         }
         Ok(full)
     }

@@ -134,6 +134,19 @@ impl Registry {
         Ok(added)
     }
 
+    /// How many content keys are registered in the ledger and missing in the key store.
+    pub async fn missing_keys(&self) -> Result<usize, LicensingError> {
+        let stream = StreamName::new("keys")?;
+        let mut missing = 0;
+        self.read(&stream, |event| {
+            if let Event::ContentKeyRegistered(e) = event {
+                missing += usize::from(self.keys.content_key(e.key_id).is_none());
+            }
+        })
+        .await?;
+        Ok(missing)
+    }
+
     /// Every API key ever made and, where it was revoked, when.
     pub async fn api_keys(&self) -> Result<Vec<(ApiKeyCreated, Option<i64>)>, RegisterError> {
         let stream = StreamName::new("admin").map_err(LicensingError::from)?;

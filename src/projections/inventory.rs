@@ -73,7 +73,10 @@ impl Inventory {
     pub fn progress(&self) -> Result<Progress, InventoryError> {
         match &self.tail {
             Some(tail) => Ok(tail.progress()),
-            None => Ok(Progress { next_sequence: self.read(next_sequence)?, failed: None }),
+            None => {
+                let next_sequence = self.read(next_sequence)?;
+                Ok(Progress { next_sequence, last_at_ms: 0, failed: None })
+            }
         }
     }
 

@@ -62,6 +62,11 @@ impl StateStore {
         Ok(Self { readers: Mutex::new(Vec::new()), path, tail })
     }
 
+    /// Drops the state in `dir`; the next [`open`](Self::open) folds it anew.
+    pub fn remove(dir: &Path) -> Result<(), StateError> {
+        Ok(sqlite::remove(&dir.join("state.db"))?)
+    }
+
     /// How far the state has been folded.
     pub fn progress(&self) -> Progress {
         self.tail.progress()

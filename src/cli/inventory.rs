@@ -1,0 +1,116 @@
+//! `inventory`: what a device holds.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::{Place, print_json, runtime};
+use crate::clock::Clock;
+use crate::ledger::embedded::{OpenError, Options};
+use crate::ledger::{Embedded, Ledger};
+use crate::projections::Inventory;
+use crate::projections::inventory::{DeviceInventory, LicenseStatus};
+
+/// How long to wait for the serving process to bring the inventory up to date.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Show what a device holds
+#[derive(Debug, Args)]
+pub struct InventoryArgs {
+    #[command(flatten)]
+    place: Place,
+    /// The device: its reference (26 characters) or a certificate's identity (64 hex digits)
+    device: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows what a device holds. Exit code 1 if the ledger does not know it.
+pub fn run(args: InventoryArgs) -> anyhow::Result<ExitCode> {
+    let config = args.place.config(Vec::new())?;
+    let data = config.data()?;
+    let runtime = runtime()?;
+    let inventory = runtime.block_on(up_to_date(data))?;
+    let found = match inventory.resolve(&args.device)? {
+        Some(device) => inventory.inventory(&device, Clock::System.now())?,
+        None => None,
+    };
+    let Some(found) = found else {
+        eprintln!(
+            "error: the ledger in {} does not know device `{}`; `license-ledger events` shows \
+             those it knows",
+            data.display(),
+            args.device
+        );
+        return Ok(ExitCode::from(1));
+    };
+    if args.json {
+        print_json(&found)?;
+    } else {
+        print(&found);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The inventory in `data`, with everything the ledger holds at present: kept by the process that
+/// serves it, or brought up to date here if none does.
+async fn up_to_date(data: &Path) -> anyhow::Result<Inventory> {
+    anyhow::ensure!(data.join("ledger.db").exists(), OpenError::Missing { dir: data.to_owned() });
+    let ledger = match Embedded::open(data, Options::default()) {
+        Ok(engine) => Arc::new(Ledger::Embedded(engine)),
+        Err(OpenError::InUse { .. }) => return kept_by_another(data).await,
+        Err(error) => return Err(error.into()),
+    };
+    let inventory = Inventory::open(data, Arc::clone(&ledger)).await?;
+    if let Some(last) = ledger.last_sequence().await? {
+        inventory.wait_for(last).await?;
+    }
+    Ok(inventory)
+}
+
+async fn kept_by_another(data: &Path) -> anyhow::Result<Inventory> {
+    let ledger = Embedded::open_read_only(data)?;
+    let inventory = Inventory::open_read_only(data)?;
+    let Some(last) = ledger.last_sequence()? else { return Ok(inventory) };
+    let started = Instant::now();
+    while inventory.progress()?.next_sequence <= last {
+        anyhow::ensure!(
+            started.elapsed() < PATIENCE,
+            "the serving process does not keep the inventory up to date; see its log"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(inventory)
+}
+
+fn print(inventory: &DeviceInventory) {
+    println!("device {}", inventory.device);
+    println!(
+        "live {}  confirmed {}  possible {}  as of {}",
+        inventory.live, inventory.confirmed, inventory.possible, inventory.as_of
+    );
+    if inventory.licenses.is_empty() {
+        println!("holds no persistent license");
+        return;
+    }
+    println!("{:<38}{:<38}{:<20}{:<26}SESSION", "KID", "LICENSE", "STATUS", "ACQUIRED");
+    for license in &inventory.licenses {
+        let status = match license.status {
+            LicenseStatus::Issued => "issued",
+            LicenseStatus::Stored => "stored",
+            LicenseStatus::StoreFailed => "store failed",
+            LicenseStatus::DeletedUnreleased => "deleted, unreleased",
+        };
+        println!(
+            "{:<38}{:<38}{status:<20}{:<26}{}",
+            license.key_id,
+            license.license_id,
+            license.acquired_at.to_rfc3339(),
+            license.session,
+        );
+    }
+}

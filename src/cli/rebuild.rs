@@ -1,0 +1,77 @@
+//! `rebuild`: what is derived from the ledger, made anew.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Place, print_json, runtime};
+use crate::ledger::embedded::{OpenError, Options};
+use crate::ledger::state::StateStore;
+use crate::ledger::{Embedded, Ledger};
+use crate::projections::Inventory;
+
+/// Make the inventory and the state for deciding anew from the events
+///
+/// They are derived: nothing is lost. Stop the service first.
+#[derive(Debug, Args)]
+pub struct RebuildArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Rebuilds.
+pub fn run(args: RebuildArgs) -> anyhow::Result<ExitCode> {
+    let config = args.place.config(Vec::new())?;
+    let data = config.data()?;
+    anyhow::ensure!(data.join("ledger.db").exists(), OpenError::Missing { dir: data.to_owned() });
+    let engine = Embedded::open(data, Options::default())
+        .context("the service must be stopped while its read models are made anew")?;
+    let ledger = Arc::new(Ledger::Embedded(engine));
+    Inventory::remove(data)?;
+    StateStore::remove(data)?;
+    let started = Instant::now();
+    let events = runtime()?.block_on(async {
+        let inventory = Inventory::open(data, Arc::clone(&ledger)).await?;
+        let state = StateStore::open(data, Arc::clone(&ledger)).await?;
+        let events = ledger.last_sequence().await?.map_or(0, |last| last + 1);
+        let bar = progress_bar(events);
+        loop {
+            let (inventory, state) = (inventory.progress()?, state.progress());
+            if let Some(reason) = inventory.failed.or(state.failed) {
+                anyhow::bail!("the events cannot be applied: {reason}");
+            }
+            let done = inventory.next_sequence.min(state.next_sequence);
+            bar.set_position(done);
+            if done >= events {
+                bar.finish_and_clear();
+                return Ok(events);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })?;
+    let seconds = started.elapsed().as_secs_f64();
+    if args.json {
+        print_json(&serde_json::json!({ "events": events, "seconds": seconds }))?;
+    } else {
+        println!("rebuilt from {events} events in {seconds:.2} s");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn progress_bar(events: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let template = "{bar:40} {pos}/{len} events, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template);
+    let bar = ProgressBar::new(events);
+    if let Ok(style) = style { bar.with_style(style) } else { bar }
+}

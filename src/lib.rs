@@ -7,9 +7,26 @@
 //!
 //! # Map
 //!
+//! - [`domain`]: pure. What happened, what that makes true, what may happen next.
 //! - [`playready`]: pure. Bytes in, typed values out, and back: SOAP messages, challenges,
 //!   certificates, XMR licenses, headers, keys.
-//! - [`ledger`]: the append-only event log and the state that decisions are made on.
+//! - [`ledger`]: the append-only event log, and the state that decisions are made on.
+//! - [`keys`]: content keys and key seeds, sealed at rest.
+//! - [`entitlement`]: may this be issued, and with which policy?
+//! - [`licensing`]: the use cases. The only place where domain, playready and ledger meet.
+//! - [`projections`]: read models: the inventory and the history.
+//! - [`access`]: API keys, scopes, rate limits, key files.
+//! - [`config`]: what an operator can set.
+//! - [`http`]: the outer shell around every request, and the routes.
+//! - [`clock`]: time as a value that is passed in.
+pub mod access;
+pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod entitlement;
+pub mod http;
+pub mod keys;
 pub mod ledger;
+pub mod licensing;
 pub mod playready;
+pub mod projections;

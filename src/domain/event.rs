@@ -125,6 +125,8 @@ pub struct LicenseAcquired {
     pub client_version: Option<String>,
     /// `playready` for licenses that this service issued.
     pub drm_system: String,
+    /// How the content key encrypts: `aesctr` or `aescbc`.
+    pub key_type: String,
     /// Where the content key came from.
     pub key_source: KeySource,
     /// Revision of the `policy` stream under which the quota was decided.

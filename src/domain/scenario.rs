@@ -179,6 +179,7 @@ impl Ask {
             model: "Example TV 1".to_owned(),
             client_version: None,
             drm_system: "playready".to_owned(),
+            key_type: "aesctr".to_owned(),
             key_source: KeySource::Registered,
             quota_policy_revision: 0,
             overage: false,

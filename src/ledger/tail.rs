@@ -59,7 +59,7 @@ impl Tail {
     /// are applied together: rows that several of them change are then written once.
     pub fn spawn(
         name: &str,
-        ledger: Ledger,
+        ledger: Arc<Ledger>,
         next_sequence: u64,
         pause: Duration,
         apply: impl Apply,
@@ -119,7 +119,7 @@ impl Drop for Tail {
 }
 
 struct Follower<A> {
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     next_sequence: u64,
     pause: Duration,
     apply: A,
@@ -143,7 +143,7 @@ impl<A: Apply> Follower<A> {
     async fn run(mut self, name: &str) {
         let mut committed = self.ledger.subscribe();
         loop {
-            match self.apply_next_batch() {
+            match self.apply_next_batch().await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => {
@@ -174,8 +174,8 @@ impl<A: Apply> Follower<A> {
     }
 
     /// Applies what is there, up to one batch; tells whether there is likely more at once.
-    fn apply_next_batch(&mut self) -> Result<bool, TailError> {
-        let recorded = self.ledger.read_all(self.next_sequence, BATCH_EVENTS)?;
+    async fn apply_next_batch(&mut self) -> Result<bool, TailError> {
+        let recorded = self.ledger.read_all(self.next_sequence, BATCH_EVENTS).await?;
         let (full, sequence) = (recorded.len() == BATCH_EVENTS, self.next_sequence);
         let mut batch = Vec::with_capacity(recorded.len());
         for recorded in recorded {
@@ -195,12 +195,6 @@ impl<A: Apply> Follower<A> {
 
 /// An error and its causes in one line.
 fn chain_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -46,3 +46,25 @@ impl fmt::Debug for Kid {
         write!(f, "Kid({})", self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::{BASE64, HEXLOWER};
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn golden_byte_orders_are_kept() {
+        let golden: Value =
+            serde_json::from_str(include_str!("../../tests/golden/kid_byte_order.json")).unwrap();
+        for row in golden["rows"].as_array().unwrap() {
+            let kid = Kid::from(row["guid"].as_str().unwrap().parse::<Uuid>().unwrap());
+            assert_eq!(HEXLOWER.encode(&kid.to_wire()), row["wire_hex"]);
+            assert_eq!(BASE64.encode(&kid.to_wire()), row["wire_b64"]);
+            assert_eq!(HEXLOWER.encode(kid.guid().as_bytes()), row["big_endian_hex"]);
+            assert_eq!(Kid::from_wire(kid.to_wire()), kid);
+            assert_eq!(kid.to_string(), row["guid"]);
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! The events themselves, page by page.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -11,7 +13,7 @@ use crate::ledger::{Ledger, ReadError, Recorded};
 /// Reads events as they are stored.
 #[derive(Clone)]
 pub struct History {
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
 }
 
 /// An event as it is shown: the body is the stored bytes, not a rendering of them.
@@ -52,29 +54,29 @@ pub enum HistoryError {
 
 impl History {
     /// Reads `ledger`.
-    pub fn new(ledger: Ledger) -> Self {
+    pub fn new(ledger: Arc<Ledger>) -> Self {
         Self { ledger }
     }
 
     /// Sequence of the last event, if there is any.
-    pub fn last_sequence(&self) -> Option<u64> {
-        self.ledger.last_sequence()
+    pub async fn last_sequence(&self) -> Result<Option<u64>, HistoryError> {
+        Ok(self.ledger.last_sequence().await?)
     }
 
     /// Up to `limit` events of the whole ledger from sequence `from` on.
-    pub fn all(&self, from: u64, limit: usize) -> Result<Vec<EventView>, HistoryError> {
-        self.ledger.read_all(from, limit)?.into_iter().map(view).collect()
+    pub async fn all(&self, from: u64, limit: usize) -> Result<Vec<EventView>, HistoryError> {
+        self.ledger.read_all(from, limit).await?.into_iter().map(view).collect()
     }
 
     /// Up to `limit` events of one device from revision `from` on.
-    pub fn of_device(
+    pub async fn of_device(
         &self,
         device: &DeviceRef,
         from: u64,
         limit: usize,
     ) -> Result<Vec<EventView>, HistoryError> {
         let stream = device_stream(device);
-        self.ledger.read_stream(&stream, from, limit)?.into_iter().map(view).collect()
+        self.ledger.read_stream(&stream, from, limit).await?.into_iter().map(view).collect()
     }
 }
 

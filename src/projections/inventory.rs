@@ -4,7 +4,7 @@ mod apply;
 mod query;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -49,9 +49,9 @@ pub struct Inventory {
 impl Inventory {
     /// Opens or makes the inventory in `dir` and follows `ledger`. Only the process that writes
     /// the ledger does this.
-    pub fn open(dir: &Path, ledger: Ledger) -> Result<Self, InventoryError> {
+    pub async fn open(dir: &Path, ledger: Arc<Ledger>) -> Result<Self, InventoryError> {
         let path = dir.join(FILE);
-        let (connection, next_sequence) = open_for(&path, &ledger)?;
+        let (connection, next_sequence) = open_for(&path, &ledger).await?;
         let builder = apply::Builder { connection };
         let tail = Tail::spawn("inventory", ledger, next_sequence, PAUSE, builder)?;
         Ok(Self { path, readers: Mutex::new(Vec::new()), tail: Some(tail) })
@@ -81,9 +81,7 @@ impl Inventory {
     pub async fn wait_for(&self, sequence: u64) -> Result<(), InventoryError> {
         match &self.tail {
             Some(tail) if tail.wait_for(sequence).await => Ok(()),
-            Some(tail) => {
-                Err(InventoryError::Stopped(tail.progress().failed.unwrap_or_default()))
-            }
+            Some(tail) => Err(InventoryError::Stopped(tail.progress().failed.unwrap_or_default())),
             None => Ok(()),
         }
     }
@@ -112,7 +110,7 @@ fn next_sequence(connection: &Connection) -> rusqlite::Result<u64> {
 }
 
 /// Opens the file for writing; builds from the start when it is damaged or not this ledger's.
-fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), InventoryError> {
+async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), InventoryError> {
     let connection = match open_current(path) {
         Ok(connection) => connection,
         Err(error) => {
@@ -125,7 +123,7 @@ fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), Inventory
     let last_event_id: Option<[u8; 16]> =
         connection.query_row("SELECT last_event_id FROM checkpoint", [], |row| row.get(0))?;
     let applied = match next.checked_sub(1) {
-        Some(last) => ledger.read_all(last, 1)?.first().map(|recorded| recorded.id),
+        Some(last) => ledger.read_all(last, 1).await?.first().map(|recorded| recorded.id),
         None => None,
     };
     if applied == last_event_id.map(Uuid::from_bytes) {

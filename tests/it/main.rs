@@ -1,1 +1,5 @@
+//! The whole service from outside: real sockets, real processes, real files.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // here they are assertions
+
+mod http_shell;

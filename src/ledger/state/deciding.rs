@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 use tokio::sync::OwnedMutexGuard;
-use uuid::Uuid;
 
 use super::super::tail::Fact;
 use super::super::{Ledger, StreamName};
@@ -29,7 +28,7 @@ const READ_EVENTS: usize = 1024;
 
 /// Gives out devices for deciding.
 pub struct Deciding {
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     store: Arc<StateStore>,
     devices: Mutex<LruCache<DeviceRef, Arc<tokio::sync::Mutex<Option<Loaded>>>>>,
 }
@@ -52,7 +51,7 @@ pub struct DeviceGuard {
 
 impl Deciding {
     /// Decides on `ledger`, with what `store` has folded of it.
-    pub fn new(ledger: Ledger, store: Arc<StateStore>) -> Arc<Self> {
+    pub fn new(ledger: Arc<Ledger>, store: Arc<StateStore>) -> Arc<Self> {
         let capacity = NonZeroUsize::new(CACHED_DEVICES).unwrap_or(NonZeroUsize::MIN);
         Arc::new(Self { ledger, store, devices: Mutex::new(LruCache::new(capacity)) })
     }
@@ -69,7 +68,7 @@ impl Deciding {
         let mut guard =
             DeviceGuard { deciding: Arc::clone(self), name: name.clone(), stream, slot };
         if guard.slot.is_none() {
-            guard.load()?;
+            guard.load().await?;
         }
         Ok(guard)
     }
@@ -77,7 +76,10 @@ impl Deciding {
 
 /// The stream that holds a device's events.
 pub fn device_stream(device: &DeviceRef) -> StreamName {
-    StreamName::derived(format!("{DEVICE_STREAM}{device}"))
+    match StreamName::new(&format!("{DEVICE_STREAM}{device}")) {
+        Ok(name) => name,
+        Err(_) => unreachable!("a reference is 26 letters and digits"),
+    }
 }
 
 impl DeviceGuard {
@@ -106,42 +108,40 @@ impl DeviceGuard {
         }
     }
 
-    fn load(&mut self) -> Result<(), StateError> {
+    async fn load(&mut self) -> Result<(), StateError> {
         let (head, device) = match self.deciding.store.device(&self.name)? {
             Some((revision, device)) => (Some(revision), device),
             None => (None, Device::default()),
         };
         *self.slot = Some(Loaded { device, head, overlay: HashMap::new() });
-        self.refresh().map(drop)
+        self.refresh().await.map(drop)
     }
 
-    /// Reads the head of the stream and folds what is new. Returns the ids of the events folded,
-    /// by which a writer finds its own after an append of unknown outcome.
-    pub fn refresh(&mut self) -> Result<Vec<Uuid>, StateError> {
-        let mut ids = Vec::new();
+    /// Reads the head of the stream and folds what is new; tells whether there was anything.
+    pub async fn refresh(&mut self) -> Result<bool, StateError> {
+        let before = self.head();
         loop {
             let from = self.head().map_or(0, |head| head + 1);
-            let new = self.deciding.ledger.read_stream(&self.stream, from, READ_EVENTS)?;
+            let new = self.deciding.ledger.read_stream(&self.stream, from, READ_EVENTS).await?;
             let more = new.len() == READ_EVENTS;
             for recorded in new {
-                ids.push(recorded.id);
                 let fact = Fact::of(recorded)?;
                 self.fold(&fact.event, fact.recorded.revision, fact.recorded.sequence)?;
             }
             if !more {
-                return Ok(ids);
+                return Ok(self.head() != before);
             }
         }
     }
 
     /// Folds events that this guard's holder has just committed to the device's stream.
-    pub fn committed<'a>(
+    pub async fn committed<'a>(
         &mut self,
         events: impl IntoIterator<Item = (&'a Event, u64, u64)>,
     ) -> Result<(), StateError> {
         for (event, revision, sequence) in events {
             if self.head().map_or(0, |head| head + 1) != revision {
-                return self.refresh().map(drop);
+                return self.refresh().await.map(drop);
             }
             self.fold(event, revision, sequence)?;
         }
@@ -154,7 +154,12 @@ impl DeviceGuard {
         loaded.trim(store);
         let mut rows = OverlayRows { overlay: &mut loaded.overlay, store };
         let place = Place { device: &self.name, sequence, revision };
-        lookup::apply(event, place, &mut rows)?;
+        let applied = lookup::apply(event, place, &mut rows);
+        if applied.is_err() {
+            // Half applied is worse than not in memory: the next decision loads it again.
+            *self.slot = None;
+            return applied;
+        }
         loaded.device.evolve(event);
         loaded.head = Some(revision);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -54,9 +54,9 @@ pub struct StateStore {
 
 impl StateStore {
     /// Opens or makes `state.db` in `dir` and starts to follow `ledger`.
-    pub fn open(dir: &Path, ledger: Ledger) -> Result<Self, StateError> {
+    pub async fn open(dir: &Path, ledger: Arc<Ledger>) -> Result<Self, StateError> {
         let path = dir.join("state.db");
-        let (connection, next_sequence) = open_for(&path, &ledger)?;
+        let (connection, next_sequence) = open_for(&path, &ledger).await?;
         let folder = Folder { connection };
         let tail = Tail::spawn("state", ledger, next_sequence, PAUSE, folder)?;
         Ok(Self { readers: Mutex::new(Vec::new()), path, tail })
@@ -117,7 +117,7 @@ fn read_row(connection: &Connection, key: &Key) -> Result<Option<Row>, StateErro
 
 /// Opens the file for writing; folds from the start when it is not this ledger's or not this
 /// version's.
-fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), StateError> {
+async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), StateError> {
     let mut connection = match open_current(path) {
         Ok(connection) => connection,
         Err(error) => {
@@ -126,13 +126,12 @@ fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), StateErro
             open_current(path)?
         }
     };
-    let (next_sequence, last_event_id): (u64, Option<Uuid>) = connection.query_row(
-        "SELECT next_sequence, last_event_id FROM checkpoint",
-        [],
-        |row| Ok((row.get(0)?, row.get::<_, Option<[u8; 16]>>(1)?.map(Uuid::from_bytes))),
-    )?;
+    let (next_sequence, last_event_id): (u64, Option<Uuid>) =
+        connection.query_row("SELECT next_sequence, last_event_id FROM checkpoint", [], |row| {
+            Ok((row.get(0)?, row.get::<_, Option<[u8; 16]>>(1)?.map(Uuid::from_bytes)))
+        })?;
     let applied = match next_sequence.checked_sub(1) {
-        Some(last) => ledger.read_all(last, 1)?.first().map(|recorded| recorded.id),
+        Some(last) => ledger.read_all(last, 1).await?.first().map(|recorded| recorded.id),
         None => None,
     };
     if applied == last_event_id {
@@ -150,10 +149,8 @@ fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), StateErro
 
 fn open_current(path: &Path) -> Result<Connection, StateError> {
     let connection = sqlite::open_disposable(path, SCHEMA)?;
-    connection.execute(
-        "INSERT OR IGNORE INTO checkpoint VALUES (1, ?1, 0, NULL)",
-        [FOLD_VERSION],
-    )?;
+    connection
+        .execute("INSERT OR IGNORE INTO checkpoint VALUES (1, ?1, 0, NULL)", [FOLD_VERSION])?;
     let version: i64 =
         connection.query_row("SELECT fold_version FROM checkpoint", [], |row| row.get(0))?;
     if version == FOLD_VERSION {

@@ -122,14 +122,22 @@ impl Inventory {
         Ok(device.and_then(|device| device.parse().ok()))
     }
 
-    /// Devices in the order they were first seen, from `from` (a page's `next`) on.
-    pub fn devices(&self, from: u64, limit: usize) -> Result<DevicePage, InventoryError> {
+    /// Devices in the order they were first seen, from `from` (a page's `next`) on, as long as they
+    /// were first seen before the event `before`.
+    pub fn devices(
+        &self,
+        from: u64,
+        before: u64,
+        limit: usize,
+    ) -> Result<DevicePage, InventoryError> {
         self.read(|db| {
             let mut query = db.prepare_cached(
-                "SELECT * FROM devices WHERE enrolled_sequence >= ?1
-                 ORDER BY enrolled_sequence LIMIT ?2",
+                "SELECT * FROM devices WHERE enrolled_sequence >= ?1 AND enrolled_sequence < ?2
+                 ORDER BY enrolled_sequence LIMIT ?3",
             )?;
-            let rows = query.query_map(params![from, limit.saturating_add(1)], summary)?;
+            let most = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+            let before = i64::try_from(before).unwrap_or(i64::MAX);
+            let rows = query.query_map(params![from, before, most], summary)?;
             let mut devices = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let next = devices.get(limit).map(|device| device.enrolled_sequence);
             devices.truncate(limit);

@@ -1,0 +1,136 @@
+//! The command line: one file a subcommand.
+//!
+//! Exit codes: 0 done; 1 the answer is no (a refusal, an unknown device); 2 it could not be done.
+
+pub mod admin;
+pub mod control;
+pub mod demo;
+pub mod device;
+pub mod events;
+pub mod inventory;
+pub mod keys;
+pub mod pki;
+pub mod rebuild;
+pub mod serve;
+pub mod service;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Flag, Log, LogFormat, Sources};
+
+/// An event-sourced license ledger: licenses, secure deletes, inventory and quotas
+#[derive(Parser)]
+#[command(name = "license-ledger", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::DemoArgs),
+    Serve(serve::ServeArgs),
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    Inventory(inventory::InventoryArgs),
+    Events(events::EventsArgs),
+    Rebuild(rebuild::RebuildArgs),
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
+}
+
+/// Where the ledger is. Every setting can also stand in the configuration file or in the
+/// environment (LICENSE_LEDGER_DATA, LICENSE_LEDGER_QUOTA_DEVICE_LIMIT, …); flags win over the
+/// environment, which wins over the file.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Place {
+    /// Directory of the ledger and what is derived from it
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Directory of the key files [default: DATA-secrets, beside the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub secrets: Option<PathBuf>,
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "LICENSE_LEDGER_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+impl Place {
+    /// The configuration with these and more flags.
+    pub fn config(&self, more: Vec<Flag>) -> anyhow::Result<Config> {
+        let mut flags = more;
+        let paths = [("data", "--data", &self.data), ("secrets", "--secrets", &self.secrets)];
+        for (key, name, path) in paths {
+            flags.extend(path.as_deref().map(|path| path_flag(key, name, path)));
+        }
+        Ok(Sources::of_process(self.config.clone(), flags).load()?)
+    }
+}
+
+/// A flag whose value is a path.
+pub(crate) fn path_flag(key: &'static str, flag: &'static str, path: &Path) -> Flag {
+    Flag { key, flag, value: path.to_string_lossy().into_owned() }
+}
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    if !matches!(cli.command, Command::Serve(_)) {
+        log_to_stderr(&Log { level: "warn".to_owned(), ..Log::default() });
+    }
+    let done = match cli.command {
+        Command::Demo(args) => demo::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Keys(command) => keys::run(command),
+        Command::Inventory(args) => inventory::run(args),
+        Command::Events(args) => events::run(args),
+        Command::Rebuild(args) => rebuild::run(args),
+        Command::Pki(command) => pki::run(command),
+        Command::Device(command) => device::run(command),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {}", one_line(&error));
+        ExitCode::from(2)
+    })
+}
+
+/// An error and its causes; a cause that its error already says is left out.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Sends log lines to standard error. Standard output is for answers.
+pub(crate) fn log_to_stderr(log: &Log) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Somebody who embeds the library may log already.
+    let _ = match log.format {
+        LogFormat::Text => lines.with_target(false).try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+}
+
+/// Prints a value as JSON on standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// A runtime for the little a command waits for.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
+}

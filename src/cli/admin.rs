@@ -1,0 +1,266 @@
+//! What operators may do to a ledger, whether it is being served or not.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::service::KeyBytes;
+use super::{Place, control, runtime};
+use crate::access::secrets::{self, Secret};
+use crate::access::{ApiKeyId, ApiKeyRecord, ApiKeyText, KEY_RANDOM_BYTES, Scope};
+use crate::access::Registry as ApiKeys;
+use crate::clock::{Clock, UnixMillis};
+use crate::domain::{Digest, KeyId};
+use crate::domain::event::ApiKeyCreated;
+use crate::keys::{ContentKey, KeySeed, Keys};
+use crate::ledger::embedded::{OpenError, Options};
+use crate::ledger::{Embedded, Ledger};
+use crate::licensing::{Registered, Registry};
+
+/// Who acts, as events name it: a person at the command line of this machine.
+const ACTOR: &str = "cli";
+
+/// An operator's command. Its JSON form goes over the control socket and nowhere else.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Register content keys.
+    ImportKeys {
+        /// KID and key.
+        keys: Vec<(KeyId, ContentKey)>,
+    },
+    /// Register a key seed.
+    AddSeed {
+        /// The seed's id.
+        seed_id: String,
+        /// The seed.
+        seed: KeySeed,
+    },
+    /// Make an API key.
+    CreateApiKey {
+        /// Its label.
+        name: String,
+        /// What it may do.
+        scopes: BTreeSet<Scope>,
+    },
+    /// List the API keys.
+    ListApiKeys,
+    /// Revoke an API key.
+    RevokeApiKey {
+        /// Its id, or the whole key.
+        key_id: String,
+    },
+}
+
+/// What a command did.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Content keys are registered.
+    Keys(Registered),
+    /// A seed is registered; `true` if it was not before.
+    Seed(bool),
+    /// An API key was made.
+    ApiKey {
+        /// Its id.
+        key_id: String,
+        /// The whole key, shown this once.
+        key: String,
+    },
+    /// The API keys there are.
+    ApiKeys(Vec<ApiKeyRow>),
+    /// An API key is revoked; `true` if it was not before.
+    Revoked(bool),
+}
+
+/// An API key in a list.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ApiKeyRow {
+    /// Its id.
+    pub key_id: String,
+    /// Its label.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// When it was made.
+    pub created_at: String,
+    /// When it was revoked, if it was.
+    pub revoked_at: Option<String>,
+}
+
+/// The key files.
+pub(crate) struct Secrets {
+    pub(crate) api: Secret,
+    pub(crate) master: KeyBytes,
+    pub(crate) reference: KeyBytes,
+}
+
+impl Secrets {
+    /// Reads the key files in `dir`. Only an empty ledger gets new ones: with another reference
+    /// key every device would look new.
+    pub(crate) fn open(dir: &Path, empty: bool) -> anyhow::Result<Self> {
+        if empty {
+            let made = crate::cli::pki::make_private_dir(dir);
+            made.with_context(|| format!("cannot make the key directory {}", dir.display()))?;
+        }
+        let file = |name: &str| -> anyhow::Result<Secret> {
+            let path = dir.join(name);
+            if empty {
+                let fresh = Secret::new(secrets::os_random()?);
+                return Ok(secrets::read_or_create(&path, &fresh)?);
+            }
+            Ok(secrets::read(&path)?)
+        };
+        Ok(Self {
+            api: file("api.key")?,
+            master: Zeroizing::new(*file("master.key")?.expose()),
+            reference: Zeroizing::new(*file("reference.key")?.expose()),
+        })
+    }
+}
+
+/// Carries out commands on an open ledger.
+pub struct Admin {
+    registry: Registry,
+    api_keys: Arc<ApiKeys>,
+    clock: Clock,
+    /// One command at a time.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Admin {
+    /// Reads the API keys of the ledger into `api_keys`.
+    pub async fn new(
+        registry: Registry,
+        api_keys: Arc<ApiKeys>,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
+        for (created, revoked_at_ms) in registry.api_keys().await? {
+            let id = ApiKeyId::from(created.key_id.as_str());
+            api_keys.apply_created(record_of(created));
+            if let Some(at_ms) = revoked_at_ms {
+                api_keys.apply_revoked(&id, UnixMillis(at_ms));
+            }
+        }
+        Ok(Self { registry, api_keys, clock, turn: tokio::sync::Mutex::default() })
+    }
+
+    /// The API keys, as they are checked.
+    pub fn api_keys(&self) -> &Arc<ApiKeys> {
+        &self.api_keys
+    }
+
+    /// Makes the first API key of a ledger that has none.
+    pub async fn first_key(&self, scopes: &[Scope]) -> anyhow::Result<Option<ApiKeyText>> {
+        if !self.api_keys.list().is_empty() {
+            return Ok(None);
+        }
+        let scopes = scopes.iter().copied().collect();
+        Ok(Some(self.create_api_key("first-admin", scopes).await?.1))
+    }
+
+    /// Carries out a command.
+    pub async fn execute(&self, command: Command) -> anyhow::Result<Outcome> {
+        let _turn = self.turn.lock().await;
+        Ok(match command {
+            Command::ImportKeys { keys } => {
+                Outcome::Keys(self.registry.content_keys(&keys, ACTOR).await?)
+            }
+            Command::AddSeed { seed_id, seed } => {
+                Outcome::Seed(self.registry.key_seed(&seed_id, &seed, ACTOR).await?)
+            }
+            Command::CreateApiKey { name, scopes } => {
+                let (key_id, key) = self.create_api_key(&name, scopes).await?;
+                Outcome::ApiKey { key_id, key: key.expose().to_owned() }
+            }
+            Command::ListApiKeys => {
+                Outcome::ApiKeys(self.api_keys.list().into_iter().map(row_of).collect())
+            }
+            Command::RevokeApiKey { key_id } => {
+                let key_id = id_of(&key_id);
+                let fresh = self.registry.revoke_api_key(key_id, ACTOR).await?;
+                self.api_keys.apply_revoked(&ApiKeyId::from(key_id), self.clock.now());
+                Outcome::Revoked(fresh)
+            }
+        })
+    }
+
+    async fn create_api_key(
+        &self,
+        name: &str,
+        scopes: BTreeSet<Scope>,
+    ) -> anyhow::Result<(String, ApiKeyText)> {
+        let random: Zeroizing<[u8; KEY_RANDOM_BYTES]> = Zeroizing::new(secrets::os_random()?);
+        let (record, text) = self.api_keys.issue(name, scopes, self.clock.now(), &random)?;
+        let created = ApiKeyCreated {
+            key_id: record.id.as_str().to_owned(),
+            name: record.name.clone(),
+            hmac: Digest(record.hmac),
+            scopes: record.scopes.iter().map(ToString::to_string).collect(),
+            actor: ACTOR.to_owned(),
+            at_ms: record.created_at.0,
+        };
+        self.registry.create_api_key(created).await?;
+        let id = record.id.as_str().to_owned();
+        self.api_keys.apply_created(record);
+        Ok((id, text))
+    }
+}
+
+fn record_of(created: ApiKeyCreated) -> ApiKeyRecord {
+    ApiKeyRecord {
+        id: ApiKeyId::from(created.key_id.as_str()),
+        name: created.name,
+        hmac: created.hmac.0,
+        // A scope of a later version is one that this version cannot grant.
+        scopes: created.scopes.iter().filter_map(|scope| scope.parse().ok()).collect(),
+        created_at: UnixMillis(created.at_ms),
+        revoked_at: None,
+    }
+}
+
+fn row_of(record: ApiKeyRecord) -> ApiKeyRow {
+    ApiKeyRow {
+        key_id: record.id.as_str().to_owned(),
+        name: record.name,
+        scopes: record.scopes.iter().map(ToString::to_string).collect(),
+        created_at: record.created_at.to_rfc3339(),
+        revoked_at: record.revoked_at.map(UnixMillis::to_rfc3339),
+    }
+}
+
+/// The id within what a person may paste: the id, or the whole key.
+fn id_of(text: &str) -> &str {
+    text.strip_prefix("llk_").and_then(|rest| rest.split('_').next()).unwrap_or(text)
+}
+
+/// Carries out a command on the ledger at `place`: through the process that serves it, or else by
+/// opening it.
+pub fn execute(place: &Place, command: Command) -> anyhow::Result<Outcome> {
+    let config = place.config(Vec::new())?;
+    let data = config.data()?;
+    let runtime = runtime()?;
+    if let Some(outcome) = control::ask(data, &command)? {
+        return Ok(outcome);
+    }
+    anyhow::ensure!(
+        data.join("ledger.db").exists(),
+        OpenError::Missing { dir: data.to_owned() }
+    );
+    let ledger = Arc::new(Ledger::Embedded(Embedded::open(data, Options::default())?));
+    runtime.block_on(async {
+        let empty = ledger.last_sequence().await?.is_none();
+        let secrets = Secrets::open(&config.secrets()?, empty)?;
+        let keys = Arc::new(Keys::open(&data.join("keys.sealed"), &secrets.master)?);
+        let clock = Clock::System;
+        let registry = Registry::new(Arc::clone(&ledger), keys, clock.clone());
+        let admin = Admin::new(registry, Arc::new(ApiKeys::new(secrets.api)), clock).await?;
+        let outcome = admin.execute(command).await;
+        ledger.close().await;
+        outcome
+    })
+}

@@ -1,0 +1,160 @@
+//! `keys`: content keys, key seeds and API keys.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
+
+use super::admin::{ApiKeyRow, Command, Outcome, execute};
+use super::{Place, print_json};
+use crate::access::Scope;
+use crate::keys::{DEFAULT_SEED, parse_import, parse_seed};
+
+/// Register content keys, key seeds and API keys; also while serving
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Register content keys from a file: {"<kid guid>": "<32 hex digits>", …}
+    Import(ImportArgs),
+    /// Register a key seed, from which KIDs without a key of their own get theirs
+    Seed(SeedArgs),
+    /// Make, list and revoke API keys
+    #[command(subcommand)]
+    Api(ApiCommand),
+}
+
+/// Arguments of `keys import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    #[command(flatten)]
+    place: Place,
+    /// The file, or - for standard input
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `keys seed`.
+#[derive(Debug, Args)]
+pub struct SeedArgs {
+    #[command(flatten)]
+    place: Place,
+    /// File with the seed, base64 of at least 30 bytes, or - for standard input
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Make, list and revoke API keys.
+#[derive(Debug, Subcommand)]
+pub enum ApiCommand {
+    /// Make an API key; it is shown once
+    Create {
+        #[command(flatten)]
+        place: Place,
+        /// Label: a-z, 0-9, dot, hyphen, underscore
+        #[arg(long)]
+        name: String,
+        /// What it may do, for example inventory:read; repeat for more
+        #[arg(long = "scope", required = true, value_name = "SCOPE")]
+        scopes: Vec<Scope>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List API keys, revoked ones included
+    List {
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke an API key
+    Revoke {
+        #[command(flatten)]
+        place: Place,
+        /// The key's id
+        key_id: String,
+    },
+}
+
+/// Runs a `keys` command.
+pub fn run(command: KeysCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        KeysCommand::Import(args) => {
+            let file = read(&args.file)?;
+            let keys = parse_import(&file)
+                .with_context(|| format!("cannot import {}", args.file.display()))?;
+            print(execute(&args.place, Command::ImportKeys { keys })?, args.json)
+        }
+        KeysCommand::Seed(args) => {
+            let file = read(&args.file)?;
+            let text = std::str::from_utf8(&file).unwrap_or_default();
+            let seed = parse_seed(text)
+                .with_context(|| format!("cannot import {}", args.file.display()))?;
+            let command = Command::AddSeed { seed_id: DEFAULT_SEED.to_owned(), seed };
+            print(execute(&args.place, command)?, args.json)
+        }
+        KeysCommand::Api(ApiCommand::Create { place, name, scopes, json }) => {
+            let scopes: BTreeSet<_> = scopes.into_iter().collect();
+            print(execute(&place, Command::CreateApiKey { name, scopes })?, json)
+        }
+        KeysCommand::Api(ApiCommand::List { place, json }) => {
+            print(execute(&place, Command::ListApiKeys)?, json)
+        }
+        KeysCommand::Api(ApiCommand::Revoke { place, key_id }) => {
+            print(execute(&place, Command::RevokeApiKey { key_id })?, false)
+        }
+    }
+}
+
+fn read(path: &PathBuf) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let bytes = if path.as_os_str() == "-" {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map(|_| bytes)
+    } else {
+        std::fs::read(path)
+    };
+    bytes.map(Zeroizing::new).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn print(outcome: Outcome, json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        print_json(&outcome)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match outcome {
+        Outcome::Keys(registered) => println!(
+            "{} content keys registered, {} were known already",
+            registered.added, registered.known
+        ),
+        Outcome::Seed(true) => println!("the key seed is registered"),
+        Outcome::Seed(false) => println!("this key seed was registered already"),
+        Outcome::ApiKey { key_id, key } => {
+            println!("API key {key_id}, shown this once:\n{key}");
+        }
+        Outcome::ApiKeys(rows) => print_api_keys(&rows),
+        Outcome::Revoked(true) => println!("revoked"),
+        Outcome::Revoked(false) => println!("it was revoked already"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_api_keys(rows: &[ApiKeyRow]) {
+    println!("{:<18}{:<24}{:<26}{:<26}SCOPES", "ID", "NAME", "CREATED", "REVOKED");
+    for row in rows {
+        println!(
+            "{:<18}{:<24}{:<26}{:<26}{}",
+            row.key_id,
+            row.name,
+            row.created_at,
+            row.revoked_at.as_deref().unwrap_or("-"),
+            row.scopes.join(" "),
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! The whole service, put together: ledger, keys, use cases, read models, HTTP.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use zeroize::Zeroizing;
+
+use super::admin::Admin;
+use super::control::Control;
+use super::{pki, runtime};
+use crate::access::{ApiKeyText, RateLimiter, Registry as ApiKeys, Scope};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::domain::ReferenceKey;
+use crate::domain::quota::QuotaPolicy;
+use crate::entitlement::Open;
+use crate::http::health::Readiness;
+use crate::http::metrics::Metrics;
+use crate::http::routes::{Services, install};
+use crate::http::{Running, Server, Shell};
+use crate::keys::Keys;
+use crate::ledger::embedded::Options;
+use crate::ledger::state::{Deciding, StateStore};
+use crate::ledger::{Embedded, Ledger};
+use crate::licensing::{Licensing, Parts, Registry};
+use crate::playready::acquire::{ResponseSigner, SignResponses};
+use crate::playready::challenge::Verifier;
+use crate::playready::pki::Pki;
+use crate::playready::rev_info::RevInfo;
+use crate::playready::revocation::Revocation;
+use crate::projections::{History, Inventory};
+
+/// A clock that runs behind the newest event by more than this would date new events falsely.
+const CLOCK_BEHIND_MAX_MS: i64 = 2_000;
+/// Events a read model may be behind before a balancer should ask another node.
+const LAG_EVENTS_MAX: u64 = 100_000;
+
+/// A service at work.
+pub struct Service {
+    /// The HTTP side.
+    pub running: Running,
+    /// The admin key, if this start made it: shown once and kept nowhere.
+    pub admin_key: Option<ApiKeyText>,
+    /// The use cases.
+    pub licensing: Arc<Licensing>,
+    /// The read model.
+    pub inventory: Arc<Inventory>,
+    /// The event log.
+    pub ledger: Arc<Ledger>,
+    /// The PKI that it reads.
+    pub pki: PathBuf,
+    control: Option<Control>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Service {
+    /// Opens everything and serves. When this returns, connections are accepted.
+    pub fn start(config: &Config, clock: Clock) -> anyhow::Result<Self> {
+        let data = config.data()?.to_owned();
+        let runtime = runtime()?;
+        let ledger = Arc::new(Ledger::Embedded(Embedded::open(&data, Options::default())?));
+        let opened = runtime.block_on(Opened::open(config, &data, &ledger, &clock))?;
+        let Opened { admin, admin_key, licensing, inventory, readiness, pki } = opened;
+        let admin = Arc::new(admin);
+        let metrics = Arc::new(Metrics::default());
+        metrics.register(|registry| licensing.metrics().register(registry));
+        let services = actix_web::web::Data::new(Services {
+            licensing: Arc::clone(&licensing),
+            inventory: Arc::clone(&inventory),
+            history: History::new(Arc::clone(&ledger)),
+            identity_rate: RateLimiter::new(config.rate.per_identity_per_minute, config.rate.burst),
+            clock,
+        });
+        let shell = Shell::new(config, Arc::clone(admin.api_keys()), metrics, readiness);
+        let running = Server::start(config, shell, move |routes| install(routes, &services))?;
+        let control = Control::listen(&data, Arc::clone(&admin), &runtime)?;
+        Ok(Self {
+            running,
+            admin_key,
+            licensing,
+            inventory,
+            ledger,
+            pki,
+            control: Some(control),
+            runtime,
+        })
+    }
+
+    /// The base URL.
+    pub fn url(&self) -> String {
+        self.running.url()
+    }
+
+    /// Finishes what was accepted, then closes the ledger.
+    pub fn stop(self) -> anyhow::Result<()> {
+        self.running.stop_handle().stop();
+        self.wait()
+    }
+
+    /// Waits until the service is told to stop, then closes the ledger.
+    pub fn wait(mut self) -> anyhow::Result<()> {
+        self.running.wait().context("the HTTP server failed")?;
+        drop(self.control.take());
+        self.runtime.block_on(self.ledger.close());
+        Ok(())
+    }
+}
+
+/// All that stands behind HTTP.
+struct Opened {
+    admin: Admin,
+    admin_key: Option<ApiKeyText>,
+    licensing: Arc<Licensing>,
+    inventory: Arc<Inventory>,
+    readiness: Readiness,
+    pki: PathBuf,
+}
+
+impl Opened {
+    async fn open(
+        config: &Config,
+        data: &Path,
+        ledger: &Arc<Ledger>,
+        clock: &Clock,
+    ) -> anyhow::Result<Self> {
+        let empty = ledger.last_sequence().await?.is_none();
+        let secrets = super::admin::Secrets::open(&config.secrets()?, empty)?;
+        let pki_dir = pki_dir(config, empty)?;
+        let keys = Arc::new(Keys::open(&data.join("keys.sealed"), &secrets.master)?);
+        let store = Arc::new(StateStore::open(data, Arc::clone(ledger)).await?);
+        let inventory = Arc::new(Inventory::open(data, Arc::clone(ledger)).await?);
+        let Loaded { pki, revocation } = load_pki(&pki_dir, clock)?;
+        let parts = Parts {
+            ledger: Arc::clone(ledger),
+            deciding: Deciding::new(Arc::clone(ledger), Arc::clone(&store)),
+            keys: Arc::clone(&keys),
+            root: pki.root,
+            verifier: Verifier::new(pki.wmrm, pki.root),
+            signer: ResponseSigner::new(
+                pki.server_sign,
+                pki.server_chain.bytes(),
+                sign_responses(config),
+            ),
+            revocation,
+            reference_key: ReferenceKey::new(*secrets.reference),
+            entitlement: Open,
+            clock: clock.clone(),
+            quota: QuotaPolicy {
+                device_limit: config.quota.device_limit,
+                licenses_per_slot: config.quota.licenses_per_slot,
+                ..QuotaPolicy::default()
+            },
+            replay_window_ms: i64::from(config.replay.window_hours) * 60 * 60 * 1000,
+        };
+        let licensing = Arc::new(Licensing::new(parts).await?);
+        let registry = Registry::new(Arc::clone(ledger), Arc::clone(&keys), clock.clone());
+        let missing = registry.missing_keys().await?;
+        let api_keys = Arc::new(ApiKeys::new(secrets.api));
+        let admin = Admin::new(registry, api_keys, clock.clone()).await?;
+        let admin_key = admin.first_key(&[Scope::Admin]).await?;
+        let readiness = readiness(ledger, &store, &inventory, clock, missing);
+        Ok(Self { admin, admin_key, licensing, inventory, readiness, pki: pki_dir })
+    }
+}
+
+fn sign_responses(config: &Config) -> SignResponses {
+    match config.playready.sign_responses {
+        config::SignResponses::Always => SignResponses::Always,
+        config::SignResponses::Persistent => SignResponses::Persistent,
+        config::SignResponses::Never => SignResponses::Never,
+    }
+}
+
+/// The PKI folder: the configured one, or one of our own making beside the key files.
+fn pki_dir(config: &Config, empty: bool) -> anyhow::Result<PathBuf> {
+    if let Some(pki) = &config.pki {
+        return Ok(pki.clone());
+    }
+    let pki = config.secrets()?.join("pki");
+    if !pki.exists() {
+        anyhow::ensure!(
+            empty,
+            "there is no PKI in {}, and the devices of this ledger belong to one; name it with \
+             --pki DIR or restore it",
+            pki.display()
+        );
+        pki::init(&pki)?;
+        tracing::info!("made a public key infrastructure of its own in {}", pki.display());
+    }
+    Ok(pki)
+}
+
+struct Loaded {
+    pki: Pki,
+    revocation: Option<Revocation>,
+}
+
+fn load_pki(dir: &Path, clock: &Clock) -> anyhow::Result<Loaded> {
+    anyhow::ensure!(
+        dir.is_dir(),
+        "there is no PKI folder {}; make one with `license-ledger pki init --out {}`",
+        dir.display(),
+        dir.display()
+    );
+    let now_s = u64::try_from(clock.now().seconds()).unwrap_or_default();
+    let in_dir = || format!("cannot use the PKI in {}", dir.display());
+    let pki = Pki::load(|path| std::fs::read(dir.join(path)), now_s).with_context(in_dir)?;
+    pki::warn_of_readable_keys(dir);
+    let revocation = match &pki.revinfo {
+        Some(text) => {
+            let lists = RevInfo::parse(text.as_bytes()).with_context(in_dir)?;
+            Some(lists.verify(&pki.root, now_s).with_context(in_dir)?)
+        }
+        None => None,
+    };
+    Ok(Loaded { pki, revocation })
+}
+
+fn readiness(
+    ledger: &Arc<Ledger>,
+    store: &Arc<StateStore>,
+    inventory: &Arc<Inventory>,
+    clock: &Clock,
+    missing_keys: usize,
+) -> Readiness {
+    let (open, ahead) = (ledger.subscribe(), ledger.subscribe());
+    let (state, store) = (Arc::clone(store), Arc::clone(store));
+    let (inventory, clock) = (Arc::clone(inventory), clock.clone());
+    let lag = move |next: u64| {
+        let last = *ahead.borrow();
+        let behind = last.map_or(0, |last| (last + 1).saturating_sub(next));
+        if behind > LAG_EVENTS_MAX { Err(format!("{behind} events behind")) } else { Ok(()) }
+    };
+    let lag = Arc::new(lag);
+    let state_lag = Arc::clone(&lag);
+    let failed = |failed: Option<String>| match failed {
+        Some(_) => Err("stopped; see the log".to_owned()),
+        None => Ok(()),
+    };
+    Readiness::default()
+        .check("ledger", move || {
+            open.has_changed().map(drop).map_err(|_| "takes no more events".to_owned())
+        })
+        .check("state", move || {
+            let progress = state.progress();
+            failed(progress.failed).and_then(|()| state_lag(progress.next_sequence))
+        })
+        .check("inventory", move || {
+            let progress = inventory.progress().map_err(|_| "cannot be read".to_owned())?;
+            failed(progress.failed).and_then(|()| lag(progress.next_sequence))
+        })
+        .check("clock", move || {
+            let behind_ms = store.progress().last_at_ms - clock.now().0;
+            if behind_ms > CLOCK_BEHIND_MAX_MS {
+                return Err(format!("{behind_ms} ms behind the newest event"));
+            }
+            Ok(())
+        })
+        .check("keys", move || match missing_keys {
+            0 => Ok(()),
+            n => Err(format!("{n} registered content keys are missing here")),
+        })
+}
+
+/// Wiped key bytes.
+pub(crate) type KeyBytes = Zeroizing<[u8; 32]>;

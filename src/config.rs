@@ -1,0 +1,315 @@
+//! What an operator can set, and how settings come together.
+//!
+//! A setting has one name everywhere: `quota.device_limit` in the file is
+//!
+//! ```toml
+//! [quota]
+//! device_limit = 25
+//! ```
+//!
+//! and `LICENSE_LEDGER_QUOTA_DEVICE_LIMIT` in the environment. The command line wins over the
+//! environment, the environment over the file, the file over the default. A name that is no
+//! setting is refused wherever it stands, so that a misspelled limit is never silently absent;
+//! [`KEYS`] lists them all.
+//!
+//! There is no secret among the settings, only paths of files that hold one. Relative paths start
+//! at the working directory. Times end in their unit: `_ms`, `_seconds`, `_hours`.
+
+mod key;
+mod sources;
+
+pub use key::{KEYS, Key, Kind};
+pub use sources::{ConfigError, ENV_PREFIX, Flag, Sources};
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Every setting, with the values that hold.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Address to serve on. Loopback, so that nothing is public by accident; port 0 takes a free
+    /// one.
+    pub listen: SocketAddr,
+    /// Directory of the ledger and the read models. See [`Config::data`].
+    data: Option<PathBuf>,
+    /// Directory of the public key infrastructure: root, server chain, signing key.
+    pub pki: Option<PathBuf>,
+    /// Directory of the key files. See [`Config::secrets`].
+    secrets: Option<PathBuf>,
+    /// Who may be issued a license.
+    pub authorize: Authorize,
+    /// Confirms settings that are refused without it: `authorize = "open"` on a public address.
+    pub i_know: bool,
+    /// Base URL under which clients reach the service, if a proxy stands in front.
+    pub public_url: Option<String>,
+    /// Certificate and key for HTTPS.
+    pub tls: Tls,
+    /// Bounds on what one client, and all together, may occupy.
+    pub limits: Limits,
+    /// The policy that a ledger without one starts with.
+    pub quota: Quota,
+    /// Repeats of a challenge.
+    pub replay: Replay,
+    /// How often one caller may call.
+    pub rate: Rate,
+    /// Choices of the license protocol.
+    pub playready: PlayReady,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8290),
+            data: None,
+            pki: None,
+            secrets: None,
+            authorize: Authorize::default(),
+            i_know: false,
+            public_url: None,
+            tls: Tls::default(),
+            limits: Limits::default(),
+            quota: Quota::default(),
+            replay: Replay::default(),
+            rate: Rate::default(),
+            playready: PlayReady::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The data directory.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Missing`] when none is set: it has no default, because a service that starts
+    /// on an empty directory by mistake would count every device from zero.
+    pub fn data(&self) -> Result<&Path, ConfigError> {
+        self.data.as_deref().ok_or(ConfigError::Missing { key: "data", flag: "--data DIR" })
+    }
+
+    /// The directory of the key files: `secrets`, or else `<data>-secrets` beside the data
+    /// directory, so that a copy of the data does not take the keys along.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Missing`] when neither is set, or the data directory has no name of its own.
+    pub fn secrets(&self) -> Result<PathBuf, ConfigError> {
+        if let Some(secrets) = &self.secrets {
+            return Ok(secrets.clone());
+        }
+        let nameless = ConfigError::Missing { key: "secrets", flag: "--secrets DIR" };
+        // `.` becomes the directory's own name, or the keys would lie inside it.
+        let Ok(data) = std::path::absolute(self.data()?) else {
+            return Err(nameless);
+        };
+        let data: PathBuf = data.components().collect();
+        if data.file_name().is_none() {
+            return Err(nameless);
+        }
+        let mut beside = OsString::from(data);
+        beside.push("-secrets");
+        Ok(beside.into())
+    }
+}
+
+/// Who may be issued a license.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Authorize {
+    /// Every device with a valid certificate. For tests: refused on a public address.
+    #[default]
+    Open,
+}
+
+/// Certificate and key for HTTPS: both or neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// PEM file with the server's certificate, then its intermediates.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with the private key.
+    pub key: Option<PathBuf>,
+}
+
+/// Bounds on what one client, and all together, may occupy.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest request body in bytes. The protocol page fixes 65,536 for challenges (section 1).
+    pub body_bytes: usize,
+    /// Time for a request's head to arrive. Heads are small: 5 s forgives two lost packets.
+    pub header_timeout_ms: u64,
+    /// Time for a request's body to arrive, and for the client to take a piece of the answer.
+    pub body_timeout_ms: u64,
+    /// Slowest body worth waiting for, in bytes a second, after two seconds of grace. A challenge
+    /// has about 8 KB, so 512 is a device on a very poor line; less is an attack.
+    pub min_body_rate_bytes_per_second: u64,
+    /// Requests worked on at once; one more is answered 503. Several times what two cores can
+    /// use, so that it bounds the wait and not the throughput.
+    pub in_flight: usize,
+    /// Connections open at once; more wait in the operating system. Below the usual limit of
+    /// 1,024 open files of a process.
+    pub connections: usize,
+    /// Time for the answer once the body has arrived; then 503. A client's own patience is longer.
+    pub request_timeout_ms: u64,
+    /// How long an idle connection is kept. A player asks once and is gone; backends reconnect.
+    pub keep_alive_ms: u64,
+    /// Time for accepted requests to finish at shutdown. Below the 30 s that orchestrators grant.
+    pub shutdown_ms: u64,
+    /// Threads that serve; 0 takes one for each core.
+    pub workers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 65_536,
+            header_timeout_ms: 5_000,
+            body_timeout_ms: 10_000,
+            min_body_rate_bytes_per_second: 512,
+            in_flight: 256,
+            connections: 768,
+            request_timeout_ms: 15_000,
+            keep_alive_ms: 15_000,
+            shutdown_ms: 15_000,
+            workers: 0,
+        }
+    }
+}
+
+impl Limits {
+    /// [`Limits::header_timeout_ms`] as a duration.
+    pub const fn header_timeout(&self) -> Duration {
+        Duration::from_millis(self.header_timeout_ms)
+    }
+
+    /// [`Limits::body_timeout_ms`] as a duration.
+    pub const fn body_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_timeout_ms)
+    }
+
+    /// [`Limits::request_timeout_ms`] as a duration.
+    pub const fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    /// [`Limits::keep_alive_ms`] as a duration.
+    pub const fn keep_alive(&self) -> Duration {
+        Duration::from_millis(self.keep_alive_ms)
+    }
+
+    /// [`Limits::shutdown_ms`] as a duration.
+    pub const fn shutdown(&self) -> Duration {
+        Duration::from_millis(self.shutdown_ms)
+    }
+}
+
+/// The policy that a ledger without one starts with. Afterwards the ledger's own policy counts.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// Slots a device: titles it may hold persistent licenses for at once. 25 is what download
+    /// services commonly allow.
+    pub device_limit: u32,
+    /// Live licenses one slot may gather by renewals. Renewing weekly for months stays below 16.
+    pub licenses_per_slot: u32,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self { device_limit: 25, licenses_per_slot: 16 }
+    }
+}
+
+/// Repeats of a challenge.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replay {
+    /// How long a repeated challenge gets the answer it got before. Clients retry within minutes;
+    /// a day also covers a device that was switched off.
+    pub window_hours: u32,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self { window_hours: 24 }
+    }
+}
+
+/// How often one caller, a device or an API key, may call.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rate {
+    /// Calls a minute in the long run. A person starts no title every half second.
+    pub per_identity_per_minute: NonZeroU32,
+    /// Calls at once: a season downloaded at one go.
+    pub burst: NonZeroU32,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        const PER_MINUTE: NonZeroU32 = NonZeroU32::new(120).unwrap();
+        const BURST: NonZeroU32 = NonZeroU32::new(60).unwrap();
+        Self { per_identity_per_minute: PER_MINUTE, burst: BURST }
+    }
+}
+
+/// Choices of the license protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlayReady {
+    /// Which responses are signed.
+    pub sign_responses: SignResponses,
+}
+
+/// Which responses of the license protocol are signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignResponses {
+    /// All: a client can then refuse a forged one. Costs one signature, 16 microseconds.
+    #[default]
+    Always,
+    /// Those that carry a persistent license.
+    Persistent,
+    /// None.
+    Never,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// A level, or a filter such as `info,license_ledger::http=debug`, which adds a line a request.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text an event.
+    #[default]
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! The list of settings: each name, what it takes, and what it is for.
+
+use std::net::SocketAddr;
+
+/// One setting.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name: `section.key`, or only `key` outside all sections.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+}
+
+impl Key {
+    /// Its name in the environment.
+    pub fn env(&self) -> String {
+        format!("{}{}", super::ENV_PREFIX, self.name.replace('.', "_").to_uppercase())
+    }
+}
+
+/// What a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number from the first to the second, both included.
+    Integer(i64, i64),
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// An address and port: `127.0.0.1:8290` or `[::1]:8290`.
+    Address,
+    /// An `http://` or `https://` URL without a trailing slash.
+    Url,
+    /// A path in the file system.
+    Path,
+    /// Any text but the empty one.
+    Text,
+}
+
+impl Kind {
+    /// What a value has to be, to complete "must be …".
+    pub(super) fn expectation(self) -> String {
+        match self {
+            Self::Bool => "true or false".to_owned(),
+            Self::Integer(least, most) => format!("a whole number from {least} to {most}"),
+            Self::OneOf(words) => format!("one of {}", words.join(", ")),
+            Self::Address => "an IP address and a port, such as 127.0.0.1:8290".to_owned(),
+            Self::Url => "an http:// or https:// URL that does not end in a slash".to_owned(),
+            Self::Path => "a path".to_owned(),
+            Self::Text => "text".to_owned(),
+        }
+    }
+
+    /// Reads text, as it comes from the environment or the command line. `None`: not acceptable.
+    pub(super) fn parse(self, text: &str) -> Option<toml::Value> {
+        let value = match self {
+            Self::Bool => toml::Value::Boolean(text.parse().ok()?),
+            Self::Integer(..) => toml::Value::Integer(text.parse().ok()?),
+            _ => toml::Value::String(text.to_owned()),
+        };
+        self.accepts(&value).then_some(value)
+    }
+
+    /// Whether a value has the right type and lies in range.
+    pub(super) fn accepts(self, value: &toml::Value) -> bool {
+        match (self, value) {
+            (Self::Bool, toml::Value::Boolean(_)) => true,
+            (Self::Integer(least, most), toml::Value::Integer(number)) => {
+                (least..=most).contains(number)
+            }
+            (Self::OneOf(words), toml::Value::String(text)) => words.contains(&text.as_str()),
+            (Self::Address, toml::Value::String(text)) => text.parse::<SocketAddr>().is_ok(),
+            (Self::Url, toml::Value::String(text)) => is_base_url(text),
+            (Self::Path | Self::Text, toml::Value::String(text)) => !text.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+fn is_base_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && !rest.starts_with('/')
+            && !rest.ends_with('/')
+            && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>".contains(&byte))
+    })
+}
+
+const fn key(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind }
+}
+
+const MINUTE_MS: i64 = 60_000;
+
+/// All settings. A time of zero would switch a limit off, so there is none.
+pub const KEYS: &[Key] = &[
+    key("listen", Kind::Address),
+    key("data", Kind::Path),
+    key("pki", Kind::Path),
+    key("secrets", Kind::Path),
+    key("authorize", Kind::OneOf(&["open"])),
+    key("i_know", Kind::Bool),
+    key("public_url", Kind::Url),
+    key("tls.certificate", Kind::Path),
+    key("tls.key", Kind::Path),
+    key("limits.body_bytes", Kind::Integer(1_024, 16 << 20)),
+    key("limits.header_timeout_ms", Kind::Integer(10, MINUTE_MS)),
+    key("limits.body_timeout_ms", Kind::Integer(10, 10 * MINUTE_MS)),
+    key("limits.min_body_rate_bytes_per_second", Kind::Integer(1, 1 << 30)),
+    key("limits.in_flight", Kind::Integer(1, 1 << 20)),
+    key("limits.connections", Kind::Integer(1, 1 << 20)),
+    key("limits.request_timeout_ms", Kind::Integer(10, 10 * MINUTE_MS)),
+    key("limits.keep_alive_ms", Kind::Integer(10, 10 * MINUTE_MS)),
+    key("limits.shutdown_ms", Kind::Integer(10, 10 * MINUTE_MS)),
+    key("limits.workers", Kind::Integer(0, 1_024)),
+    key("quota.device_limit", Kind::Integer(0, 1_000_000)),
+    key("quota.licenses_per_slot", Kind::Integer(1, 1_000)),
+    key("replay.window_hours", Kind::Integer(0, 24 * 366)),
+    key("rate.per_identity_per_minute", Kind::Integer(1, 1_000_000_000)),
+    key("rate.burst", Kind::Integer(1, 1_000_000_000)),
+    key("playready.sign_responses", Kind::OneOf(&["always", "persistent", "never"])),
+    key("log.format", Kind::OneOf(&["text", "json"])),
+    key("log.level", Kind::Text),
+];

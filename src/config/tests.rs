@@ -1,0 +1,199 @@
+use super::*;
+
+fn load_file(text: &str) -> Result<Config, ConfigError> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger.toml");
+    std::fs::write(&path, text).unwrap();
+    Sources { file: Some(path), ..Sources::default() }.load()
+}
+
+fn load_env(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let env = variables.iter().map(|(name, value)| (name.into(), value.into()));
+    Sources { env: env.collect(), ..Sources::default() }.load()
+}
+
+/// An acceptable value of a kind, different from every default.
+fn sample(kind: Kind) -> String {
+    match kind {
+        Kind::Bool => "true".to_owned(),
+        Kind::Integer(_, most) => most.to_string(),
+        Kind::OneOf(words) => words.last().unwrap().to_string(),
+        Kind::Address => "127.0.0.2:1".to_owned(),
+        Kind::Url => "https://drm.example.com/ledger".to_owned(),
+        Kind::Path => "/somewhere/else".to_owned(),
+        Kind::Text => "debug".to_owned(),
+    }
+}
+
+#[test]
+fn without_sources_everything_has_its_default() {
+    assert_eq!(Sources::default().load().unwrap(), Config::default());
+    assert_eq!(Config::default().listen.to_string(), "127.0.0.1:8290");
+    assert_eq!(Config::default().quota.device_limit, 25);
+    assert_eq!(Config::default().quota.licenses_per_slot, 16);
+    assert_eq!(Config::default().replay.window_hours, 24);
+    assert_eq!(Config::default().limits.body_bytes, 65_536);
+}
+
+#[test]
+fn every_key_takes_effect_from_the_file_and_from_the_environment() {
+    for key in KEYS {
+        // A half-set pair is refused, and `open` is all that `authorize` takes.
+        if key.name.starts_with("tls.") || key.name == "authorize" {
+            continue;
+        }
+        let text = sample(key.kind);
+        let toml = key.kind.parse(&text).unwrap();
+        let from_file = load_file(&format!("{} = {toml}", key.name)).unwrap();
+        let from_env = load_env(&[(&key.env(), &text)]).unwrap();
+        assert_ne!(from_file, Config::default(), "{}", key.name);
+        assert_eq!(from_file, from_env, "{}", key.name);
+    }
+}
+
+#[test]
+fn a_whole_file_is_read() {
+    let config = load_file(
+        r#"
+        listen = "[::1]:0"
+        data = "/srv/ledger"
+        authorize = "open"
+        [tls]
+        certificate = "/etc/tls/chain.pem"
+        key = "/etc/tls/key.pem"
+        [quota]
+        device_limit = 3
+        [rate]
+        burst = 5
+        [playready]
+        sign_responses = "persistent"
+        [log]
+        format = "json"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.quota, Quota { device_limit: 3, licenses_per_slot: 16 });
+    assert_eq!(config.rate.burst.get(), 5);
+    assert_eq!(config.playready.sign_responses, SignResponses::Persistent);
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.tls.key.unwrap(), Path::new("/etc/tls/key.pem"));
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ledger.toml");
+    std::fs::write(
+        &file,
+        "[quota]\ndevice_limit = 1\nlicenses_per_slot = 1\n[replay]\nwindow_hours = 1",
+    )
+    .unwrap();
+    let env = |name: &str| (format!("{ENV_PREFIX}{name}").into(), "2".into());
+    let flag = Flag { key: "quota.device_limit", flag: "--device-limit", value: "3".to_owned() };
+    let sources = Sources {
+        file: Some(file),
+        env: vec![env("QUOTA_DEVICE_LIMIT"), env("QUOTA_LICENSES_PER_SLOT")],
+        flags: vec![flag],
+    };
+    let config = sources.load().unwrap();
+    assert_eq!(config.quota, Quota { device_limit: 3, licenses_per_slot: 2 });
+    assert_eq!(config.replay.window_hours, 1);
+}
+
+#[test]
+fn unknown_keys_are_refused_by_name() {
+    for (text, name, meant) in [
+        ("lisen = 1", "lisen in", "listen"),
+        ("[quota]\ndevice_limits = 1", "quota.device_limits in", "quota.device_limit"),
+        ("[quotas]\ndevice_limit = 1", "quotas.device_limit in", "quota.device_limit"),
+        ("[quota.device_limit]\nmax = 1", "quota.device_limit in", "whole number"),
+        ("[quota]\na.b = 1", "quota.a in", ""),
+        ("[strange]", "strange in", ""),
+        ("[listen]", "listen in", "IP address"),
+    ] {
+        let refused = load_file(text).unwrap_err().to_string();
+        assert!(refused.starts_with(name) && refused.contains(meant), "{text:?}: {refused}");
+    }
+}
+
+#[test]
+fn unknown_variables_are_refused_by_name() {
+    let refused = load_env(&[("LICENSE_LEDGER_QUOTA_DEVICE_LIMT", "1")]).unwrap_err().to_string();
+    assert!(refused.contains("LICENSE_LEDGER_QUOTA_DEVICE_LIMT is no setting"), "{refused}");
+    assert!(refused.contains("did you mean LICENSE_LEDGER_QUOTA_DEVICE_LIMIT?"), "{refused}");
+}
+
+#[test]
+fn variables_of_others_and_the_documented_few_are_passed_over() {
+    let variables =
+        [("PATH", "/bin"), ("LICENSE_LEDGER_CONFIG", "x.toml"), ("LICENSE_LEDGER_TEST_LONG", "1")];
+    assert_eq!(load_env(&variables).unwrap(), Config::default());
+}
+
+#[test]
+fn a_bad_value_names_key_value_and_what_is_expected() {
+    for (text, parts) in [
+        ("[quota]\ndevice_limit = \"many\"", ["quota.device_limit", "\"many\"", "whole number"]),
+        ("[quota]\ndevice_limit = -1", ["quota.device_limit", "-1", "from 0 to"]),
+        ("[limits]\nbody_timeout_ms = 0", ["limits.body_timeout_ms", "is 0", "from 10 to"]),
+        ("listen = \"localhost\"", ["listen", "localhost", "127.0.0.1:8290"]),
+        ("authorize = \"all\"", ["authorize", "all", "one of open"]),
+        ("i_know = 1", ["i_know", "is 1", "true or false"]),
+        ("data = \"\"", ["data", "\"\"", "a path"]),
+        ("public_url = \"https://a/\"", ["public_url", "https://a/", "slash"]),
+        ("public_url = \"ftp://a\"", ["public_url", "ftp://a", "https://"]),
+    ] {
+        let refused = load_file(text).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| refused.contains(part)), "{text:?}: {refused}");
+    }
+    let refused = load_env(&[("LICENSE_LEDGER_RATE_BURST", "0")]).unwrap_err().to_string();
+    assert!(refused.contains("LICENSE_LEDGER_RATE_BURST is \"0\""), "{refused}");
+}
+
+#[test]
+fn a_variable_that_is_not_unicode_is_refused_by_name() {
+    use std::os::unix::ffi::OsStringExt;
+    let value = OsString::from_vec(b"/srv/\xFF".to_vec());
+    let sources =
+        Sources { env: vec![("LICENSE_LEDGER_DATA".into(), value)], ..Sources::default() };
+    assert!(sources.load().unwrap_err().to_string().contains("LICENSE_LEDGER_DATA"));
+}
+
+#[test]
+fn a_file_that_is_missing_or_not_toml_is_named() {
+    let sources = Sources { file: Some("/nowhere/x.toml".into()), ..Sources::default() };
+    assert!(sources.load().unwrap_err().to_string().contains("/nowhere/x.toml"));
+    let refused = load_file("listen = = 1").unwrap_err();
+    assert!(refused.to_string().contains("ledger.toml"), "{refused}");
+    assert!(std::error::Error::source(&refused).unwrap().to_string().contains("line 1"));
+}
+
+#[test]
+fn open_authorization_on_a_public_address_has_to_be_confirmed() {
+    let refused = load_file("listen = \"0.0.0.0:8290\"").unwrap_err().to_string();
+    assert!(refused.contains("0.0.0.0:8290") && refused.contains("--i-know"), "{refused}");
+    assert!(load_file("listen = \"0.0.0.0:8290\"\ni_know = true").is_ok());
+    assert!(load_file("listen = \"[::1]:8290\"").is_ok());
+}
+
+#[test]
+fn half_a_tls_pair_is_refused() {
+    let refused = load_file("[tls]\nkey = \"k.pem\"").unwrap_err().to_string();
+    assert!(refused.starts_with("tls.key is set but tls.certificate is not"), "{refused}");
+}
+
+#[test]
+fn secrets_lie_beside_the_data_unless_told_otherwise() {
+    let config = load_file("data = \"/srv/ledger/\"").unwrap();
+    assert_eq!(config.data().unwrap(), Path::new("/srv/ledger"));
+    assert_eq!(config.secrets().unwrap(), Path::new("/srv/ledger-secrets"));
+    let config = load_file("data = \"/srv/ledger\"\nsecrets = \"/etc/keys\"").unwrap();
+    assert_eq!(config.secrets().unwrap(), Path::new("/etc/keys"));
+    let beside = load_file("data = \".\"").unwrap().secrets().unwrap();
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(beside.parent(), here.parent());
+    assert!(load_file("data = \"/\"").unwrap().secrets().is_err());
+    let refused = Config::default().data().unwrap_err().to_string();
+    assert!(refused.contains("--data DIR") && refused.contains("LICENSE_LEDGER_DATA"), "{refused}");
+    assert!(Config::default().secrets().is_err());
+}

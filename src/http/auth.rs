@@ -1,0 +1,97 @@
+//! Lets a handler ask for a caller with a scope.
+//!
+//! ```no_run
+//! use license_ledger::http::auth::{Authorized, InventoryRead};
+//! use license_ledger::http::problem::Problem;
+//!
+//! async fn list_devices(caller: Authorized<InventoryRead>) -> Result<String, Problem> {
+//!     Ok(format!("devices, for {}", caller.principal().name))
+//! }
+//! ```
+//!
+//! A request without a good key never reaches the handler's body: 401. One whose key lacks the
+//! scope: 403. One whose key has used up its allowance: 429. As the first argument it is also the
+//! first to be checked, before anything is parsed.
+
+use std::future::{Ready, ready};
+use std::marker::PhantomData;
+
+use actix_web::dev::Payload;
+use actix_web::http::header;
+use actix_web::{FromRequest, HttpRequest, web};
+
+use super::Shell;
+use super::problem::{Case, Problem};
+use crate::access::{Principal, Scope};
+
+/// Stands for one scope in the type of a handler.
+pub trait RequiredScope {
+    /// The scope.
+    const SCOPE: Scope;
+}
+
+/// [`Scope::QuotaDecide`] is needed.
+#[derive(Debug)]
+pub enum QuotaDecide {}
+
+/// [`Scope::InventoryRead`] is needed.
+#[derive(Debug)]
+pub enum InventoryRead {}
+
+/// [`Scope::EventsRead`] is needed.
+#[derive(Debug)]
+pub enum EventsRead {}
+
+impl RequiredScope for QuotaDecide {
+    const SCOPE: Scope = Scope::QuotaDecide;
+}
+
+impl RequiredScope for InventoryRead {
+    const SCOPE: Scope = Scope::InventoryRead;
+}
+
+impl RequiredScope for EventsRead {
+    const SCOPE: Scope = Scope::EventsRead;
+}
+
+/// The caller of a request, known to have the scope `S`.
+#[derive(Debug)]
+pub struct Authorized<S> {
+    principal: Principal,
+    scope: PhantomData<S>,
+}
+
+impl<S> Authorized<S> {
+    /// Who calls.
+    pub const fn principal(&self) -> &Principal {
+        &self.principal
+    }
+}
+
+impl<S: RequiredScope> FromRequest for Authorized<S> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(authorize(request, S::SCOPE).map(|principal| Self { principal, scope: PhantomData }))
+    }
+}
+
+fn authorize(request: &HttpRequest, scope: Scope) -> Result<Principal, Problem> {
+    let shell = request
+        .app_data::<web::Data<Shell>>()
+        .ok_or_else(|| Problem::internal("the routes were installed without their shell"))?;
+    let header = request.headers().get(header::AUTHORIZATION);
+    let principal = shell
+        .access()
+        .authenticate(header.and_then(|value| value.to_str().ok()))
+        .map_err(|refused| Problem::new(Case::Unauthenticated, refused.to_string()))?;
+    shell.rate().check(&principal.key_id).map_err(|refused| {
+        Problem::new(Case::RateLimited, refused.to_string()).retry_after(refused.retry_after)
+    })?;
+    if !principal.may(scope) {
+        let detail = format!("this needs an API key with the scope {scope}");
+        return Err(Problem::new(Case::MissingScope, detail));
+    }
+    Ok(principal)
+}

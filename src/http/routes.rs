@@ -1,0 +1,93 @@
+//! The routes: which path asks which use case.
+
+mod decisions;
+mod devices;
+mod events;
+mod license;
+
+use std::sync::Arc;
+
+use actix_web::web;
+
+use super::problem::{Case, Problem};
+use crate::access::RateLimiter;
+use crate::clock::Clock;
+use crate::domain::{DeviceRef, Identity};
+use crate::licensing::{Licensing, LicensingError};
+use crate::projections::{History, Inventory};
+
+/// What the handlers ask.
+pub struct Services {
+    /// The use cases.
+    pub licensing: Arc<Licensing>,
+    /// What devices hold.
+    pub inventory: Arc<Inventory>,
+    /// The events.
+    pub history: History,
+    /// How often one identity may ask.
+    pub identity_rate: RateLimiter<Identity>,
+    /// The time, for what is shown as of now.
+    pub clock: Clock,
+}
+
+/// Installs all routes of the service.
+pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) {
+    config
+        .app_data(services.clone())
+        .service(
+            web::resource("/playready/rightsmanager.asmx")
+                .route(web::post().to(license::rights_manager)),
+        )
+        .service(web::resource("/v1/devices").route(web::get().to(devices::list)))
+        .service(web::resource("/v1/devices/{device}").route(web::get().to(devices::show)))
+        .service(
+            web::resource("/v1/devices/{device}/inventory")
+                .route(web::get().to(devices::inventory)),
+        )
+        .service(
+            web::resource("/v1/devices/{device}/events").route(web::get().to(events::of_device)),
+        )
+        .service(web::resource("/v1/events").route(web::get().to(events::list)))
+        .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)));
+}
+
+impl Services {
+    /// The device that a path calls `name`: its reference, an identity of it, or the id by which
+    /// the service's token named it.
+    fn find_device(&self, name: &str) -> Result<DeviceRef, Problem> {
+        let found = self.inventory.resolve(name).map_err(Problem::internal)?;
+        let found = match found {
+            Some(device) => Some(device),
+            None => {
+                let device = self.licensing.device_of(name);
+                self.inventory.resolve(&device.to_string()).map_err(Problem::internal)?
+            }
+        };
+        found.ok_or_else(|| Problem::new(Case::NotFound, "no such device in the ledger"))
+    }
+
+    /// Waits until the inventory includes `min_position`, if one is given.
+    async fn wait_for(&self, min_position: Option<&str>) -> Result<(), Problem> {
+        let Some(text) = min_position else { return Ok(()) };
+        let wrong = |detail| Problem::field("min_position", detail);
+        let position: u64 = text
+            .parse()
+            .map_err(|_| wrong("must be a position from an earlier answer, a whole number"))?;
+        let Some(sequence) = position.checked_sub(1) else { return Ok(()) };
+        let last = self.history.last_sequence().await.map_err(Problem::internal)?;
+        if last.is_none_or(|last| last < sequence) {
+            return Err(wrong("is ahead of the ledger; take one from an earlier answer"));
+        }
+        self.inventory.wait_for(sequence).await.map_err(Problem::internal)
+    }
+}
+
+/// A failure of a use case as a problem.
+fn licensing_problem(error: LicensingError) -> Problem {
+    if error.is_temporary() {
+        let detail = "the ledger takes no events at present; try again";
+        let wait = std::time::Duration::from_secs(1);
+        return Problem::new(Case::Overloaded, detail).retry_after(wait).caused_by(error);
+    }
+    Problem::internal(error)
+}

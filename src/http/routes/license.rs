@@ -1,0 +1,77 @@
+//! `POST /playready/rightsmanager.asmx`: SOAP in, SOAP out.
+
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+
+use super::Services;
+use crate::http::RequestId;
+use crate::http::problem::{Case, Problem};
+use crate::licensing::Reply;
+
+/// Where an answer says up to which position of the ledger reads have to look to see its effect.
+const POSITION: &str = "ledger-position";
+
+/// All operations of the license protocol (section 1 of its page).
+pub(super) async fn rights_manager(
+    services: web::Data<Services>,
+    request: HttpRequest,
+    body: web::Bytes,
+) -> Result<HttpResponse, Problem> {
+    require_xml(&request)?;
+    let verified = match services.licensing.verify(&body) {
+        Ok(verified) => verified,
+        Err(reply) => return Ok(respond(reply)),
+    };
+    if let Err(too_fast) = services.identity_rate.check(&verified.identity()) {
+        return Err(Problem::new(Case::RateLimited, "this device asks too often")
+            .retry_after(Duration::from_secs(1))
+            .caused_by(too_fast));
+    }
+    note_action(&request, verified.operation());
+    let id = request.extensions().get::<RequestId>().map(ToString::to_string);
+    let correlation = id.unwrap_or_default();
+    let query = request.query_string();
+    Ok(respond(services.licensing.answer(verified, query, &correlation).await))
+}
+
+fn respond(reply: Reply) -> HttpResponse {
+    let mut response = match reply.is_fault {
+        true => HttpResponse::InternalServerError(),
+        false => HttpResponse::Ok(),
+    };
+    if let Some(detail) = &reply.detail {
+        tracing::info!(%detail, "answered with a fault: {detail}");
+    }
+    if let Some(position) = reply.position {
+        response.insert_header((POSITION, position.to_string()));
+    }
+    response
+        .insert_header((header::CONTENT_TYPE, "text/xml; charset=utf-8"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(reply.body)
+}
+
+/// `text/xml` or `application/xml`, in UTF-8.
+fn require_xml(request: &HttpRequest) -> Result<(), Problem> {
+    let media_type = request.content_type().to_ascii_lowercase();
+    let charset = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let charset = charset.and_then(|value| value.split_once("charset=")).map(|(_, rest)| rest);
+    let charset = charset.map(|rest| rest.trim_matches(['"', ' ', ';']).to_ascii_lowercase());
+    let utf8 = charset.is_none_or(|charset| matches!(charset.as_str(), "utf-8" | "utf8"));
+    if utf8 && matches!(media_type.as_str(), "text/xml" | "application/xml") {
+        return Ok(());
+    }
+    let detail = "send Content-Type: text/xml; charset=utf-8";
+    Err(Problem::new(Case::UnsupportedMediaType, detail))
+}
+
+/// `SOAPAction` never decides anything; one that names another operation is worth a line.
+fn note_action(request: &HttpRequest, operation: &str) {
+    let action = request.headers().get("soapaction").and_then(|value| value.to_str().ok());
+    let named = action.map(|action| action.trim_matches('"'));
+    if named.is_some_and(|named| !named.is_empty() && !named.ends_with(operation)) {
+        tracing::info!(operation, "SOAPAction names another operation than the body");
+    }
+}

@@ -1,0 +1,280 @@
+//! The use cases: what devices and back ends ask of the ledger.
+//!
+//! One challenge in a straight line: [`Licensing::verify`] turns bytes into a request whose sender
+//! is proven; [`Licensing::answer`] prepares all that can fail, decides on the device's state,
+//! appends at the revision that was read, and only then seals and signs. A conflict is decided
+//! again. A crash after the append is harmless: the device asks again and gets what it was granted.
+
+mod acknowledge;
+mod acquire;
+mod commit;
+mod decide;
+mod delete;
+mod identities;
+mod metrics;
+mod policy;
+mod register;
+mod sealing;
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::domain::quota::QuotaPolicy;
+use crate::domain::{Digest, Identity, ReferenceKey};
+use crate::entitlement::Open;
+use crate::keys::Keys;
+use crate::ledger::codec::CodecError;
+use crate::ledger::state::{Deciding, StateError};
+use crate::ledger::{AppendError, InvalidStreamName, Ledger, ReadError};
+use crate::playready::acquire::ResponseSigner;
+use crate::playready::challenge::{Message, VerifiedChallenge, Verifier};
+use crate::playready::ecc::PublicKey;
+use crate::playready::revocation::Revocation;
+use crate::playready::soap::{Fault, FaultCode, Refusal};
+
+pub use decide::{Decision, DecisionCounted};
+pub use metrics::Metrics;
+pub use register::{RegisterError, Registered, Registry};
+
+/// A use case failed for a reason that is not the caller's.
+#[derive(Debug, thiserror::Error)]
+pub enum LicensingError {
+    /// The ledger did not take the events.
+    #[error("the ledger did not take the events")]
+    Append(#[from] AppendError),
+    /// The ledger cannot be read.
+    #[error("the ledger cannot be read")]
+    Read(#[from] ReadError),
+    /// The state for deciding failed.
+    #[error("the state for deciding failed")]
+    State(#[from] StateError),
+    /// An event cannot be read or written.
+    #[error("an event cannot be read or written")]
+    Codec(#[from] CodecError),
+    /// A stream's name is out of form.
+    #[error("a stream's name is out of form")]
+    StreamName(#[from] InvalidStreamName),
+    /// A stream holds what it should not.
+    #[error("stream {stream} holds {kind} where it should not")]
+    Stream {
+        /// The stream.
+        stream: String,
+        /// The type tag found.
+        kind: &'static str,
+    },
+    /// What the ledger says of a license does not let it be sealed again.
+    #[error("license {license} cannot be sealed: {reason}")]
+    Seal {
+        /// The license.
+        license: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Others kept winning the race for the same device.
+    #[error("too many others decide about the same device at once")]
+    Contended,
+    /// The operating system gave no randomness.
+    #[error("the operating system gives no randomness")]
+    Random,
+}
+
+impl LicensingError {
+    /// Whether trying again later can help: the ledger takes no appends, or too many race.
+    pub fn is_temporary(&self) -> bool {
+        matches!(
+            self,
+            Self::Append(AppendError::Unavailable(_) | AppendError::Unknown(_)) | Self::Contended
+        )
+    }
+}
+
+/// What the use cases work with.
+pub struct Parts {
+    /// The event log.
+    pub ledger: Arc<Ledger>,
+    /// The state for deciding, kept for the same log.
+    pub deciding: Arc<Deciding>,
+    /// Content keys and seeds.
+    pub keys: Arc<Keys>,
+    /// Verifies challenges.
+    pub verifier: Verifier,
+    /// The root that chains are verified up to; named in evidence.
+    pub root: PublicKey,
+    /// Signs responses.
+    pub signer: ResponseSigner,
+    /// The revocation lists in force, if there are any.
+    pub revocation: Option<Revocation>,
+    /// Turns external ids into references.
+    pub reference_key: ReferenceKey,
+    /// Says what may be issued.
+    pub entitlement: Open,
+    /// The time.
+    pub clock: Clock,
+    /// Seeds the quota policy of an empty ledger.
+    pub quota: QuotaPolicy,
+    /// For how long the same challenge gets the same licenses again.
+    pub replay_window_ms: i64,
+}
+
+/// The use cases. Shared between threads behind an `Arc`.
+pub struct Licensing {
+    ledger: Arc<Ledger>,
+    deciding: Arc<Deciding>,
+    keys: Arc<Keys>,
+    verifier: Verifier,
+    root_digest: Digest,
+    signer: ResponseSigner,
+    revocation: Option<Revocation>,
+    entitlement: Open,
+    clock: Clock,
+    policy: policy::PolicyInForce,
+    identities: identities::Identities,
+    reference_key: ReferenceKey,
+    replay_window_ms: i64,
+    metrics: Metrics,
+}
+
+/// A request whose sender is proven.
+pub struct Request(VerifiedChallenge);
+
+/// What is sent back to a device.
+#[derive(Debug)]
+pub struct Reply {
+    /// The SOAP document.
+    pub body: Vec<u8>,
+    /// Whether it is a fault.
+    pub is_fault: bool,
+    /// What happened, for the log; never sent.
+    pub detail: Option<String>,
+    /// How many events the ledger had when the answer's own were part of it; `None` if it has
+    /// none of its own.
+    pub position: Option<u64>,
+}
+
+impl From<Fault> for Reply {
+    fn from(fault: Fault) -> Self {
+        Self {
+            body: fault.render(),
+            is_fault: true,
+            detail: Some(fault.to_string()),
+            position: None,
+        }
+    }
+}
+
+impl Request {
+    /// Who sent it.
+    pub fn identity(&self) -> Identity {
+        Identity(Digest(*self.0.sender().identity()))
+    }
+
+    /// The operation's name, as the protocol has it.
+    pub fn operation(&self) -> &'static str {
+        self.0.message().operation().name()
+    }
+}
+
+/// What a device gets.
+pub(crate) struct Answer {
+    body: Vec<u8>,
+    position: Option<u64>,
+}
+
+/// Why a device does not get what it asked for.
+pub(crate) enum Denied {
+    /// An answer of the protocol.
+    Fault(Fault),
+    /// A failure of ours.
+    Failed(LicensingError),
+}
+
+impl<E: Into<LicensingError>> From<E> for Denied {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self::Fault(Fault::refused(refusal))
+    }
+}
+
+impl Licensing {
+    /// Puts the parts together; publishes the configured quota policy if the ledger has none.
+    pub async fn new(parts: Parts) -> Result<Self, LicensingError> {
+        let now = parts.clock.now();
+        let policy = policy::PolicyInForce::open(&parts.ledger, &parts.quota, now.0).await?;
+        Ok(Self {
+            policy,
+            identities: identities::Identities::new(parts.reference_key.clone()),
+            root_digest: Digest::of(parts.root.xy()),
+            ledger: parts.ledger,
+            deciding: parts.deciding,
+            keys: parts.keys,
+            verifier: parts.verifier,
+            signer: parts.signer,
+            revocation: parts.revocation,
+            entitlement: parts.entitlement,
+            clock: parts.clock,
+            reference_key: parts.reference_key,
+            replay_window_ms: parts.replay_window_ms,
+            metrics: Metrics::default(),
+        })
+    }
+
+    /// Figures of what was granted, refused and deleted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Verifies a request body: signature, chain, decryption, fields. Changes nothing.
+    pub fn verify(&self, body: &[u8]) -> Result<Request, Reply> {
+        let now_s = u64::try_from(self.clock.now().seconds()).unwrap_or_default();
+        self.verifier.verify(body, now_s).map(Request).map_err(|fault| {
+            self.metrics.rejected();
+            fault.into()
+        })
+    }
+
+    /// Answers a request. `query` is the query string of its URL, `correlation` names the request
+    /// in the metadata of its events.
+    pub async fn answer(&self, request: Request, query: &str, correlation: &str) -> Reply {
+        let challenge = &request.0;
+        let answer = match challenge.message() {
+            Message::Acquire(message) => self.acquire(challenge, message, query, correlation).await,
+            Message::Acknowledge(message) => {
+                self.acknowledge(challenge, message, correlation).await
+            }
+            Message::Delete(message) => self.delete(challenge, message, correlation).await,
+        };
+        match answer {
+            Ok(Answer { body, position }) => {
+                Reply { body, is_fault: false, detail: None, position }
+            }
+            Err(Denied::Fault(fault)) => fault.into(),
+            Err(Denied::Failed(error)) => {
+                tracing::error!(%error, cause = cause_of(&error), "a request failed: {error}");
+                Fault::new(FaultCode::Internal, error).into()
+            }
+        }
+    }
+
+    fn is_revoked(&self, challenge: &VerifiedChallenge) -> bool {
+        let chain = challenge.sender().chain();
+        self.revocation.as_ref().is_some_and(|lists| lists.is_revoked(chain))
+    }
+}
+
+/// The innermost cause of an error.
+fn cause_of(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Fills an array with randomness of the operating system.
+fn random_bytes<const N: usize>() -> Result<[u8; N], LicensingError> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| LicensingError::Random)?;
+    Ok(bytes)
+}

@@ -1,0 +1,59 @@
+//! A device says which licenses it stored.
+
+use super::commit::{Attempts, Basis, Committed};
+use super::{Answer, Denied, Licensing};
+use crate::domain::acknowledge::{Acknowledge, acknowledge};
+use crate::domain::lookup::{Key, Value};
+use crate::domain::{Digest, Identity, KeyId, TransactionId};
+use crate::playready::acknowledge::{self as wire, Acknowledgement};
+use crate::playready::challenge::VerifiedChallenge;
+use crate::playready::soap::Refusal;
+
+impl Licensing {
+    pub(super) async fn acknowledge(
+        &self,
+        challenge: &VerifiedChallenge,
+        message: &Acknowledgement,
+        correlation: &str,
+    ) -> Result<Answer, Denied> {
+        let identity = Identity(Digest(*challenge.sender().identity()));
+        let transaction_id = TransactionId(message.transaction_id);
+        let results = message.results.iter().map(|r| (KeyId(r.kid.guid()), r.result));
+        let command = Acknowledge {
+            identity,
+            transaction_id,
+            results: results.collect(),
+            signed_sha256: Digest(*challenge.signed_digest()),
+        };
+        let now_ms = self.clock.now().0;
+        let mut attempts = Attempts::new();
+        loop {
+            attempts.next()?;
+            let belonging = self.identities.find(identity, &self.ledger).await?;
+            let policy = self.policy.current();
+            let mut guard = self.deciding.hold(&belonging.device).await?;
+            let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
+            let known = guard.value(&Key::Transaction(identity, transaction_id))?;
+            let Some(Value::Transaction(licenses)) = known else {
+                if guard.refresh().await? {
+                    continue;
+                }
+                return Err(Refusal::UnknownTransaction.into());
+            };
+            let events = acknowledge(&command, &licenses, basis.at_ms(&guard));
+            if events.is_empty() {
+                let body = wire::answer(message.transaction_id);
+                return Ok(Answer { body, position: None });
+            }
+            let count = events.len();
+            let stream = guard.stream().clone();
+            let events = events.into_iter().map(|event| (stream.clone(), event)).collect();
+            let stored = self.commit(&mut guard, &basis, events, Vec::new(), correlation).await?;
+            if let Committed::Stored { position } = stored {
+                self.metrics.acknowledged(count);
+                let body = wire::answer(message.transaction_id);
+                return Ok(Answer { body, position: Some(position) });
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! From a decision to stored events.
+
+use super::identities::Belonging;
+use super::policy::Published;
+use super::{Licensing, LicensingError};
+use crate::domain::event::{DeviceEnrolled, IdentityLinked};
+use crate::domain::{Event, Identity};
+use crate::ledger::state::DeviceGuard;
+use crate::ledger::{Append, AppendError, Expected, NewEvent, StreamName};
+use crate::playready::challenge::Sender;
+
+/// Decisions of one command that may lose against others before it gives up. Within a process
+/// decisions about a device wait for each other, so only other processes can win a race.
+const ATTEMPTS: usize = 64;
+
+/// What a decision was made on.
+pub(super) struct Basis<'a> {
+    pub(super) identity: Identity,
+    pub(super) belonging: &'a Belonging,
+    pub(super) policy: &'a Published,
+    pub(super) now_ms: i64,
+}
+
+/// What became of an append.
+pub(super) enum Committed {
+    /// The events are durable; so many events the ledger has with the last of them.
+    Stored {
+        /// Position to read from, for whoever wants to see the effect.
+        position: u64,
+    },
+    /// Something that the decision was made on has changed: decide again.
+    DecideAgain,
+}
+
+/// Counts attempts.
+pub(super) struct Attempts(usize);
+
+impl Attempts {
+    pub(super) fn new() -> Self {
+        Self(0)
+    }
+
+    /// Counts one more.
+    pub(super) fn next(&mut self) -> Result<(), LicensingError> {
+        self.0 += 1;
+        if self.0 > ATTEMPTS { Err(LicensingError::Contended) } else { Ok(()) }
+    }
+}
+
+impl Basis<'_> {
+    /// The time a decision is made at: never before what it was made on.
+    pub(super) fn at_ms(&self, guard: &DeviceGuard) -> i64 {
+        self.now_ms.max(guard.device().at_ms).max(self.belonging.at_ms).max(self.policy.at_ms)
+    }
+}
+
+/// What the ledger says about a device before its first other event.
+pub(super) fn introduction(
+    sender: &Sender,
+    basis: &Basis<'_>,
+    guard: &DeviceGuard,
+    at_ms: i64,
+) -> Vec<(StreamName, Event)> {
+    let mut events = Vec::new();
+    let device = basis.belonging.device.clone();
+    if guard.head().is_none() {
+        let enrolled = DeviceEnrolled {
+            device: device.clone(),
+            identity: basis.identity,
+            security_level: sender.security_level(),
+            model: model_of(sender),
+            at_ms,
+        };
+        events.push((guard.stream().clone(), Event::DeviceEnrolled(enrolled)));
+    }
+    if basis.belonging.expected == Expected::NoStream {
+        let linked = IdentityLinked { identity: basis.identity, device, at_ms };
+        events.push((basis.belonging.stream.clone(), Event::IdentityLinked(linked)));
+    }
+    events
+}
+
+/// Maker, model name and number of a sender's certificate, as far as it states them.
+pub(super) fn model_of(sender: &Sender) -> String {
+    let parts = sender.chain().manufacturer();
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+impl Licensing {
+    /// Stores `events` if nothing has changed since they were decided, and folds them.
+    /// `extra_checks` are for streams beside device, identity and policy.
+    pub(super) async fn commit(
+        &self,
+        guard: &mut DeviceGuard,
+        basis: &Basis<'_>,
+        events: Vec<(StreamName, Event)>,
+        extra_checks: Vec<(StreamName, Expected)>,
+        correlation: &str,
+    ) -> Result<Committed, LicensingError> {
+        let mut append = Append { records: Vec::with_capacity(events.len()), checks: extra_checks };
+        append.checks.extend([
+            (guard.stream().clone(), Expected::at_head(guard.head())),
+            (basis.belonging.stream.clone(), basis.belonging.expected),
+            (self.policy.stream.clone(), Expected::At(basis.policy.revision)),
+        ]);
+        for (stream, event) in &events {
+            append.records.push((stream.clone(), NewEvent::of(stream, event, correlation)?));
+        }
+        match self.append_knowing_outcome(append).await {
+            Ok(appended) => {
+                if basis.belonging.expected == Expected::NoStream {
+                    self.identities.forget(basis.identity);
+                }
+                let base = guard.head().map_or(0, |head| head + 1);
+                let mine = events.iter().zip(appended.first_sequence..);
+                let mine = mine.filter(|((stream, _), _)| stream == guard.stream());
+                let mine = mine.zip(base..).map(|(((_, e), sequence), rev)| (e, rev, sequence));
+                let folded = if appended.already_stored {
+                    guard.refresh().await.map(drop)
+                } else {
+                    guard.committed(mine.collect::<Vec<_>>()).await
+                };
+                // The events are durable: what fails here is read again by the next decision.
+                if let Err(error) = folded {
+                    tracing::warn!(%error, "a device could not be folded forward: {error}");
+                }
+                Ok(Committed::Stored { position: appended.last_sequence + 1 })
+            }
+            // If the same challenge was answered elsewhere meanwhile, the next decision finds that
+            // answer and repeats it.
+            Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => {
+                guard.refresh().await?;
+                self.identities.forget(basis.identity);
+                self.policy.refresh(&self.ledger).await?;
+                Ok(Committed::DecideAgain)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Appends; when the outcome is not known, sends the same once more to learn it.
+    async fn append_knowing_outcome(
+        &self,
+        append: Append,
+    ) -> Result<crate::ledger::Appended, AppendError> {
+        match self.ledger.append(append.clone()).await {
+            Err(AppendError::Unknown(_)) => self.ledger.append(append).await,
+            outcome => outcome,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! A device says that it deleted licenses.
+
+use data_encoding::BASE64;
+
+use super::commit::{Attempts, Basis, Committed};
+use super::{Answer, Denied, Licensing, LicensingError};
+use crate::domain::delete::{Delete, Deletion, Outcome, Seen};
+use crate::domain::event::EvidenceKept;
+use crate::domain::ids::Wire16;
+use crate::domain::{Digest, Event, Identity, KeyId, SessionId};
+use crate::ledger::{Expected, StreamName};
+use crate::playready::challenge::VerifiedChallenge;
+use crate::playready::delete::{self as wire, DeleteRequest};
+use crate::playready::soap::Refusal;
+
+impl Licensing {
+    pub(super) async fn delete(
+        &self,
+        challenge: &VerifiedChallenge,
+        message: &DeleteRequest,
+        correlation: &str,
+    ) -> Result<Answer, Denied> {
+        let identity = Identity(Digest(*challenge.sender().identity()));
+        let command = Delete {
+            identity,
+            session: SessionId(Wire16(message.session)),
+            security_level: challenge.sender().security_level(),
+            chain_revoked: self.is_revoked(challenge),
+            evidence: Digest::of(challenge.request()),
+        };
+        let key_ids: Vec<_> = message.kids.iter().map(|kid| KeyId(kid.guid())).collect();
+        let now_ms = self.clock.now().0;
+        let mut attempts = Attempts::new();
+        loop {
+            attempts.next()?;
+            let belonging = self.identities.find(identity, &self.ledger).await?;
+            let policy = self.policy.current();
+            let mut guard = self.deciding.hold(&belonging.device).await?;
+            let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
+            let at_ms = basis.at_ms(&guard);
+            let seen = Seen::read(identity, command.session, &key_ids, |key| guard.value(key))?;
+            let outcome = guard.device().delete(&command, &seen, &policy.policy, at_ms);
+            let deletions = match outcome {
+                Outcome::Answer(deletions) => deletions,
+                Outcome::UnknownSession => {
+                    if self.moved(&mut guard).await? {
+                        continue;
+                    }
+                    return Err(Refusal::UnknownSession.into());
+                }
+            };
+            if deletions.is_empty() {
+                if self.moved(&mut guard).await? {
+                    continue;
+                }
+                self.metrics.delete_repeated();
+                return Ok(Answer { body: wire::answer(&message.session), position: None });
+            }
+            let (kept, checks) = self.evidence(challenge, &command, at_ms).await?;
+            let stream = guard.stream().clone();
+            let facts = deletions.iter().cloned().map(|d| (stream.clone(), d.into()));
+            let events = facts.chain(kept).collect();
+            let stored = self.commit(&mut guard, &basis, events, checks, correlation).await?;
+            if let Committed::Stored { position } = stored {
+                let unmatched = |deletion: &&Deletion| matches!(deletion, Deletion::Unmatched(_));
+                let unmatched = deletions.iter().filter(unmatched).count();
+                self.metrics.deleted(deletions.len() - unmatched, unmatched);
+                let body = wire::answer(&message.session);
+                return Ok(Answer { body, position: Some(position) });
+            }
+        }
+    }
+
+    /// The raw message, to be kept beside what it caused; nothing if it is kept already, because
+    /// an earlier part of the same message took effect before.
+    async fn evidence(
+        &self,
+        challenge: &VerifiedChallenge,
+        command: &Delete,
+        at_ms: i64,
+    ) -> Result<(Option<(StreamName, Event)>, Vec<(StreamName, Expected)>), LicensingError> {
+        let stream = StreamName::new(&format!("evidence-{}", command.evidence))?;
+        if self.ledger.head(&stream).await?.is_some() {
+            return Ok((None, Vec::new()));
+        }
+        let event = Event::EvidenceKept(EvidenceKept {
+            message: "secure-delete".to_owned(),
+            envelope: BASE64.encode(challenge.request()),
+            certificate_chain: BASE64.encode(challenge.sender().chain().bytes()),
+            root: self.root_digest,
+            revocation_sequence: self.revocation.as_ref().map(|lists| lists.sequence()),
+            at_ms,
+        });
+        let checks = vec![(stream.clone(), Expected::NoStream)];
+        Ok((Some((stream, event)), checks))
+    }
+}

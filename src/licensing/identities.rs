@@ -1,0 +1,79 @@
+//! To which device a certificate belongs.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
+
+use super::LicensingError;
+use crate::domain::{DeviceRef, Event, Identity, ReferenceKey};
+use crate::ledger::tail::Fact;
+use crate::ledger::{Expected, Ledger, StreamName};
+
+/// Identities kept in memory.
+const CACHED: usize = 64 * 1024;
+
+/// Events of one identity's stream: it is linked a handful of times in its life.
+const READ_EVENTS: usize = 256;
+
+/// The device an identity belongs to, as of one revision of its stream.
+#[derive(Clone, Debug)]
+pub(super) struct Belonging {
+    pub(super) device: DeviceRef,
+    pub(super) stream: StreamName,
+    pub(super) expected: Expected,
+    pub(super) at_ms: i64,
+}
+
+/// Finds devices by identity, and remembers those found.
+pub(super) struct Identities {
+    reference: ReferenceKey,
+    cache: Mutex<LruCache<Identity, Belonging>>,
+}
+
+impl Identities {
+    pub(super) fn new(reference: ReferenceKey) -> Self {
+        let capacity = NonZeroUsize::new(CACHED).unwrap_or(NonZeroUsize::MIN);
+        Self { reference, cache: Mutex::new(LruCache::new(capacity)) }
+    }
+
+    /// The device of an identity; of one never seen, the device it will get.
+    pub(super) async fn find(
+        &self,
+        identity: Identity,
+        ledger: &Ledger,
+    ) -> Result<Belonging, LicensingError> {
+        let cached = self.cache().get(&identity).cloned();
+        if let Some(belonging) = cached {
+            return Ok(belonging);
+        }
+        let stream = StreamName::new(&format!("identity-{identity}"))?;
+        let mut belonging = Belonging {
+            device: self.reference.device_of_identity(identity),
+            stream: stream.clone(),
+            expected: Expected::NoStream,
+            at_ms: 0,
+        };
+        for recorded in ledger.read_stream(&stream, 0, READ_EVENTS).await? {
+            belonging.expected = Expected::At(recorded.revision);
+            let fact = Fact::of(recorded)?;
+            belonging.at_ms = belonging.at_ms.max(fact.event.at_ms());
+            if let Event::IdentityLinked(linked) = fact.event {
+                belonging.device = linked.device;
+            }
+        }
+        if belonging.expected != Expected::NoStream {
+            self.cache().put(identity, belonging.clone());
+        }
+        Ok(belonging)
+    }
+
+    /// Forgets what is remembered of an identity whose stream has moved.
+    pub(super) fn forget(&self, identity: Identity) {
+        self.cache().pop(&identity);
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, LruCache<Identity, Belonging>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

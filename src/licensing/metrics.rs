@@ -1,0 +1,110 @@
+//! Figures of the use cases. Labels are words from fixed lists, never ids.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use crate::domain::acquire::Refusal;
+use crate::domain::event::LicenseAcquired;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Persistent {
+    persistent: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// Counters. Clones share their values.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    acquired: Family<Persistent, Counter>,
+    refused: Family<Reason, Counter>,
+    repeated: Counter,
+    rejected: Counter,
+    acknowledged: Counter,
+    deletions: Family<Outcome, Counter>,
+    decisions: Family<Outcome, Counter>,
+}
+
+impl Metrics {
+    /// Adds the families to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("licenses_acquired", "Licenses granted", self.acquired.clone());
+        registry.register("acquisitions_refused", "Challenges refused", self.refused.clone());
+        registry.register(
+            "acquisitions_repeated",
+            "Challenges answered again with the licenses they were granted before",
+            self.repeated.clone(),
+        );
+        registry.register(
+            "challenges_rejected",
+            "Requests that are not a valid challenge of an accepted device",
+            self.rejected.clone(),
+        );
+        registry.register("licenses_acknowledged", "Results taken", self.acknowledged.clone());
+        registry.register(
+            "deletions",
+            "Secure deletes: effective, unmatched, or a repeat without effect",
+            self.deletions.clone(),
+        );
+        registry.register("quota_decisions", "Quota decisions asked for", self.decisions.clone());
+    }
+
+    pub(super) fn granted(&self, licenses: &[LicenseAcquired]) {
+        for license in licenses {
+            let persistent = license.persistent.effective;
+            self.acquired.get_or_create(&Persistent { persistent }).inc();
+        }
+    }
+
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        let reason = match refusal {
+            Refusal::NonceReused => "nonce_reused",
+            Refusal::ChallengeSpent => "challenge_spent",
+            Refusal::Blocked => "blocked",
+            Refusal::SessionSpent(_) => "session_spent",
+            Refusal::TransactionUsed => "transaction_used",
+            Refusal::Quota(_) => "quota",
+        };
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(super) fn repeated(&self) {
+        self.repeated.inc();
+    }
+
+    pub(super) fn rejected(&self) {
+        self.rejected.inc();
+    }
+
+    pub(super) fn acknowledged(&self, count: usize) {
+        self.acknowledged.inc_by(count as u64);
+    }
+
+    pub(super) fn deleted(&self, effective: usize, unmatched: usize) {
+        self.deletion("effective").inc_by(effective as u64);
+        self.deletion("unmatched").inc_by(unmatched as u64);
+    }
+
+    pub(super) fn delete_repeated(&self) {
+        self.deletion("repeat").inc();
+    }
+
+    pub(super) fn decided(&self, allowed: bool) {
+        let outcome = if allowed { "allow" } else { "deny" };
+        self.decisions.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    fn deletion(&self, outcome: &'static str) -> Counter {
+        self.deletions.get_or_create(&Outcome { outcome }).clone()
+    }
+}

@@ -1,0 +1,104 @@
+//! The quota policy in force.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::LicensingError;
+use crate::domain::Event;
+use crate::domain::event::QuotaPolicyPublished;
+use crate::domain::quota::QuotaPolicy;
+use crate::ledger::tail::Fact;
+use crate::ledger::{Append, AppendError, Expected, Ledger, NewEvent, StreamName};
+
+/// A policy and where it stands in the `policy` stream.
+#[derive(Clone, Debug)]
+pub(super) struct Published {
+    pub(super) policy: QuotaPolicy,
+    pub(super) revision: u64,
+    pub(super) at_ms: i64,
+}
+
+/// Holds the newest policy known. An append that names a revision which is no longer the newest
+/// conflicts, and then it is read again.
+pub(super) struct PolicyInForce {
+    pub(super) stream: StreamName,
+    current: RwLock<Arc<Published>>,
+}
+
+impl PolicyInForce {
+    /// Reads the newest policy; an empty ledger gets `configured` as its first.
+    pub(super) async fn open(
+        ledger: &Ledger,
+        configured: &QuotaPolicy,
+        now_ms: i64,
+    ) -> Result<Self, LicensingError> {
+        let stream = StreamName::new("policy")?;
+        let current = match newest(ledger, &stream).await? {
+            Some(published) => published,
+            None => seed(ledger, &stream, configured, now_ms).await?,
+        };
+        if current.policy != *configured {
+            tracing::warn!(
+                revision = current.revision,
+                "the configured quota differs from policy revision {} in the ledger, which is in \
+                 force; the configuration only seeds an empty ledger",
+                current.revision,
+            );
+        }
+        Ok(Self { stream, current: RwLock::new(Arc::new(current)) })
+    }
+
+    /// The newest policy known.
+    pub(super) fn current(&self) -> Arc<Published> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the head of the stream; tells whether there is a newer policy.
+    pub(super) async fn refresh(&self, ledger: &Ledger) -> Result<bool, LicensingError> {
+        if ledger.head(&self.stream).await? == Some(self.current().revision) {
+            return Ok(false);
+        }
+        let Some(published) = newest(ledger, &self.stream).await? else { return Ok(false) };
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
+        Ok(true)
+    }
+}
+
+async fn newest(ledger: &Ledger, stream: &StreamName) -> Result<Option<Published>, LicensingError> {
+    let Some(recorded) = ledger.read_stream_backwards(stream, u64::MAX, 1).await?.pop() else {
+        return Ok(None);
+    };
+    let fact = Fact::of(recorded)?;
+    let Event::QuotaPolicyPublished(published) = fact.event else {
+        return Err(LicensingError::Stream { stream: stream.to_string(), kind: fact.event.kind() });
+    };
+    Ok(Some(Published {
+        policy: published.policy,
+        revision: fact.recorded.revision,
+        at_ms: published.at_ms,
+    }))
+}
+
+async fn seed(
+    ledger: &Ledger,
+    stream: &StreamName,
+    configured: &QuotaPolicy,
+    now_ms: i64,
+) -> Result<Published, LicensingError> {
+    let event = Event::QuotaPolicyPublished(QuotaPolicyPublished {
+        policy: configured.clone(),
+        actor: "configuration".to_owned(),
+        reason: "first start of an empty ledger".to_owned(),
+        at_ms: now_ms,
+    });
+    let append = Append {
+        records: vec![(stream.clone(), NewEvent::of(stream, &event, "start")?)],
+        checks: vec![(stream.clone(), Expected::NoStream)],
+    };
+    match ledger.append(append).await {
+        // Another process was first; its policy counts.
+        Ok(_) | Err(AppendError::Conflict { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let missing = || LicensingError::Stream { stream: stream.to_string(), kind: "nothing" };
+    newest(ledger, stream).await?.ok_or_else(missing)
+}

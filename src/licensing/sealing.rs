@@ -1,0 +1,105 @@
+//! From a recorded grant to the response that carries its licenses.
+
+use std::collections::HashMap;
+
+use super::{Denied, Licensing, LicensingError, random_bytes};
+use crate::domain::event::{KeySource, LicenseAcquired};
+use crate::playready::acquire::{AcquireRequest, LicenseAnswer, rights_id};
+use crate::playready::challenge::VerifiedChallenge;
+use crate::playready::content_key::{ContentKey, KeyType};
+use crate::playready::key_seed::KeySeed;
+use crate::playready::kid::Kid;
+use crate::playready::policy::LicensePolicy;
+use crate::playready::xmr::{self, LicenseSpec};
+
+/// Keys at hand for sealing: those that preparation found.
+#[derive(Default)]
+pub(super) struct RequestKeys(HashMap<Kid, ContentKey>);
+
+impl RequestKeys {
+    pub(super) fn remember(&mut self, kid: Kid, key: ContentKey) {
+        self.0.insert(kid, key);
+    }
+}
+
+impl Licensing {
+    /// Seals the licenses of a grant to the device and signs the response. The licenses are those
+    /// of the ledger, whether granted a moment or a day ago; only their wrapping is fresh.
+    pub(super) fn seal(
+        &self,
+        challenge: &VerifiedChallenge,
+        message: &AcquireRequest,
+        licenses: &[LicenseAcquired],
+        keys: &RequestKeys,
+    ) -> Result<Vec<u8>, Denied> {
+        let mut sealed = Vec::with_capacity(licenses.len());
+        for license in licenses {
+            sealed.push(self.seal_one(challenge, message, license, keys)?);
+        }
+        let rev_info = self.revocation.as_ref();
+        let rev_info = rev_info.filter(|lists| message.wants_rev_info(lists.sequence()));
+        let transaction_id = licenses.first().and_then(|license| license.transaction_id);
+        let answer = LicenseAnswer {
+            licenses: &sealed,
+            persistent: licenses.iter().any(|license| license.persistent.effective),
+            rev_info: rev_info.map(|lists| lists.element()),
+            transaction_id: transaction_id.map(|id| id.0),
+            custom_data: None,
+            nonce: &message.nonce,
+            response_id: &random_bytes()?,
+        };
+        Ok(answer.render(&self.signer))
+    }
+
+    fn seal_one(
+        &self,
+        challenge: &VerifiedChallenge,
+        message: &AcquireRequest,
+        license: &LicenseAcquired,
+        keys: &RequestKeys,
+    ) -> Result<Vec<u8>, LicensingError> {
+        let failed =
+            |reason| LicensingError::Seal { license: license.license_id.to_string(), reason };
+        let policy: LicensePolicy = serde_json::from_str(license.policy.get())
+            .map_err(|_| failed("its recorded policy cannot be read"))?;
+        let kid = Kid::from(license.key_id.0);
+        let key_type = KeyType::from_name(&license.key_type);
+        let content_key = match keys.0.get(&kid) {
+            Some(key) => Some(key.clone()),
+            None => self.content_key(kid, &license.key_source),
+        };
+        let spec = LicenseSpec {
+            rights_id: if license.persistent.effective {
+                license.license_id.0.into_bytes()
+            } else {
+                rights_id(&message.nonce, license.ordinal)
+            },
+            kid,
+            key_type: key_type.ok_or_else(|| failed("its key type is unknown"))?,
+            content_key: &content_key.ok_or_else(|| failed("its content key is missing"))?,
+            policy: &policy,
+            issue_date: u32::try_from(license.at_ms / 1000).unwrap_or(u32::MAX),
+            revinfo_version: self.revocation.as_ref().map_or(0, |lists| lists.sequence()),
+        };
+        let mut random_failed = false;
+        let mut random = |bytes: &mut [u8]| {
+            random_failed |= aws_lc_rs::rand::fill(bytes).is_err();
+        };
+        let sealed = xmr::seal(&spec, challenge.sender().encrypt_key(), &mut random);
+        if random_failed { Err(LicensingError::Random) } else { Ok(sealed) }
+    }
+
+    /// The content key of a license, from where it came from when it was granted.
+    fn content_key(&self, kid: Kid, source: &KeySource) -> Option<ContentKey> {
+        let seed = match source {
+            KeySource::Registered => {
+                let key = self.keys.content_key(crate::domain::KeyId(kid.guid()))?;
+                return Some(ContentKey::new(*key));
+            }
+            KeySource::Seed { seed_id } => KeySeed::new(&self.keys.seed(seed_id)?).ok()?,
+            KeySource::PublishedTestSeed => KeySeed::PUBLISHED_TEST,
+            KeySource::Request => return None,
+        };
+        Some(seed.content_key(kid))
+    }
+}

@@ -235,7 +235,7 @@ impl Scenario {
             device: Device::default(),
             events: Vec::new(),
             rows: MemoryRows::default(),
-            policy: QuotaPolicy { device_limit: slots, ..QuotaPolicy::default() },
+            policy: QuotaPolicy::with_device_limit(slots, 16),
             now_ms: START_MS,
             drawn: 0,
         }

@@ -10,7 +10,7 @@ use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, T
 use crate::domain::event::{LicenseAcquired, Persistence};
 use crate::domain::ids::Wire16;
 use crate::domain::lookup::GrantPlace;
-use crate::domain::quota::{QuotaExceeded, Rule};
+use crate::domain::quota::{QuotaExceeded, Scope};
 use crate::domain::{Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId};
 use crate::entitlement::{Asked, Entitled, Grant};
 use crate::ledger::state::DeviceGuard;
@@ -268,16 +268,16 @@ impl Batch<'_> {
 }
 
 fn limit_refusal(exceeded: QuotaExceeded) -> Refusal {
-    let QuotaExceeded { rule, limit, held, requested, held_kids, .. } = exceeded;
-    match rule {
-        Rule::DeviceSlots | Rule::LicensesPerSlot => Refusal::PersistentLicenseLimit {
-            scope: LimitScope::Device,
-            window_seconds: None,
-            limit,
-            held,
-            requested,
-            held_kids: held_kids.into_iter().map(|key_id| Kid::from(key_id.0)).collect(),
+    let QuotaExceeded { scope, limit, held, requested, held_kids, .. } = exceeded;
+    Refusal::PersistentLicenseLimit {
+        scope: match scope {
+            Scope::Device => LimitScope::Device,
         },
+        window_seconds: None,
+        limit,
+        held,
+        requested,
+        held_kids: held_kids.into_iter().map(|key_id| Kid::from(key_id.0)).collect(),
     }
 }
 

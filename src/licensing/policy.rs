@@ -84,6 +84,7 @@ async fn seed(
     configured: &QuotaPolicy,
     now_ms: i64,
 ) -> Result<Published, LicensingError> {
+    configured.check()?;
     let event = Event::QuotaPolicyPublished(QuotaPolicyPublished {
         policy: configured.clone(),
         actor: "configuration".to_owned(),

@@ -78,7 +78,7 @@ fn explanation_names_what_was_counted_and_when_it_ends() {
     device.acknowledge(PHONE, 40, &[(kid(1), 0)]);
     let explanation = explain(&device, &kids([1, 3, 3]));
     assert_eq!(explanation.denied, None);
-    assert_eq!((explanation.limit, explanation.live), (3, 2));
+    assert_eq!((explanation.limit, explanation.live), (Some(3), 2));
     assert_eq!((explanation.confirmed, explanation.requested), (1, 1));
     let counted = |license_id, n, confirmed, counted_until_ms| CountedLicense {
         license_id,
@@ -107,7 +107,7 @@ fn license_deleted_on_weak_evidence_counts_and_is_no_longer_confirmed() {
 fn asking_for_nothing_is_allowed_even_over_the_limit() {
     let mut device = Scenario::with_room_for(2);
     device.granted(&Ask::new(1, &kids([1, 2])));
-    device.policy.device_limit = 0;
+    device.policy.rules[0].limit = 0;
     assert_eq!(explain(&device, &[]).denied, None);
 }
 

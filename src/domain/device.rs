@@ -17,6 +17,9 @@ pub const REFUSAL_QUIET_MS: i64 = 60 * 60 * 1000;
 pub const REFUSALS_PER_DAY: usize = 100;
 /// KIDs that a refusal names at most.
 pub const REFUSAL_KIDS_MAX: usize = 50;
+/// Deletions that match no license for sure, of one device and day, that become events; each could
+/// name a session of its own, so that nothing else would bound them.
+pub const UNMATCHED_PER_DAY: usize = 100;
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Everything a decision about one device needs, bounded by what is live: it does not grow with
@@ -31,6 +34,8 @@ pub struct Device {
     pub blocked: bool,
     slots: BTreeMap<KeyId, Vec<LiveLicense>>,
     refusals: VecDeque<RecordedRefusal>,
+    /// Times of the unmatched deletions recorded within a day.
+    unmatched: VecDeque<i64>,
 }
 
 /// A persistent license that was not ended by an event. Whether it is live depends on the time.
@@ -48,6 +53,7 @@ struct LiveLicense {
 struct RecordedRefusal {
     at_ms: i64,
     rule: String,
+    /// What it named; forgotten after [`REFUSAL_QUIET_MS`].
     key_ids: Vec<KeyId>,
 }
 
@@ -81,6 +87,7 @@ impl Device {
                 }
             }
             Event::AcquisitionRefused(e) => self.remember_refusal(e),
+            Event::DeletionUnmatched(e) => self.unmatched.push_back(e.at_ms),
             _ => {}
         }
         self.forget_expired();
@@ -122,6 +129,14 @@ impl Device {
         });
         while self.refusals.front().is_some_and(|r| r.at_ms <= now_ms - DAY_MS) {
             self.refusals.pop_front();
+        }
+        for refusal in &mut self.refusals {
+            if refusal.at_ms <= now_ms - REFUSAL_QUIET_MS {
+                refusal.key_ids = Vec::new();
+            }
+        }
+        while self.unmatched.front().is_some_and(|at_ms| *at_ms <= now_ms - DAY_MS) {
+            self.unmatched.pop_front();
         }
     }
 
@@ -243,6 +258,12 @@ impl Device {
             self.refusals.iter().filter(recent).flat_map(|r| &r.key_ids).collect();
         let fresh = wanted.iter().filter(|key_id| !named.contains(key_id));
         fresh.collect::<BTreeSet<_>>().into_iter().copied().take(REFUSAL_KIDS_MAX).collect()
+    }
+
+    /// How many more unmatched deletions become events today.
+    pub fn room_for_unmatched(&self, now_ms: i64) -> usize {
+        let today = self.unmatched.iter().filter(|at_ms| **at_ms > now_ms - DAY_MS);
+        UNMATCHED_PER_DAY.saturating_sub(today.count())
     }
 }
 

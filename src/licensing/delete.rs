@@ -40,8 +40,8 @@ impl Licensing {
             let at_ms = basis.at_ms(&guard);
             let seen = Seen::read(identity, command.session, &key_ids, |key| guard.value(key))?;
             let outcome = guard.device().delete(&command, &seen, &policy.policy, at_ms);
-            let deletions = match outcome {
-                Outcome::Answer(deletions) => deletions,
+            let (deletions, left_out) = match outcome {
+                Outcome::Answer { deletions, left_out } => (deletions, left_out),
                 Outcome::UnknownSession => {
                     if self.moved(&mut guard).await? {
                         continue;
@@ -53,7 +53,7 @@ impl Licensing {
                 if self.moved(&mut guard).await? {
                     continue;
                 }
-                self.metrics.delete_repeated();
+                self.metrics.deleted_without_event(left_out);
                 return Ok(Answer { body: wire::answer(&message.session), position: None });
             }
             let (kept, checks) = self.evidence(challenge, &command, at_ms).await?;
@@ -64,7 +64,7 @@ impl Licensing {
             if let Committed::Stored { position } = stored {
                 let unmatched = |deletion: &&Deletion| matches!(deletion, Deletion::Unmatched(_));
                 let unmatched = deletions.iter().filter(unmatched).count();
-                self.metrics.deleted(deletions.len() - unmatched, unmatched);
+                self.metrics.deleted(deletions.len() - unmatched, unmatched, left_out);
                 let body = wire::answer(&message.session);
                 return Ok(Answer { body, position: Some(position) });
             }

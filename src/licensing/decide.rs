@@ -61,8 +61,8 @@ impl Licensing {
         key_ids: &[KeyId],
     ) -> Result<Decision, LicensingError> {
         let mut guard = self.deciding.hold(device).await?;
-        self.moved(&mut guard).await?;
-        let policy = self.policy.current();
+        guard.refresh().await?;
+        let policy = self.policy.refresh(&self.ledger).await?;
         let now_ms = self.clock.now().0.max(guard.device().at_ms).max(policy.at_ms);
         let explained = guard.device().explain(key_ids, &policy.policy, now_ms);
         let Explanation { denied, limit, live, confirmed, requested, counted } = explained;

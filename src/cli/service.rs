@@ -258,7 +258,7 @@ fn readiness(
         })
         .check("keys", move || match missing_keys {
             0 => Ok(()),
-            n => Err(format!("{n} registered content keys are missing here")),
+            n => Err(format!("{n} registered keys or key seeds are missing here")),
         })
 }
 

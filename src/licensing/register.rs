@@ -33,6 +33,9 @@ pub enum RegisterError {
     /// The ledger says that a KID has another key than the key store.
     #[error("key id {0} is registered in the ledger with another content key")]
     Registered(KeyId),
+    /// The ledger says that a seed id stands for another seed than the one given.
+    #[error("key seed `{0}` is registered in the ledger with another value; choose another id")]
+    SeedRegistered(String),
     /// The seed is too short.
     #[error("the key seed has fewer than 30 bytes")]
     Seed(#[from] KeySeedTooShort),
@@ -108,7 +111,8 @@ impl Registry {
         Ok(Registered { added: fresh.len(), known: keys.len() - fresh.len() })
     }
 
-    /// Registers a key seed; tells whether it was not known before.
+    /// Registers a key seed; tells whether it was not known before. Seeds never change either, even
+    /// if the key store has lost one.
     pub async fn key_seed(
         &self,
         seed_id: &str,
@@ -117,13 +121,17 @@ impl Registry {
     ) -> Result<bool, RegisterError> {
         let stream = StreamName::new("keys").map_err(LicensingError::from)?;
         let check_value = check_value_of_seed(&WireSeed::new(seed)?);
-        let mut known = false;
-        self.read(&stream, |event| {
-            known |= matches!(event, Event::KeySeedRegistered(e) if e.seed_id == seed_id);
+        let mut registered = None;
+        self.read(&stream, |event| match event {
+            Event::KeySeedRegistered(e) if e.seed_id == seed_id => registered = Some(e.check_value),
+            _ => {}
         })
         .await?;
+        if registered.as_ref().is_some_and(|registered| *registered != check_value) {
+            return Err(RegisterError::SeedRegistered(seed_id.to_owned()));
+        }
         let added = self.keys.add_seed(seed_id, seed)?;
-        if !known {
+        if registered.is_none() {
             let event = |at_ms| {
                 let (seed_id, actor) = (seed_id.to_owned(), actor.to_owned());
                 let check_value = check_value.clone();
@@ -134,14 +142,18 @@ impl Registry {
         Ok(added)
     }
 
-    /// How many content keys are registered in the ledger and missing in the key store.
+    /// How many content keys and seeds are registered in the ledger and missing in the key store.
     pub async fn missing_keys(&self) -> Result<usize, LicensingError> {
         let stream = StreamName::new("keys")?;
         let mut missing = 0;
-        self.read(&stream, |event| {
-            if let Event::ContentKeyRegistered(e) = event {
+        self.read(&stream, |event| match event {
+            Event::ContentKeyRegistered(e) => {
                 missing += usize::from(self.keys.content_key(e.key_id).is_none());
             }
+            Event::KeySeedRegistered(e) => {
+                missing += usize::from(self.keys.seed(&e.seed_id).is_none());
+            }
+            _ => {}
         })
         .await?;
         Ok(missing)

@@ -21,7 +21,7 @@ pub mod lookup;
 mod properties;
 pub mod quota;
 #[cfg(test)]
-mod scenario;
+pub(crate) mod scenario;
 
 pub use device::Device;
 pub use event::Event;

@@ -15,6 +15,8 @@ mod metrics;
 mod policy;
 mod register;
 mod sealing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! May this device have these licenses?
 
 use super::device::Device;
-use super::event::{AcquisitionRefused, Event, LicenseAcquired};
+use super::event::{AcquisitionRefused, LicenseAcquired};
 use super::ids::{Digest, Identity, KeyId, Nonce};
 use super::lookup::{Answered, GrantPlace, Key, Value};
 use super::quota::{QuotaExceeded, QuotaPolicy};
@@ -82,7 +82,7 @@ pub enum Outcome {
     /// The same challenge again: answer with the same licenses, append nothing.
     Repeat(Vec<LicenseAcquired>),
     /// No. The event, if any, is to be appended before answering.
-    Refuse(Refusal, Option<Event>),
+    Refuse(Refusal, Option<Box<AcquisitionRefused>>),
 }
 
 /// Why a challenge is refused.
@@ -175,12 +175,12 @@ impl Device {
         exceeded: &QuotaExceeded,
         terms: Terms<'_>,
         now_ms: i64,
-    ) -> Option<Event> {
+    ) -> Option<Box<AcquisitionRefused>> {
         let key_ids = self.refusal_to_record(wanted, &exceeded.rule, now_ms);
         if seen.refusal_recorded || key_ids.is_empty() {
             return None;
         }
-        Some(Event::AcquisitionRefused(AcquisitionRefused {
+        Some(Box::new(AcquisitionRefused {
             identity: command.identity,
             nonce: command.nonce,
             key_ids,

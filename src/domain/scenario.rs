@@ -18,40 +18,40 @@ use super::{
     Device, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId,
 };
 
-pub(super) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+pub(crate) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// A moment to begin at, in 2023, as the golden messages are dated.
-pub(super) const START_MS: i64 = 1_700_000_000_000;
+pub(crate) const START_MS: i64 = 1_700_000_000_000;
 
 /// The identity by which most scenarios act.
-pub(super) const PHONE: u8 = 1;
+pub(crate) const PHONE: u8 = 1;
 
-pub(super) fn identity(n: u8) -> Identity {
+pub(crate) fn identity(n: u8) -> Identity {
     Identity(Digest([n; 32]))
 }
 
-pub(super) fn nonce(n: u8) -> Nonce {
+pub(crate) fn nonce(n: u8) -> Nonce {
     Nonce(Wire16([n; 16]))
 }
 
-pub(super) fn session(n: u8) -> SessionId {
+pub(crate) fn session(n: u8) -> SessionId {
     SessionId(Wire16([n; 16]))
 }
 
-pub(super) fn kid(n: u8) -> KeyId {
+pub(crate) fn kid(n: u8) -> KeyId {
     KeyId(Uuid::from_u128(n.into()))
 }
 
-pub(super) fn kids(range: impl IntoIterator<Item = u8>) -> Vec<KeyId> {
+pub(crate) fn kids(range: impl IntoIterator<Item = u8>) -> Vec<KeyId> {
     range.into_iter().map(kid).collect()
 }
 
-pub(super) fn transaction(n: u8) -> TransactionId {
+pub(crate) fn transaction(n: u8) -> TransactionId {
     TransactionId(Uuid::from_u128(n.into()))
 }
 
 /// Index rows in memory.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct MemoryRows(pub(super) BTreeMap<Key, Row>);
+pub(crate) struct MemoryRows(pub(crate) BTreeMap<Key, Row>);
 
 impl Rows for MemoryRows {
     type Error = Infallible;
@@ -72,35 +72,35 @@ impl MemoryRows {
     }
 
     /// Applies the event that stands at `place` of the device's stream and of the ledger.
-    pub(super) fn apply(&mut self, fact: &Event, place: usize) {
+    pub(crate) fn apply(&mut self, fact: &Event, place: usize) {
         let (device, place) = (device_ref(), u64::try_from(place).unwrap());
         let place = Place { device: &device, sequence: place, revision: place };
         lookup::apply(fact, place, self).unwrap();
     }
 }
 
-pub(super) fn device_ref() -> DeviceRef {
+pub(crate) fn device_ref() -> DeviceRef {
     ReferenceKey::new([7; 32]).device("living room")
 }
 
 /// A challenge to be.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
-    pub(super) identity: u8,
-    pub(super) nonce: u8,
-    pub(super) kids: Vec<KeyId>,
-    pub(super) persistent: bool,
+pub(crate) struct Ask {
+    pub(crate) identity: u8,
+    pub(crate) nonce: u8,
+    pub(crate) kids: Vec<KeyId>,
+    pub(crate) persistent: bool,
     /// The session the challenge names, if it names one.
-    pub(super) session: Option<u8>,
-    pub(super) until_ms: Option<i64>,
-    pub(super) transaction: Option<u8>,
+    pub(crate) session: Option<u8>,
+    pub(crate) until_ms: Option<i64>,
+    pub(crate) transaction: Option<u8>,
     /// Tells two challenges with the same nonce apart.
-    pub(super) content: u8,
+    pub(crate) content: u8,
 }
 
 impl Ask {
     /// A challenge of the phone for persistent licenses that names no session.
-    pub(super) fn new(nonce: u8, kids: &[KeyId]) -> Self {
+    pub(crate) fn new(nonce: u8, kids: &[KeyId]) -> Self {
         Self {
             identity: PHONE,
             nonce,
@@ -113,32 +113,32 @@ impl Ask {
         }
     }
 
-    pub(super) fn by(self, identity: u8) -> Self {
+    pub(crate) fn by(self, identity: u8) -> Self {
         Self { identity, ..self }
     }
 
-    pub(super) fn in_session(self, session: u8) -> Self {
+    pub(crate) fn in_session(self, session: u8) -> Self {
         Self { session: Some(session), ..self }
     }
 
-    pub(super) fn until(self, until_ms: i64) -> Self {
+    pub(crate) fn until(self, until_ms: i64) -> Self {
         Self { until_ms: Some(until_ms), ..self }
     }
 
-    pub(super) fn under(self, transaction: u8) -> Self {
+    pub(crate) fn under(self, transaction: u8) -> Self {
         Self { transaction: Some(transaction), ..self }
     }
 
-    pub(super) fn non_persistent(self) -> Self {
+    pub(crate) fn non_persistent(self) -> Self {
         Self { persistent: false, ..self }
     }
 
-    pub(super) fn other_bytes(self) -> Self {
+    pub(crate) fn other_bytes(self) -> Self {
         Self { content: self.content + 1, ..self }
     }
 
     /// The session of its licenses: the one it names, else its nonce.
-    pub(super) fn session_id(&self) -> SessionId {
+    pub(crate) fn session_id(&self) -> SessionId {
         session(self.session.unwrap_or(self.nonce))
     }
 
@@ -192,17 +192,17 @@ impl Ask {
 
 /// A secure-delete challenge to be.
 #[derive(Clone, Debug)]
-pub(super) struct Removal {
-    pub(super) identity: u8,
-    pub(super) session: SessionId,
-    pub(super) kids: Vec<KeyId>,
-    pub(super) security_level: u32,
-    pub(super) chain_revoked: bool,
+pub(crate) struct Removal {
+    pub(crate) identity: u8,
+    pub(crate) session: SessionId,
+    pub(crate) kids: Vec<KeyId>,
+    pub(crate) security_level: u32,
+    pub(crate) chain_revoked: bool,
 }
 
 impl Removal {
     /// A challenge of the phone.
-    pub(super) fn new(session_number: u8, kids: &[KeyId]) -> Self {
+    pub(crate) fn new(session_number: u8, kids: &[KeyId]) -> Self {
         Self {
             identity: PHONE,
             session: session(session_number),
@@ -212,25 +212,25 @@ impl Removal {
         }
     }
 
-    pub(super) fn by(self, identity: u8) -> Self {
+    pub(crate) fn by(self, identity: u8) -> Self {
         Self { identity, ..self }
     }
 }
 
 /// What happened to one device so far, and what the rules make of it.
-pub(super) struct Scenario {
-    pub(super) device: Device,
-    pub(super) events: Vec<Event>,
-    pub(super) rows: MemoryRows,
-    pub(super) policy: QuotaPolicy,
-    pub(super) now_ms: i64,
+pub(crate) struct Scenario {
+    pub(crate) device: Device,
+    pub(crate) events: Vec<Event>,
+    pub(crate) rows: MemoryRows,
+    pub(crate) policy: QuotaPolicy,
+    pub(crate) now_ms: i64,
     /// License ids drawn so far.
     drawn: u128,
 }
 
 impl Scenario {
     /// A device with nothing on it and room for `slots`.
-    pub(super) fn with_room_for(slots: u32) -> Self {
+    pub(crate) fn with_room_for(slots: u32) -> Self {
         Self {
             device: Device::default(),
             events: Vec::new(),
@@ -241,12 +241,12 @@ impl Scenario {
         }
     }
 
-    pub(super) fn wait(&mut self, ms: i64) {
+    pub(crate) fn wait(&mut self, ms: i64) {
         self.now_ms += ms;
     }
 
     /// Sends a challenge for licenses and records what follows.
-    pub(super) fn acquire(&mut self, ask: &Ask) -> acquire::Outcome {
+    pub(crate) fn acquire(&mut self, ask: &Ask) -> acquire::Outcome {
         let command = ask.command(&mut self.drawn);
         let rows = &self.rows;
         let (mut seen, place) = acquire::Seen::read(&command, |key| rows.value(key)).unwrap();
@@ -265,14 +265,16 @@ impl Scenario {
             acquire::Outcome::Grant(licenses) => licenses
                 .iter()
                 .for_each(|l| self.record(Event::LicenseAcquired(Box::new(l.clone())))),
-            acquire::Outcome::Refuse(_, Some(event)) => self.record(event.clone()),
+            acquire::Outcome::Refuse(_, Some(refused)) => {
+                self.record(Event::AcquisitionRefused((**refused).clone()));
+            }
             acquire::Outcome::Refuse(_, None) | acquire::Outcome::Repeat(_) => {}
         }
         outcome
     }
 
     /// Sends a challenge that must be granted; returns the ids of its licenses.
-    pub(super) fn granted(&mut self, ask: &Ask) -> Vec<LicenseId> {
+    pub(crate) fn granted(&mut self, ask: &Ask) -> Vec<LicenseId> {
         match self.acquire(ask) {
             acquire::Outcome::Grant(licenses) => licenses.iter().map(|l| l.license_id).collect(),
             other => panic!("{ask:?} led to {other:?}"),
@@ -280,7 +282,7 @@ impl Scenario {
     }
 
     /// Sends a challenge that must be refused; returns why.
-    pub(super) fn refused(&mut self, ask: &Ask) -> acquire::Refusal {
+    pub(crate) fn refused(&mut self, ask: &Ask) -> acquire::Refusal {
         match self.acquire(ask) {
             acquire::Outcome::Refuse(refusal, _) => refusal,
             other => panic!("{ask:?} led to {other:?}"),
@@ -288,7 +290,7 @@ impl Scenario {
     }
 
     /// Sends a challenge that must be answered as before; returns the ids of its licenses.
-    pub(super) fn repeated(&mut self, ask: &Ask) -> Vec<LicenseId> {
+    pub(crate) fn repeated(&mut self, ask: &Ask) -> Vec<LicenseId> {
         let before = self.events.len();
         match self.acquire(ask) {
             acquire::Outcome::Repeat(licenses) => {
@@ -300,7 +302,7 @@ impl Scenario {
     }
 
     /// Sends a secure-delete challenge and records what follows.
-    pub(super) fn delete(&mut self, removal: &Removal) -> delete::Outcome {
+    pub(crate) fn delete(&mut self, removal: &Removal) -> delete::Outcome {
         let identity = identity(removal.identity);
         let rows = &self.rows;
         let value = |key: &Key| rows.value(key);
@@ -320,7 +322,7 @@ impl Scenario {
     }
 
     /// Acknowledges KIDs with their results and returns what was recorded.
-    pub(super) fn acknowledge(
+    pub(crate) fn acknowledge(
         &mut self,
         identity_number: u8,
         transaction_number: u8,
@@ -339,12 +341,12 @@ impl Scenario {
     }
 
     /// KIDs whose slots are held.
-    pub(super) fn held(&self) -> Vec<KeyId> {
+    pub(crate) fn held(&self) -> Vec<KeyId> {
         self.device.held_slots(self.now_ms)
     }
 
     /// Live licenses, over all slots.
-    pub(super) fn live(&self) -> Vec<LicenseId> {
+    pub(crate) fn live(&self) -> Vec<LicenseId> {
         self.device.counted(self.now_ms).iter().map(|license| license.license_id).collect()
     }
 

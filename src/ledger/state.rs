@@ -10,6 +10,8 @@
 
 pub mod deciding;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use deciding::{Deciding, DeviceGuard};
 pub use store::{StateError, StateStore};

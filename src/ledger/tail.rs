@@ -91,7 +91,8 @@ impl Tail {
         self.progress.borrow().clone()
     }
 
-    /// Waits until the event with this sequence is applied. `false` if the tail has failed.
+    /// Waits until the event with this sequence is applied; if there is no such event yet, until
+    /// there is. `false` if the tail has failed or the ledger was closed before.
     pub async fn wait_for(&self, sequence: u64) -> bool {
         let mut progress = self.progress.clone();
         loop {
@@ -219,3 +220,6 @@ pub fn error_text(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,8 +106,8 @@ impl Licensing {
                 self.metrics.granted(&licenses);
                 self.seal_answer(asking, &licenses, Some(position)).map(Some)
             }
-            Outcome::Refuse(refusal, Some(event)) => {
-                events.push((stream, event));
+            Outcome::Refuse(refusal, Some(refused)) => {
+                events.push((stream, Event::AcquisitionRefused(*refused)));
                 match self
                     .commit(&mut guard, &basis, events, Vec::new(), asking.correlation)
                     .await?

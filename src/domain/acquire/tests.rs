@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::Event;
 use crate::domain::quota::{DEVICE_SLOTS, LICENSES_PER_SLOT, QuotaRule};
 use crate::domain::scenario::{Ask, DAY_MS, Removal, Scenario, kid, kids, session};
 

@@ -1,0 +1,188 @@
+use std::sync::mpsc;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::domain::event::ApiKeyRevoked;
+use crate::ledger::embedded::Options;
+use crate::ledger::{Append, Embedded, Expected, NewEvent, StreamName};
+
+const AT_ONCE: Duration = Duration::ZERO;
+/// Longer than any test takes.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+fn ledger() -> (TempDir, Arc<Ledger>) {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Embedded::open(dir.path(), Options::default()).unwrap();
+    (dir, Arc::new(Ledger::Embedded(ledger)))
+}
+
+/// Appends `events`, each with the time given.
+async fn append(ledger: &Ledger, times: impl IntoIterator<Item = i64>) {
+    let stream = StreamName::new("admin").unwrap();
+    let next = ledger.last_sequence().await.unwrap().map_or(0, |last| last + 1);
+    let events = (next..).zip(times).map(|(n, at_ms)| {
+        let event = ApiKeyRevoked { key_id: n.to_string(), actor: String::new(), at_ms };
+        NewEvent::of(&stream, &Event::ApiKeyRevoked(event), "test").unwrap()
+    });
+    for chunk in events.collect::<Vec<_>>().chunks(1000) {
+        let head = Expected::at_head(ledger.head(&stream).await.unwrap());
+        let records = chunk.iter().map(|event| (stream.clone(), event.clone())).collect();
+        ledger.append(Append { records, checks: vec![(stream.clone(), head)] }).await.unwrap();
+    }
+}
+
+async fn append_unknown(ledger: &Ledger) {
+    let stream = StreamName::new("other").unwrap();
+    let event = NewEvent {
+        id: uuid::Uuid::from_u128(1),
+        kind: "unheard-of.v1".into(),
+        data: b"{}".to_vec(),
+        metadata: b"{}".to_vec(),
+    };
+    let checks = vec![(stream.clone(), Expected::NoStream)];
+    ledger.append(Append { records: vec![(stream, event)], checks }).await.unwrap();
+}
+
+/// Sends the sequences of every batch.
+struct Tell(mpsc::Sender<Vec<u64>>);
+
+impl Apply for Tell {
+    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.send(batch.iter().map(|fact| fact.recorded.sequence).collect())?)
+    }
+}
+
+fn follow(
+    ledger: &Arc<Ledger>,
+    next_sequence: u64,
+    pause: Duration,
+) -> (Tail, mpsc::Receiver<Vec<u64>>) {
+    let (told, batches) = mpsc::channel();
+    let tail = Tail::spawn("test", Arc::clone(ledger), next_sequence, pause, Tell(told)).unwrap();
+    (tail, batches)
+}
+
+async fn failure(tail: &Tail) -> String {
+    let started = Instant::now();
+    loop {
+        if let Some(reason) = tail.progress().failed {
+            return reason;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "it did not fail");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn applies_every_event_once_and_in_order_in_batches_of_bounded_size() {
+    let (_dir, ledger) = ledger();
+    append(&ledger, 0..BATCH_EVENTS as i64 + 10).await;
+    let (tail, batches) = follow(&ledger, 3, AT_ONCE);
+    for _ in 0..20 {
+        append(&ledger, 0..7).await;
+    }
+    let last = ledger.last_sequence().await.unwrap().unwrap();
+    assert!(tail.wait_for(last).await);
+    assert_eq!(tail.progress().next_sequence, last + 1);
+    drop(tail);
+    let batches: Vec<Vec<u64>> = batches.iter().collect();
+    assert!(batches.iter().all(|batch| (1..=BATCH_EVENTS).contains(&batch.len())));
+    assert_eq!(batches.concat(), (3..=last).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn whoever_waits_does_not_wait_for_events_to_gather() {
+    let (_dir, ledger) = ledger();
+    let (tail, batches) = follow(&ledger, 0, FOR_EVER);
+    for n in 0..5 {
+        append(&ledger, [0]).await;
+        assert!(tail.wait_for(n).await);
+        assert_eq!(batches.try_recv().unwrap(), [n]);
+    }
+}
+
+#[tokio::test]
+async fn waits_for_an_event_that_is_still_to_come() {
+    let (_dir, ledger) = ledger();
+    let (tail, _batches) = follow(&ledger, 0, AT_ONCE);
+    let (applied, ()) = tokio::join!(tail.wait_for(1), append(&ledger, [0, 0]));
+    assert!(applied);
+}
+
+#[tokio::test]
+async fn stops_at_an_event_it_cannot_read_and_says_why() {
+    let (_dir, ledger) = ledger();
+    append(&ledger, [0]).await;
+    append_unknown(&ledger).await;
+    let (tail, batches) = follow(&ledger, 0, AT_ONCE);
+    let reason = failure(&tail).await;
+    assert!(reason.contains("event 1") && reason.contains("unheard-of.v1"), "{reason}");
+    append(&ledger, [0]).await;
+    assert!(!tail.wait_for(2).await);
+    drop(tail);
+    assert!(batches.iter().all(|batch| !batch.contains(&2)), "never skips one");
+}
+
+#[tokio::test]
+async fn stops_when_a_batch_cannot_be_applied_and_says_why() {
+    let (_dir, ledger) = ledger();
+    let (tail, batches) = follow(&ledger, 0, AT_ONCE);
+    drop(batches);
+    append(&ledger, [0]).await;
+    assert!(!tail.wait_for(0).await);
+    let reason = failure(&tail).await;
+    assert!(reason.starts_with("events from 0 on cannot be applied: "), "{reason}");
+    assert_eq!(tail.progress().next_sequence, 0);
+}
+
+#[tokio::test]
+async fn closed_ledger_is_applied_to_its_end() {
+    let (_dir, ledger) = ledger();
+    append(&ledger, [0]).await;
+    let (tail, _batches) = follow(&ledger, 0, Duration::from_millis(50));
+    append(&ledger, [0]).await;
+    ledger.close().await;
+    assert!(tail.wait_for(1).await);
+    assert!(!tail.wait_for(2).await);
+    assert_eq!(tail.progress().failed, None);
+}
+
+/// Takes its time for each batch.
+struct Slow(mpsc::Sender<()>);
+
+impl Apply for Slow {
+    fn apply(&mut self, _: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.0.send(())?;
+        std::thread::sleep(Duration::from_millis(50));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn dropping_a_tail_that_is_far_behind_stops_it_after_the_batch_at_hand() {
+    const BATCHES: usize = 12;
+    let (_dir, ledger) = ledger();
+    append(&ledger, 0..(BATCHES * BATCH_EVENTS) as i64).await;
+    let (told, applied) = mpsc::channel();
+    let tail = Tail::spawn("test", Arc::clone(&ledger), 0, AT_ONCE, Slow(told)).unwrap();
+    applied.recv().unwrap();
+    drop(tail);
+    let more = applied.iter().count();
+    assert!(more < BATCHES / 2, "went on for {more} batches");
+}
+
+#[tokio::test]
+async fn knows_the_latest_time_of_what_is_applied_also_after_a_start() {
+    let (_dir, ledger) = ledger();
+    append(&ledger, [5, 9, 7]).await;
+    let (tail, _batches) = follow(&ledger, 0, AT_ONCE);
+    assert!(tail.wait_for(2).await);
+    assert_eq!(tail.progress().last_at_ms, 9);
+    drop(tail);
+    let (tail, _batches) = follow(&ledger, 3, FOR_EVER);
+    append(&ledger, [6]).await;
+    assert!(tail.wait_for(3).await);
+    assert_eq!(tail.progress().last_at_ms, 7, "of the last one before the start");
+}

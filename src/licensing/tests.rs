@@ -1,0 +1,361 @@
+use std::path::Path;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use tempfile::TempDir;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::commit::Basis;
+use super::*;
+use crate::clock::UnixMillis;
+use crate::domain::event::{IdentityLinked, QuotaPolicyPublished};
+use crate::domain::{Event, KeyId};
+use crate::ledger::embedded::Options;
+use crate::ledger::state::StateStore;
+use crate::ledger::tail::Fact;
+use crate::ledger::{Append, Embedded, Expected, NewEvent, StreamName};
+use crate::playready::acknowledge::{Acknowledgement, LicenseResult};
+use crate::playready::acquire::{AcquireRequest, SignResponses};
+use crate::playready::challenge::ChallengeSigner;
+use crate::playready::client_data::ClientData;
+use crate::playready::delete::DeleteRequest;
+use crate::playready::header::{Header, HeaderKey, HeaderVersion};
+use crate::playready::kid::Kid;
+use crate::playready::pki::{DeviceFiles, Pki};
+
+const NOW_S: u64 = 1_700_000_000;
+const PERSIST: &str = "cfg=(persist:true)";
+const PKI: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/pki");
+
+fn read(path: &str) -> std::io::Result<Vec<u8>> {
+    std::fs::read(Path::new(PKI).join(path))
+}
+
+/// One ledger, to be served by several nodes.
+struct Site {
+    dir: TempDir,
+    ledger: Arc<Ledger>,
+    phone: ChallengeSigner,
+}
+
+impl Site {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Embedded::open(dir.path(), Options::default()).unwrap();
+        let device =
+            DeviceFiles::load(|path| read(&format!("devices/golden/{path}")), NOW_S).unwrap();
+        let client_data = ClientData {
+            chain: device.chain.bytes().to_vec(),
+            features: vec!["AESCBC".to_owned()],
+            ree: Vec::new(),
+        };
+        let phone = ChallengeSigner::new(device.sign, &client_data, device.wmrm);
+        Self { dir, ledger: Arc::new(Ledger::Embedded(ledger)), phone }
+    }
+
+    fn keys(&self, name: &str) -> Arc<Keys> {
+        let file = self.dir.path().join(format!("{name}.sealed"));
+        Arc::new(Keys::open(&file, &[1; 32]).unwrap())
+    }
+
+    /// A node with a state of its own.
+    async fn try_node(&self, name: &str, quota: QuotaPolicy) -> Result<Licensing, LicensingError> {
+        let dir = self.dir.path().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        let store = StateStore::open(&dir, Arc::clone(&self.ledger)).await?;
+        let pki = Pki::load(read, NOW_S).unwrap();
+        let chain = pki.server_chain.bytes();
+        Licensing::new(Parts {
+            ledger: Arc::clone(&self.ledger),
+            deciding: Deciding::new(Arc::clone(&self.ledger), Arc::new(store)),
+            keys: self.keys(name),
+            verifier: Verifier::new(pki.wmrm, pki.root),
+            root: pki.root,
+            signer: ResponseSigner::new(pki.server_sign, chain, SignResponses::Always),
+            revocation: None,
+            reference_key: ReferenceKey::new([7; 32]),
+            entitlement: Open,
+            clock: Clock::manual(UnixMillis(NOW_S as i64 * 1000)),
+            quota,
+            replay_window_ms: 24 * 60 * 60 * 1000,
+        })
+        .await
+    }
+
+    async fn node(&self, name: &str, slots: u32) -> Licensing {
+        self.try_node(name, QuotaPolicy::with_device_limit(slots, 16)).await.unwrap()
+    }
+
+    fn sign(&self, message: &Message) -> Vec<u8> {
+        self.phone.sign(message, &mut |bytes| aws_lc_rs::rand::fill(bytes).unwrap())
+    }
+
+    /// A challenge for one KID, with its number as nonce; it may name a session.
+    fn ask(&self, nonce: u8, key: u8, session: Option<u8>) -> Vec<u8> {
+        let keys = vec![HeaderKey { kid: kid(key), algid: None, checksum: None }];
+        let header = Header::new(HeaderVersion::V4_2, keys);
+        let session = session.map(|session| [session; 16]);
+        let request = AcquireRequest { session, ..AcquireRequest::new(header, [nonce; 16]) };
+        self.sign(&Message::Acquire(request))
+    }
+
+    fn removal(&self, session: u8, key: u8) -> Vec<u8> {
+        let kids = vec![kid(key)];
+        self.sign(&Message::Delete(DeleteRequest { session: [session; 16], kids }))
+    }
+
+    async fn events(&self) -> Vec<Event> {
+        let recorded = self.ledger.read_all(0, usize::MAX).await.unwrap();
+        recorded.into_iter().map(|recorded| Fact::of(recorded).unwrap().event).collect()
+    }
+
+    async fn count(&self, kind: &str) -> usize {
+        self.events().await.iter().filter(|event| event.kind() == kind).count()
+    }
+
+    /// Appends an event to a stream past all nodes.
+    async fn append(&self, stream: &StreamName, event: Event) {
+        let head = self.ledger.head(stream).await.unwrap();
+        let records = vec![(stream.clone(), NewEvent::of(stream, &event, "test").unwrap())];
+        let checks = vec![(stream.clone(), Expected::at_head(head))];
+        self.ledger.append(Append { records, checks }).await.unwrap();
+    }
+}
+
+fn kid(n: u8) -> Kid {
+    Kid::from(Uuid::from_u128(n.into()))
+}
+
+async fn send(node: &Licensing, body: &[u8], query: &str) -> Reply {
+    node.answer(node.verify(body).unwrap(), query, "test").await
+}
+
+async fn granted(node: &Licensing, body: &[u8]) {
+    let reply = send(node, body, PERSIST).await;
+    assert!(!reply.is_fault, "{:?}", reply.detail);
+}
+
+/// Sends what must be answered with a fault, and returns its document.
+async fn fault(node: &Licensing, body: &[u8], query: &str) -> String {
+    let reply = send(node, body, query).await;
+    assert!(reply.is_fault);
+    String::from_utf8(reply.body).unwrap()
+}
+
+/// Sends challenges to two nodes by turns, all at once.
+async fn send_at_once(site: &Site, slots: u32, asks: Vec<Vec<u8>>) -> Vec<Reply> {
+    let nodes = [site.node("a", slots).await, site.node("b", slots).await].map(Arc::new);
+    let sent = asks.into_iter().zip(nodes.iter().cycle()).map(|(ask, node)| {
+        let node = Arc::clone(node);
+        tokio::spawn(async move { send(&node, &ask, PERSIST).await })
+    });
+    let sent: Vec<_> = sent.collect();
+    join_all(sent).await.into_iter().map(Result::unwrap).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_that_share_a_ledger_never_exceed_the_quota() {
+    let site = Site::new();
+    let asks: Vec<_> = (1..=24).map(|n| site.ask(n, n, None)).collect();
+    let replies = send_at_once(&site, 3, asks).await;
+    assert_eq!(replies.iter().filter(|reply| !reply.is_fault).count(), 3);
+    assert_eq!(site.count("license-acquired.v1").await, 3);
+    for reply in replies.iter().filter(|reply| reply.is_fault) {
+        let text = String::from_utf8_lossy(&reply.body);
+        assert!(text.contains("persistent_license_limit"), "{text}");
+    }
+    assert_eq!(site.count("device-enrolled.v1").await, 1);
+    assert_eq!(site.count("identity-linked.v1").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_challenge_sent_to_several_nodes_at_once_is_granted_once() {
+    let site = Site::new();
+    for reply in send_at_once(&site, 3, vec![site.ask(1, 1, None); 16]).await {
+        assert!(!reply.is_fault, "{:?}", reply.detail);
+    }
+    assert_eq!(site.count("license-acquired.v1").await, 1);
+}
+
+#[tokio::test]
+async fn challenge_given_up_in_the_middle_is_answered_with_what_it_was_granted() {
+    let site = Site::new();
+    let node = site.node("a", 1).await;
+    for (n, key) in [(1, 1), (2, 1)] {
+        let ask = site.ask(n, key, None);
+        let waiting = node.answer(node.verify(&ask).unwrap(), PERSIST, "test");
+        assert!(Box::pin(waiting).now_or_never().is_none(), "it waits for the disk");
+        granted(&node, &ask).await;
+        assert_eq!(site.count("license-acquired.v1").await, usize::from(n));
+    }
+}
+
+#[tokio::test]
+async fn node_that_is_behind_answers_from_the_head() {
+    let site = Site::new();
+    let (ahead, behind) = (site.node("a", 2).await, site.node("b", 2).await);
+    granted(&behind, &site.ask(1, 1, None)).await;
+    let ask = site.ask(2, 2, None);
+    granted(&ahead, &ask).await;
+    let events = site.events().await.len();
+    // What was granted elsewhere is granted here, also if it could not be prepared here.
+    let wrong_query = "cfg=(nonsense:1)";
+    let reply = send(&behind, &ask, wrong_query).await;
+    assert!(!reply.is_fault, "{:?}", reply.detail);
+    let text = fault(&behind, &site.ask(3, 3, None), wrong_query).await;
+    assert!(text.contains("invalid_cfg"), "{text}");
+    assert_eq!(site.events().await.len(), events);
+    // What was deleted elsewhere has left its slot.
+    assert!(!send(&ahead, &site.removal(2, 2), "").await.is_fault);
+    granted(&behind, &site.ask(4, 4, None)).await;
+    assert!(!send(&behind, &site.removal(4, 4), "").await.is_fault);
+    assert!(!send(&ahead, &site.removal(4, 4), "").await.is_fault);
+    assert_eq!(site.count("license-deleted.v1").await, 2);
+}
+
+#[tokio::test]
+async fn unprepared_challenge_grants_nothing_when_its_device_has_moved() {
+    let site = Site::new();
+    let (ahead, behind) = (site.node("a", 9).await, site.node("b", 9).await);
+    granted(&behind, &site.ask(1, 1, None)).await;
+    granted(&ahead, &site.ask(2, 2, None)).await;
+    let events = site.events().await.len();
+    let text = fault(&behind, &site.ask(3, 3, None), "cfg=(nonsense:1)").await;
+    assert!(text.contains("invalid_cfg"), "{text}");
+    assert_eq!(site.events().await.len(), events);
+}
+
+#[tokio::test]
+async fn acknowledgement_is_recorded_once_whichever_node_takes_it() {
+    let site = Site::new();
+    let nodes = [site.node("a", 2).await, site.node("b", 2).await];
+    granted(&nodes[0], &site.ask(1, 1, None)).await;
+    let transaction_id = site.events().await.iter().find_map(|event| match event {
+        Event::LicenseAcquired(e) => e.transaction_id,
+        _ => None,
+    });
+    let acknowledgement = |transaction_id| {
+        let results = vec![LicenseResult { kid: kid(1), result: 0 }];
+        let client_time = None;
+        site.sign(&Message::Acknowledge(Acknowledgement { transaction_id, results, client_time }))
+    };
+    let known = acknowledgement(transaction_id.unwrap().0);
+    for node in nodes.iter().chain(&nodes) {
+        assert!(!send(node, &known, "").await.is_fault);
+        let text = fault(node, &acknowledgement(Uuid::from_u128(1)), "").await;
+        assert!(text.contains("unknown_transaction"), "{text}");
+    }
+    assert_eq!(site.count("license-stored.v1").await, 1);
+}
+
+#[tokio::test]
+async fn answer_is_checked_against_the_policy_and_the_device_it_was_decided_on() {
+    let site = Site::new();
+    let node = site.node("a", 2).await;
+    let ask = site.ask(1, 1, None);
+    granted(&node, &ask).await;
+    let identity = node.verify(&ask).unwrap().identity();
+    let belonging = node.identities.find(identity, &site.ledger).await.unwrap();
+    let policy = node.policy.current();
+    let mut guard = node.deciding.hold(&belonging.device).await.unwrap();
+    let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms: 0 };
+    assert!(!node.moved(&mut guard, &basis).await.unwrap());
+
+    let published = Event::QuotaPolicyPublished(QuotaPolicyPublished {
+        policy: QuotaPolicy::with_device_limit(5, 16),
+        actor: "operator".to_owned(),
+        reason: "a test".to_owned(),
+        at_ms: NOW_S as i64 * 1000 + 1,
+    });
+    site.append(&node.policy.stream, published).await;
+    // Another request has seen it already: this decision was made on the one before all the same.
+    node.policy.refresh(&site.ledger).await.unwrap();
+    assert!(node.moved(&mut guard, &basis).await.unwrap());
+    let policy = node.policy.current();
+    assert_eq!((policy.revision, policy.policy.rules[0].limit), (1, 5));
+    let basis = Basis { policy: &policy, ..basis };
+    assert!(!node.moved(&mut guard, &basis).await.unwrap());
+
+    let device = ReferenceKey::new([7; 32]).device("another");
+    let linked = IdentityLinked { identity, device: device.clone(), at_ms: NOW_S as i64 * 1000 };
+    site.append(&belonging.stream, Event::IdentityLinked(linked)).await;
+    assert!(node.moved(&mut guard, &basis).await.unwrap());
+    let found = node.identities.find(identity, &site.ledger).await.unwrap();
+    assert_eq!((found.device, found.expected), (device, Expected::At(1)));
+}
+
+#[tokio::test]
+async fn session_named_again_for_the_same_kid_is_an_invalid_message() {
+    let site = Site::new();
+    let node = site.node("a", 2).await;
+    granted(&node, &site.ask(1, 1, Some(90))).await;
+    let events = site.events().await.len();
+    let text = fault(&node, &site.ask(2, 1, Some(90)), PERSIST).await;
+    assert!(text.contains("0x8004c601"), "{text}");
+    assert_eq!(site.events().await.len(), events);
+    granted(&node, &site.ask(3, 1, Some(91))).await;
+}
+
+#[tokio::test]
+async fn unmatched_deletions_do_not_flood_the_ledger() {
+    let site = Site::new();
+    let node = site.node("a", 1).await;
+    granted(&node, &site.ask(1, 1, None)).await;
+    granted(&node, &site.ask(2, 1, None)).await;
+    for session in 100..=200 {
+        let reply = send(&node, &site.removal(session, 1), "").await;
+        assert!(!reply.is_fault);
+        assert_eq!(reply.position.is_some(), session < 200);
+    }
+    assert_eq!(site.count("deletion-unmatched.v1").await, 100);
+    assert_eq!(site.count("evidence-kept.v1").await, 100);
+    let mut registry = prometheus_client::registry::Registry::default();
+    node.metrics().register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    assert!(text.contains("deletions_total{outcome=\"unmatched\"} 100\n"), "{text}");
+    assert!(text.contains("deletions_total{outcome=\"left_out\"} 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn policy_that_contradicts_itself_is_not_published() {
+    let site = Site::new();
+    let refused = site.try_node("a", QuotaPolicy::with_device_limit(25, 0)).await.err();
+    assert!(matches!(refused, Some(LicensingError::Policy(_))), "{refused:?}");
+    assert_eq!(site.events().await.len(), 0);
+}
+
+#[tokio::test]
+async fn configured_policy_seeds_an_empty_ledger_only() {
+    let site = Site::new();
+    site.node("a", 1).await;
+    let node = site.node("b", 2).await;
+    assert_eq!(node.policy.current().policy.rules[0].limit, 1);
+    assert_eq!(site.count("quota-policy-published.v1").await, 1);
+}
+
+#[tokio::test]
+async fn keys_and_seeds_that_the_ledger_knows_never_change_though_the_key_store_is_lost() {
+    let site = Site::new();
+    let registry = |store: &str| {
+        Registry::new(Arc::clone(&site.ledger), site.keys(store), Clock::manual(UnixMillis(1)))
+    };
+    let key = |n| (KeyId(Uuid::from_u128(1)), Zeroizing::new([n; 16]));
+    let seed = |n| Zeroizing::new(vec![n; 30]);
+    let first = registry("first");
+    first.content_keys(&[key(1)], "op").await.unwrap();
+    assert!(first.key_seed("default", &seed(1), "op").await.unwrap());
+    assert_eq!(first.missing_keys().await.unwrap(), 0);
+
+    let lost = registry("second");
+    assert_eq!(lost.missing_keys().await.unwrap(), 2);
+    let refused = lost.content_keys(&[key(2)], "op").await;
+    assert!(matches!(refused, Err(RegisterError::Registered(_))), "{refused:?}");
+    let refused = lost.key_seed("default", &seed(2), "op").await;
+    assert!(matches!(refused, Err(RegisterError::SeedRegistered(_))), "{refused:?}");
+    lost.content_keys(&[key(1)], "op").await.unwrap();
+    lost.key_seed("default", &seed(1), "op").await.unwrap();
+    assert_eq!(lost.missing_keys().await.unwrap(), 0);
+    assert_eq!(site.events().await.len(), 2, "what is registered is not registered again");
+}

@@ -114,7 +114,7 @@ fn one_line(error: &anyhow::Error) -> String {
 
 /// Sends log lines to standard error. Standard output is for answers.
 pub(crate) fn log_to_stderr(log: &Log) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("actix_server=warn,{}", log.level))
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Somebody who embeds the library may log already.

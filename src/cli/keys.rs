@@ -16,7 +16,7 @@ use crate::keys::{DEFAULT_SEED, parse_import, parse_seed};
 /// Register content keys, key seeds and API keys; also while serving
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Register content keys from a file: {"<kid guid>": "<32 hex digits>", …}
+    /// Register content keys from a file: `{"KID": "KEY", …}`, GUID and 32 hex digits
     Import(ImportArgs),
     /// Register a key seed, from which KIDs without a key of their own get theirs
     Seed(SeedArgs),

@@ -53,6 +53,11 @@ impl LiveLicense {
     fn is_live(&self, now_ms: i64) -> bool {
         self.counted_until_ms.is_none_or(|until| now_ms < until)
     }
+
+    /// The device said that it stored it, and has not said since that it deleted it.
+    fn is_confirmed(&self) -> bool {
+        self.confirmed && !self.deleted
+    }
 }
 
 impl Device {
@@ -146,7 +151,7 @@ impl Device {
             let counted = live.map(move |license| CountedLicense {
                 license_id: license.id,
                 key_id,
-                confirmed: license.confirmed,
+                confirmed: license.is_confirmed(),
                 counted_until_ms: license.counted_until_ms,
             });
             counted.collect::<Vec<_>>()
@@ -198,7 +203,8 @@ impl Device {
                 held_kids: vec![key_id],
             })
         };
-        let confirmed = |key_id: &&KeyId| self.live_in(**key_id, now_ms).any(|l| l.confirmed);
+        let confirmed =
+            |key_id: &&KeyId| self.live_in(**key_id, now_ms).any(LiveLicense::is_confirmed);
         Explanation {
             denied,
             limit: policy.device_limit,

@@ -84,3 +84,23 @@ pub struct Explanation {
     /// What was counted.
     pub counted: Vec<CountedLicense>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_is_25_slots_a_device_and_releases_signed_deletions() {
+        let policy = QuotaPolicy::default();
+        assert_eq!((policy.device_limit, policy.licenses_per_slot), (25, 16));
+        assert_eq!(policy.releasing_grades, [Grade::A, Grade::B, Grade::C]);
+    }
+
+    #[test]
+    fn refuses_rules_it_does_not_know_instead_of_ignoring_them() {
+        let known = r#"{"device_limit": 2, "licenses_per_slot": 1, "releasing_grades": ["A"]}"#;
+        assert_eq!(serde_json::from_str::<QuotaPolicy>(known).unwrap().device_limit, 2);
+        let unknown = known.replace('}', r#", "account_limit": 5}"#);
+        assert!(serde_json::from_str::<QuotaPolicy>(&unknown).is_err());
+    }
+}

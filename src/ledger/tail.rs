@@ -36,7 +36,7 @@ impl Fact {
 pub struct Progress {
     /// Sequence of the next event to apply: all before it are applied and committed.
     pub next_sequence: u64,
-    /// Time of the last event applied since the start; 0 before there was one.
+    /// Time of the last event applied; 0 if there is none.
     pub last_at_ms: i64,
     /// Why the tail stopped, if it did. It does not start again by itself.
     pub failed: Option<String>,
@@ -145,6 +145,7 @@ enum TailError {
 impl<A: Apply> Follower<A> {
     async fn run(mut self, name: &str) {
         let mut committed = self.ledger.subscribe();
+        self.take_up().await;
         loop {
             match self.apply_next_batch().await {
                 Ok(true) => continue,
@@ -172,6 +173,16 @@ impl<A: Apply> Follower<A> {
                 () = self.hurry.notified() => {}
                 () = tokio::time::sleep(self.pause) => {}
             }
+        }
+    }
+
+    /// Learns the time of the last event applied before this start. If that fails, so will the first
+    /// batch, and that is reported.
+    async fn take_up(&self) {
+        let Some(last) = self.next_sequence.checked_sub(1) else { return };
+        let recorded = self.ledger.read_all(last, 1).await.unwrap_or_default().pop();
+        if let Some(Ok(fact)) = recorded.map(Fact::of) {
+            self.progress.send_modify(|progress| progress.last_at_ms = fact.event.at_ms());
         }
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::domain::event::DeviceEnrolled;
 use crate::domain::scenario::{
-    Ask, DAY_MS as A_DAY_MS, PHONE, START_MS, Scenario, device_ref, identity, kid, kids,
+    Ask, DAY_MS as A_DAY_MS, PHONE, Removal, START_MS, Scenario, device_ref, identity, kid, kids,
 };
 
 fn explain(device: &Scenario, wanted: &[KeyId]) -> Explanation {
@@ -88,6 +88,19 @@ fn explanation_names_what_was_counted_and_when_it_ends() {
     };
     let expected = [counted(second, 1, true, None), counted(first, 2, false, Some(until_ms))];
     assert_eq!(explanation.counted, expected);
+}
+
+#[test]
+fn license_deleted_on_weak_evidence_counts_and_is_no_longer_confirmed() {
+    let mut device = Scenario::with_room_for(1);
+    device.policy.releasing_grades = Vec::new();
+    let license = device.granted(&Ask::new(1, &kids([1])).under(40))[0];
+    device.acknowledge(PHONE, 40, &[(kid(1), 0)]);
+    assert_eq!(explain(&device, &[]).confirmed, 1);
+    device.delete(&Removal::new(1, &kids([1])));
+    let explanation = explain(&device, &[]);
+    assert_eq!((explanation.confirmed, explanation.live), (0, 1));
+    assert!(!device.device.keeps(kid(1), license, device.now_ms));
 }
 
 #[test]

@@ -320,7 +320,8 @@ async fn write_for_ever(ledger: Arc<Embedded>, writer: u64) {
     let stream = stream(writer);
     loop {
         let head = ledger.head(&stream).unwrap();
-        let event = NewEvent { id: Uuid::new_v4(), ..event(0) };
+        let id = Uuid::from_u64_pair(writer, head.map_or(0, |head| head + 1));
+        let event = NewEvent { id, ..event(0) };
         let line = format!("stored {}\n", event.id);
         let append = Append {
             records: vec![(stream.clone(), event)],

@@ -2,4 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // here they are assertions
 
+mod client;
+mod device;
+mod golden_flow;
 mod http_shell;
+mod layout;
+mod replay;
+mod service;

@@ -143,7 +143,7 @@ impl Device {
         for kid in matching.filter(|kid| !kid.in_session.spent) {
             if linked {
                 let open = kid.in_session.open.iter();
-                events.extend(open.map(|l| deleted(l.license_id, command.session, kid.key_id)));
+                events.extend(open.map(|id| deleted(*id, command.session, kid.key_id)));
             } else if let Some((license_id, acquired_session)) = kid.history.sole_implicit() {
                 events.push(deleted(license_id, acquired_session, kid.key_id));
             } else {

@@ -179,7 +179,7 @@ impl Licensing {
     fn refuse(&self, refusal: DomainRefusal) -> Denied {
         self.metrics.refused(&refusal);
         match refusal {
-            DomainRefusal::NonceReused | DomainRefusal::SessionSpent(_) => {
+            DomainRefusal::NonceReused | DomainRefusal::SessionUsed(_) => {
                 Denied::Fault(Fault::invalid_message(refusal))
             }
             DomainRefusal::ChallengeSpent => Refusal::ChallengeSpent.into(),

@@ -71,7 +71,7 @@ impl Metrics {
             Refusal::NonceReused => "nonce_reused",
             Refusal::ChallengeSpent => "challenge_spent",
             Refusal::Blocked => "blocked",
-            Refusal::SessionSpent(_) => "session_spent",
+            Refusal::SessionUsed(_) => "session_used",
             Refusal::TransactionUsed => "transaction_used",
             Refusal::Quota(_) => "quota",
         };

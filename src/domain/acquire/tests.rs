@@ -330,8 +330,8 @@ fn refuses_to_acquire_in_a_named_session_what_the_session_deleted() {
     device.granted(&Ask::new(1, &kids([1, 2])).in_session(90));
     device.delete(&Removal::new(90, &kids([1])));
     let again = Ask::new(2, &kids([3, 1])).in_session(90);
-    assert_eq!(device.refused(&again), Refusal::SessionSpent(kid(1)));
-    device.granted(&Ask::new(3, &kids([2, 3])).in_session(90));
+    assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+    device.granted(&Ask::new(3, &kids([3])).in_session(90));
     device.granted(&Ask::new(4, &kids([1])).in_session(90).non_persistent());
     device.granted(&Ask::new(5, &kids([1])).in_session(91));
     device.granted(&Ask::new(6, &kids([1])).in_session(90).by(TV));
@@ -344,7 +344,30 @@ fn refuses_to_acquire_in_a_named_session_what_a_deletion_named_with_it_before() 
     device.granted(&Ask::new(2, &kids([1])));
     device.delete(&Removal::new(90, &kids([1])));
     let again = Ask::new(3, &kids([1])).in_session(90);
-    assert_eq!(device.refused(&again), Refusal::SessionSpent(kid(1)));
+    assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+}
+
+#[test]
+fn refuses_to_acquire_in_a_session_what_was_acquired_in_it_before() {
+    let mut device = Scenario::with_room_for(5);
+    device.granted(&Ask::new(1, &kids([1, 1])).in_session(90));
+    let again = Ask::new(2, &kids([2, 1])).in_session(90);
+    assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+    device.granted(&Ask::new(3, &kids([1])).in_session(90).non_persistent());
+    device.granted(&Ask::new(4, &kids([1])).in_session(90).by(TV));
+    device.granted(&Ask::new(5, &kids([1])).in_session(91));
+    device.granted(&Ask::new(6, &kids([1])));
+}
+
+#[test]
+fn names_and_nonces_are_one_space_of_sessions() {
+    let mut device = Scenario::with_room_for(5);
+    device.granted(&Ask::new(1, &kids([1])));
+    let named_after_a_nonce = Ask::new(2, &kids([1])).in_session(1);
+    assert_eq!(device.refused(&named_after_a_nonce), Refusal::SessionUsed(kid(1)));
+    device.granted(&Ask::new(3, &kids([1])).in_session(90));
+    let nonce_like_a_name = Ask::new(90, &kids([1]));
+    assert_eq!(device.refused(&nonce_like_a_name), Refusal::SessionUsed(kid(1)));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::acquire::Refusal;
 use crate::domain::scenario::{Ask, PHONE, Removal, Scenario, identity, kid, kids, session};
 
 const TV: u8 = 2;
@@ -171,8 +172,7 @@ fn nonce_of_an_acquisition_that_named_a_session_is_no_session() {
 #[test]
 fn ends_every_license_of_the_session_for_the_kid() {
     let mut device = Scenario::with_room_for(1);
-    let mut licenses = device.granted(&Ask::new(1, &kids([1, 1])).in_session(90));
-    licenses.extend(device.granted(&Ask::new(2, &kids([1])).in_session(90)));
+    let licenses = device.granted(&Ask::new(1, &kids([1, 1, 1])).in_session(90));
     let deleted = ended(device.delete(&Removal::new(90, &kids([1]))));
     assert_eq!(deleted.iter().map(|e| e.license_id).collect::<Vec<_>>(), licenses);
     let stream = "device-x";
@@ -341,12 +341,29 @@ fn attack_hold_an_unlinked_delete_back_until_the_title_was_acquired_again() {
 }
 
 #[test]
+fn attack_hold_a_delete_back_and_acquire_in_its_session_again() {
+    for (first, again) in [
+        (Ask::new(1, &kids([1])).in_session(90), Ask::new(2, &kids([1])).in_session(90)),
+        (Ask::new(90, &kids([1])), Ask::new(2, &kids([1])).in_session(90)),
+        (Ask::new(1, &kids([1])).in_session(90), Ask::new(90, &kids([1]))),
+    ] {
+        let mut device = Scenario::with_room_for(1);
+        device.granted(&first);
+        assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+        assert_eq!(ended(device.delete(&Removal::new(90, &kids([1])))).len(), 1);
+        assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+        assert_eq!(device.held(), []);
+    }
+}
+
+#[test]
 fn attack_name_a_deleted_session_to_revive_the_other_delete_for_it() {
     let mut device = Scenario::with_room_for(1);
     device.granted(&Ask::new(1, &kids([1])));
     // One deletion, signed for an unknown session and for the license's own.
     ended(device.delete(&Removal::new(UNKNOWN, &kids([1]))));
-    let again = Ask::new(2, &kids([1])).in_session(1);
-    let refusal = device.refused(&again);
-    assert_eq!(refusal, crate::domain::acquire::Refusal::SessionSpent(kid(1)));
+    for used in [1, UNKNOWN] {
+        let again = Ask::new(2, &kids([1])).in_session(used);
+        assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+    }
 }

@@ -90,17 +90,6 @@ fn unlinked_deletion_closes_the_session_the_license_was_acquired_in() {
 }
 
 #[test]
-fn session_used_again_and_again_keeps_only_licenses_that_may_be_live() {
-    let mut device = Scenario::with_room_for(1);
-    for n in 1..=200 {
-        let until_ms = device.now_ms + 10;
-        device.granted(&Ask::new(n, &kids([1])).in_session(201).until(until_ms));
-        device.wait(5);
-    }
-    assert!(session_kid(&device, 201, 1).open.len() <= 2);
-}
-
-#[test]
 fn applying_an_event_twice_changes_nothing() {
     let mut device = Scenario::with_room_for(2);
     device.granted(&Ask::new(1, &kids([1, 2, 1])).under(40));

@@ -53,7 +53,7 @@ pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     };
     let stage = Stage {
         url: service.url(),
-        api_key: api_key.expose().to_owned(),
+        api_key: api_key.expose().to_owned().into(),
         data: place.dir().to_owned(),
         pki: service.pki.clone(),
         quota: args.quota,
@@ -69,7 +69,7 @@ pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     let stays = args.stay || std::io::stdout().is_terminal();
-    explain(&stage, &config, &place, stays)?;
+    explain(&stage, &place, stays);
     if stays {
         service.running.stop_on_signals()?;
         service.wait()?;
@@ -131,25 +131,20 @@ fn config(data: &Path, quota: u32) -> anyhow::Result<Config> {
 }
 
 /// How to go on from here.
-fn explain(stage: &Stage, config: &Config, data: &Data, stays: bool) -> anyhow::Result<()> {
+fn explain(stage: &Stage, data: &Data, stays: bool) {
     println!("\nexplore it");
     println!("  address   {}", stage.url);
-    println!("  API key   {}", stage.api_key);
+    println!("  API key   {}", *stage.api_key);
     println!("  PKI       {}", stage.pki.display());
-    println!("  curl -H 'Authorization: Bearer {}' {}/v1/devices", stage.api_key, stage.url);
+    println!("  curl -H 'Authorization: Bearer {}' {}/v1/devices", *stage.api_key, stage.url);
     if stays {
         println!("the service stays up; Ctrl-C ends it");
     }
     match data {
         Data::Kept(dir) => {
-            if !stays {
-                println!("the service has ended; start it again on the same ledger with");
-            }
-            println!(
-                "  license-ledger serve --data {} --secrets {}",
-                dir.display(),
-                config.secrets()?.display()
-            );
+            let when = if stays { "later" } else { "the service has ended;" };
+            println!("{when} start it again on the same ledger with");
+            println!("  license-ledger serve --data {}", dir.display());
         }
         Data::Temporary { root, .. } if stays => {
             println!("then {} is removed", root.path().display());
@@ -159,5 +154,4 @@ fn explain(stage: &Stage, config: &Config, data: &Data, stays: bool) -> anyhow::
              --data DIR` keeps the ledger"
         ),
     }
-    Ok(())
 }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::Agent;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -16,7 +17,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Api {
     agent: Agent,
     url: String,
-    key: String,
+    key: Zeroizing<String>,
 }
 
 /// What the demo reads of an inventory.
@@ -72,7 +73,7 @@ impl Api {
             .http_status_as_error(false)
             .proxy(None)
             .timeout_global(Some(CALL_TIMEOUT));
-        Self { agent: config.build().into(), url: url.to_owned(), key: key.to_owned() }
+        Self { agent: config.build().into(), url: url.to_owned(), key: key.to_owned().into() }
     }
 
     /// How many events the ledger holds.
@@ -96,7 +97,7 @@ impl Api {
     fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let failed = || format!("GET {path}");
         let request = self.agent.get(format!("{}{path}", self.url));
-        let request = request.header("Authorization", format!("Bearer {}", self.key));
+        let request = request.header("Authorization", format!("Bearer {}", *self.key));
         let mut answer = request.call().with_context(failed)?;
         let status = answer.status();
         let body = answer.body_mut().read_to_string().with_context(failed)?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use data_encoding::{BASE64, HEXLOWER};
+use zeroize::Zeroizing;
 
 use super::api::{Api, Inventory};
 use super::screen::Screen;
@@ -24,6 +25,8 @@ use crate::simulator::{
 /// Steps of [`Story::tell`].
 pub const STEPS: usize = 11;
 const LAST_EVENTS: usize = 8;
+/// How many of the held KIDs a refusal names (section 7 of the license protocol page).
+const HELD_KIDS_NAMED_MAX: usize = 50;
 /// Titles that each of the other devices stores.
 const TITLES_OF_OTHERS: usize = 2;
 
@@ -32,7 +35,7 @@ pub struct Stage {
     /// Base URL.
     pub url: String,
     /// Key for the JSON API.
-    pub api_key: String,
+    pub api_key: Zeroizing<String>,
     /// Data directory.
     pub data: PathBuf,
     /// Public key infrastructure.
@@ -142,9 +145,11 @@ impl Story {
             (limit, held, requested) == (self.quota, self.quota, 1),
             "the refusal counts {held} of {limit} held and {requested} requested"
         );
-        let known = |title: &Title| held_kids.contains(&title.kid);
-        // At most 50 are named.
-        ensure!(self.titles.iter().take(50).all(known), "the refusal names other titles");
+        let named = self.titles.iter().filter(|title| held_kids.contains(&title.kid)).count();
+        ensure!(
+            named == held_kids.len() && named == self.titles.len().min(HELD_KIDS_NAMED_MAX),
+            "the refusal does not name the titles that are held"
+        );
         screen.found(&format!("refused with {}: {held} of {limit} slots are taken", fault.code));
         self.expect_live(&self.tv, self.titles.len())
     }
@@ -381,4 +386,54 @@ fn change_client_time(challenge: &mut [u8]) -> anyhow::Result<()> {
     let digit = digit.context("the challenge names no time")?;
     *digit = if *digit == b'1' { b'2' } else { b'1' };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::demo::{Data, config};
+    use crate::cli::service::Service;
+
+    /// Tells the story of a service with one quota to somebody who expects another.
+    fn told(quota: u32, expected: u32) -> (usize, anyhow::Result<()>) {
+        let place = Data::choose(None).unwrap();
+        let service = Service::start(&config(place.dir(), quota).unwrap(), Clock::System).unwrap();
+        let stage = Stage {
+            url: service.url(),
+            api_key: service.admin_key.as_ref().unwrap().expose().to_owned().into(),
+            data: place.dir().to_owned(),
+            pki: service.pki.clone(),
+            quota: expected,
+        };
+        let mut screen = Screen::new(STEPS);
+        let told = Story::begin(&stage, 2).unwrap().tell(&mut screen);
+        service.stop().unwrap();
+        (screen.steps_begun(), told)
+    }
+
+    #[test]
+    fn everything_is_as_promised_down_to_a_quota_of_one() {
+        for quota in [1, 2] {
+            let (steps, told) = told(quota, quota);
+            told.unwrap();
+            assert_eq!(steps, STEPS);
+        }
+    }
+
+    #[test]
+    fn a_service_that_allows_too_much_or_too_little_is_noticed() {
+        let (step, told_more) = told(3, 2);
+        assert_eq!((step, told_more.unwrap_err().to_string().as_str()), (2, "it was not refused"));
+        let (step, told_less) = told(1, 2);
+        assert_eq!(step, 1);
+        assert!(format!("{:#}", told_less.unwrap_err()).contains("persistent_license_limit"));
+    }
+
+    #[test]
+    fn a_changed_challenge_differs_in_one_digit_of_its_time() {
+        let mut challenge = b"<ClientTime>1700</ClientTime>".to_vec();
+        change_client_time(&mut challenge).unwrap();
+        assert_eq!(challenge, b"<ClientTime>2700</ClientTime>");
+        assert!(change_client_time(&mut b"<LA></LA>".to_vec()).is_err());
+    }
 }

@@ -42,11 +42,12 @@ impl Title {
             None => format!("Title {}", number.saturating_add(1)),
         };
         let random = with_os_random(|random| {
-            let [mut kid, mut key, mut counter] = [[0; 16]; 3];
+            let [mut kid, mut counter] = [[0; 16]; 2];
+            let mut key = Zeroizing::new([0; 16]);
             random(&mut kid);
-            random(&mut key);
             random(&mut counter);
-            (uuid::Builder::from_random_bytes(kid).into_uuid(), ContentKey::new(key), counter)
+            random(&mut *key);
+            (uuid::Builder::from_random_bytes(kid).into_uuid(), ContentKey::new(*key), counter)
         });
         let (kid, key, counter) = random?;
         let media = format!("the first pictures of {name}; ").repeat(40).into_bytes();

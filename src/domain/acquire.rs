@@ -105,7 +105,7 @@ pub enum Refusal {
     #[error("the transaction id was used before")]
     TransactionUsed,
     /// A quota rule said no.
-    #[error("the limit of {} is reached", .0.limit)]
+    #[error("the limit of {} of rule {} is reached", .0.limit, .0.rule)]
     Quota(QuotaExceeded),
 }
 
@@ -176,7 +176,7 @@ impl Device {
         terms: Terms<'_>,
         now_ms: i64,
     ) -> Option<Event> {
-        let key_ids = self.refusal_to_record(wanted, exceeded.rule, now_ms);
+        let key_ids = self.refusal_to_record(wanted, &exceeded.rule, now_ms);
         if seen.refusal_recorded || key_ids.is_empty() {
             return None;
         }
@@ -184,7 +184,7 @@ impl Device {
             identity: command.identity,
             nonce: command.nonce,
             key_ids,
-            rule: exceeded.rule,
+            rule: exceeded.rule.clone(),
             limit: exceeded.limit,
             held: exceeded.held,
             requested: exceeded.requested,

@@ -9,7 +9,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::acquire::{Outcome, Refusal};
-use super::delete::{self, Deletion};
+use super::delete;
 use super::event::Grade;
 use super::scenario::{Ask, DAY_MS, MemoryRows, Removal, Scenario, kid, session};
 use super::{Device, Event, KeyId, LicenseId, SessionId};
@@ -318,7 +318,7 @@ impl Run {
         prop_assert_eq!(outcome != delete::Outcome::UnknownSession, known, "{:?}", removal);
         let again = self.device.delete(&removal);
         let expected = match known {
-            true => delete::Outcome::Answer(Vec::<Deletion>::new()),
+            true => delete::Outcome::Answer { deletions: Vec::new(), left_out: 0 },
             false => delete::Outcome::UnknownSession,
         };
         prop_assert_eq!(again, expected, "the repeat of {:?}", removal);

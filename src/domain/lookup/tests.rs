@@ -55,7 +55,7 @@ fn refused_challenge_is_remembered_until_it_is_granted() {
     let key = Key::Challenge(identity(PHONE), nonce(1));
     device.refused(&Ask::new(1, &kids([1])));
     assert_eq!(value(&device, &key), Some(Value::Challenge(Answered::Refused)));
-    device.policy.device_limit = 1;
+    device.policy.rules[0].limit = 1;
     device.granted(&Ask::new(1, &kids([1])));
     let granted = value(&device, &key);
     assert!(matches!(granted, Some(Value::Challenge(Answered::Granted(_)))), "{granted:?}");

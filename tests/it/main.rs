@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // here they are assertions
 
+mod api;
+mod attacks;
+mod canary;
 mod client;
+mod command_line;
+mod crashes;
 mod device;
 mod golden_flow;
 mod http_shell;
@@ -13,3 +18,4 @@ mod quota;
 mod repeats;
 mod replay;
 mod service;
+mod wire;

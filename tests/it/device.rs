@@ -10,7 +10,7 @@ use license_ledger::playready::bcert::ChainCache;
 use license_ledger::playready::challenge::{ChallengeSigner, Message};
 use license_ledger::playready::client_data::ClientData;
 use license_ledger::playready::delete::DeleteRequest;
-use license_ledger::playready::ecc::PrivateKey;
+use license_ledger::playready::ecc::{PrivateKey, PublicKey};
 use license_ledger::playready::header::{AlgId, Header, HeaderKey, HeaderVersion};
 use license_ledger::playready::kid::Kid;
 use license_ledger::playready::pki::DeviceFiles;
@@ -67,6 +67,26 @@ impl Device {
 
     pub fn sign(&self, message: &Message) -> Vec<u8> {
         self.signer.sign(message, &mut fill)
+    }
+
+    /// A copy of its SIGN key.
+    pub fn sign_key(&self) -> PrivateKey {
+        PrivateKey::from_pem(self.files.sign.to_pem().as_bytes()).unwrap()
+    }
+
+    /// Its signature over any bytes.
+    pub fn signature(&self, bytes: &[u8]) -> [u8; 64] {
+        self.files.sign.sign(bytes)
+    }
+
+    /// Its certificate chain.
+    pub fn chain(&self) -> &[u8] {
+        self.files.chain.bytes()
+    }
+
+    /// The key that challenges are encrypted to.
+    pub fn server(&self) -> PublicKey {
+        self.files.wmrm
     }
 
     /// A challenge for licenses.

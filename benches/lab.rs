@@ -21,6 +21,10 @@ use license_ledger::playready::policy::SecurityLevel;
 use license_ledger::playready::revocation::{APPLICATION_CRL, REVINFO_V2, RUNTIME_CRL};
 use uuid::Uuid;
 
+/// The allocator of the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A public key infrastructure, in memory and in a folder that a service can read.
 pub struct Lab {
     files: HashMap<String, Vec<u8>>,

@@ -46,8 +46,6 @@ pub struct Config {
     pub authorize: Authorize,
     /// Confirms settings that are refused without it: `authorize = "open"` on a public address.
     pub i_know: bool,
-    /// Base URL under which clients reach the service, if a proxy stands in front.
-    pub public_url: Option<String>,
     /// Certificate and key for HTTPS.
     pub tls: Tls,
     /// Bounds on what one client, and all together, may occupy.
@@ -73,7 +71,6 @@ impl Default for Config {
             secrets: None,
             authorize: Authorize::default(),
             i_know: false,
-            public_url: None,
             tls: Tls::default(),
             limits: Limits::default(),
             quota: Quota::default(),

@@ -19,7 +19,7 @@ mod sealing;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::domain::quota::QuotaPolicy;
+use crate::domain::quota::{InvalidPolicy, QuotaPolicy};
 use crate::domain::{Digest, Identity, ReferenceKey};
 use crate::entitlement::Open;
 use crate::keys::Keys;
@@ -51,6 +51,9 @@ pub enum LicensingError {
     /// An event cannot be read or written.
     #[error("an event cannot be read or written")]
     Codec(#[from] CodecError),
+    /// The quota policy to publish contradicts itself.
+    #[error("the quota policy cannot be published")]
+    Policy(#[from] InvalidPolicy),
     /// A stream's name is out of form.
     #[error("a stream's name is out of form")]
     StreamName(#[from] InvalidStreamName),

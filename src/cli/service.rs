@@ -150,11 +150,10 @@ impl Opened {
             reference_key: ReferenceKey::new(*secrets.reference),
             entitlement: Open,
             clock: clock.clone(),
-            quota: QuotaPolicy {
-                device_limit: config.quota.device_limit,
-                licenses_per_slot: config.quota.licenses_per_slot,
-                ..QuotaPolicy::default()
-            },
+            quota: QuotaPolicy::with_device_limit(
+                config.quota.device_limit,
+                config.quota.licenses_per_slot,
+            ),
             replay_window_ms: i64::from(config.replay.window_hours) * 60 * 60 * 1000,
         };
         let licensing = Arc::new(Licensing::new(parts).await?);

@@ -29,8 +29,6 @@ pub enum Kind {
     OneOf(&'static [&'static str]),
     /// An address and port: `127.0.0.1:8290` or `[::1]:8290`.
     Address,
-    /// An `http://` or `https://` URL without a trailing slash.
-    Url,
     /// A path in the file system.
     Path,
     /// Any text but the empty one.
@@ -45,7 +43,6 @@ impl Kind {
             Self::Integer(least, most) => format!("a whole number from {least} to {most}"),
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
             Self::Address => "an IP address and a port, such as 127.0.0.1:8290".to_owned(),
-            Self::Url => "an http:// or https:// URL that does not end in a slash".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Text => "text".to_owned(),
         }
@@ -70,21 +67,10 @@ impl Kind {
             }
             (Self::OneOf(words), toml::Value::String(text)) => words.contains(&text.as_str()),
             (Self::Address, toml::Value::String(text)) => text.parse::<SocketAddr>().is_ok(),
-            (Self::Url, toml::Value::String(text)) => is_base_url(text),
             (Self::Path | Self::Text, toml::Value::String(text)) => !text.is_empty(),
             _ => false,
         }
     }
-}
-
-fn is_base_url(text: &str) -> bool {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    rest.is_some_and(|rest| {
-        !rest.is_empty()
-            && !rest.starts_with('/')
-            && !rest.ends_with('/')
-            && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>".contains(&byte))
-    })
 }
 
 const fn key(name: &'static str, kind: Kind) -> Key {
@@ -101,7 +87,6 @@ pub const KEYS: &[Key] = &[
     key("secrets", Kind::Path),
     key("authorize", Kind::OneOf(&["open"])),
     key("i_know", Kind::Bool),
-    key("public_url", Kind::Url),
     key("tls.certificate", Kind::Path),
     key("tls.key", Kind::Path),
     key("limits.body_bytes", Kind::Integer(1_024, 16 << 20)),

@@ -28,8 +28,8 @@ pub struct Seen {
     pub grant: Option<Vec<LicenseAcquired>>,
     /// Whether a refusal of this challenge is recorded.
     pub refusal_recorded: bool,
-    /// KIDs whose deletion under the session that the challenge names has taken effect.
-    pub spent: Vec<KeyId>,
+    /// KIDs of its persistent licenses that its session has met before, acquired or deleted.
+    pub session_used: Vec<KeyId>,
     /// Whether the challenge's transaction id was used before.
     pub transaction_used: bool,
 }
@@ -50,11 +50,10 @@ impl Seen {
             Some(Value::Challenge(Answered::Granted(place))) => return Ok((seen, Some(place))),
             answered => seen.refusal_recorded = answered.is_some(),
         }
-        let persistent = command.licenses.iter().filter(|l| l.persistent.effective);
-        for license in persistent.filter(|license| license.session_explicit) {
+        for license in command.licenses.iter().filter(|license| license.persistent.effective) {
             let key = Key::SessionKid(identity, license.session, license.key_id);
-            if matches!(value(&key)?, Some(Value::SessionKid(kid)) if kid.spent) {
-                seen.spent.push(license.key_id);
+            if matches!(value(&key)?, Some(Value::SessionKid(kid)) if kid.matched || kid.spent) {
+                seen.session_used.push(license.key_id);
             }
         }
         if let Some(id) = command.licenses.iter().find_map(|license| license.transaction_id) {
@@ -98,14 +97,15 @@ pub enum Refusal {
     /// An operator blocked the device.
     #[error("the device is blocked")]
     Blocked,
-    /// The session named has already deleted a KID that is asked for.
-    #[error("the session has already deleted {0}")]
-    SessionSpent(KeyId),
+    /// The session was used before for a KID that is asked for: a session is one batch, so that a
+    /// deletion signed for it cannot end what is acquired later. Section 9.2.
+    #[error("the session was used for {0} before")]
+    SessionUsed(KeyId),
     /// The transaction id named was used before.
     #[error("the transaction id was used before")]
     TransactionUsed,
     /// A quota rule said no.
-    #[error("the limit of {} is reached", .0.limit)]
+    #[error("the limit of {} of rule {} is reached", .0.limit, .0.rule)]
     Quota(QuotaExceeded),
 }
 
@@ -127,14 +127,14 @@ impl Device {
         if self.blocked {
             return Outcome::Refuse(Refusal::Blocked, None);
         }
-        let persistent = command.licenses.iter().filter(|l| l.persistent.effective);
-        let wanted: Vec<KeyId> = persistent.map(|license| license.key_id).collect();
-        if let Some(key_id) = wanted.iter().find(|key_id| seen.spent.contains(key_id)) {
-            return Outcome::Refuse(Refusal::SessionSpent(*key_id), None);
+        if let Some(key_id) = seen.session_used.first() {
+            return Outcome::Refuse(Refusal::SessionUsed(*key_id), None);
         }
         if seen.transaction_used {
             return Outcome::Refuse(Refusal::TransactionUsed, None);
         }
+        let persistent = command.licenses.iter().filter(|l| l.persistent.effective);
+        let wanted: Vec<KeyId> = persistent.map(|license| license.key_id).collect();
         if let Some(exceeded) = self.explain(&wanted, terms.policy, now_ms).denied {
             let event = self.refusal_event(command, seen, &wanted, &exceeded, terms, now_ms);
             return Outcome::Refuse(Refusal::Quota(exceeded), event);
@@ -176,7 +176,7 @@ impl Device {
         terms: Terms<'_>,
         now_ms: i64,
     ) -> Option<Event> {
-        let key_ids = self.refusal_to_record(wanted, exceeded.rule, now_ms);
+        let key_ids = self.refusal_to_record(wanted, &exceeded.rule, now_ms);
         if seen.refusal_recorded || key_ids.is_empty() {
             return None;
         }
@@ -184,7 +184,7 @@ impl Device {
             identity: command.identity,
             nonce: command.nonce,
             key_ids,
-            rule: exceeded.rule,
+            rule: exceeded.rule.clone(),
             limit: exceeded.limit,
             held: exceeded.held,
             requested: exceeded.requested,

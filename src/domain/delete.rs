@@ -81,8 +81,14 @@ impl Seen {
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Answer with the session, after appending the events (none for a repeat).
-    Answer(Vec<Deletion>),
+    /// Answer with the session, after appending the events.
+    Answer {
+        /// None for a repeat.
+        deletions: Vec<Deletion>,
+        /// KIDs without effect that are not worth an event: the device caused
+        /// [`UNMATCHED_PER_DAY`](super::device::UNMATCHED_PER_DAY) of them today.
+        left_out: usize,
+    },
     /// The one refusal for an unknown session, a foreign one, or one without these KIDs.
     UnknownSession,
 }
@@ -114,50 +120,58 @@ impl Device {
         now_ms: i64,
     ) -> Outcome {
         let linked = seen.session_known;
-        let matches = |kid: &&SeenKid| {
-            let known = if linked { kid.in_session.matched } else { kid.history.implicit };
-            // What was answered before is answered again, whatever became known since.
-            known || kid.in_session.spent
-        };
-        let mut matching = seen.kids.iter().filter(matches).peekable();
-        if matching.peek().is_none() {
+        let matching: Vec<&SeenKid> = seen.kids.iter().filter(|kid| kid.matches(linked)).collect();
+        if matching.is_empty() {
             return Outcome::UnknownSession;
         }
         let grade = command.grade(linked);
         let releases = policy.releasing_grades.contains(&grade);
-        let deleted = |license_id: LicenseId, acquired_session: SessionId, key_id: KeyId| {
-            Deletion::Deleted(LicenseDeleted {
+        let mut room = self.room_for_unmatched(now_ms);
+        let (mut deletions, mut left_out) = (Vec::new(), 0);
+        for kid in matching.into_iter().filter(|kid| !kid.in_session.spent) {
+            let meant = kid.meant(linked, command.session);
+            if !linked && meant.is_empty() {
+                if room > 0 {
+                    room -= 1;
+                    deletions.push(Deletion::Unmatched(command.unmatched(kid, now_ms)));
+                } else {
+                    left_out += 1;
+                }
+            }
+            let ended = meant.into_iter().map(|(license_id, acquired_session)| LicenseDeleted {
                 license_id,
                 identity: command.identity,
                 session: command.session,
                 acquired_session,
-                key_id,
+                key_id: kid.key_id,
                 grade,
                 linked,
                 releases,
                 evidence: command.evidence,
                 at_ms: now_ms,
-            })
-        };
-        let mut events = Vec::new();
-        for kid in matching.filter(|kid| !kid.in_session.spent) {
-            if linked {
-                let open = kid.in_session.open.iter();
-                events.extend(open.map(|l| deleted(l.license_id, command.session, kid.key_id)));
-            } else if let Some((license_id, acquired_session)) = kid.history.sole_implicit() {
-                events.push(deleted(license_id, acquired_session, kid.key_id));
-            } else {
-                events.push(Deletion::Unmatched(DeletionUnmatched {
-                    identity: command.identity,
-                    session: command.session,
-                    key_id: kid.key_id,
-                    candidates: kid.history.issued,
-                    evidence: command.evidence,
-                    at_ms: now_ms,
-                }));
-            }
+            });
+            deletions.extend(ended.map(Deletion::Deleted));
         }
-        Outcome::Answer(events)
+        Outcome::Answer { deletions, left_out }
+    }
+}
+
+impl SeenKid {
+    /// Whether the challenge is about a license of the sender for this KID. What was answered
+    /// before is answered again, whatever became known since.
+    fn matches(&self, linked: bool) -> bool {
+        let known = if linked { self.in_session.matched } else { self.history.implicit };
+        known || self.in_session.spent
+    }
+
+    /// The licenses that a first deletion under `session` ends, and the sessions they were
+    /// acquired in.
+    fn meant(&self, linked: bool, session: SessionId) -> Vec<(LicenseId, SessionId)> {
+        if linked {
+            self.in_session.open.iter().map(|license_id| (*license_id, session)).collect()
+        } else {
+            self.history.sole_implicit().into_iter().collect()
+        }
     }
 }
 
@@ -167,6 +181,17 @@ impl Delete {
             (true, 3000..) => Grade::A,
             (true, _) => Grade::B,
             (false, _) => Grade::C,
+        }
+    }
+
+    fn unmatched(&self, kid: &SeenKid, at_ms: i64) -> DeletionUnmatched {
+        DeletionUnmatched {
+            identity: self.identity,
+            session: self.session,
+            key_id: kid.key_id,
+            candidates: kid.history.issued,
+            evidence: self.evidence,
+            at_ms,
         }
     }
 }

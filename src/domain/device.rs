@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{AcquisitionRefused, Event, LicenseAcquired};
 use super::ids::{KeyId, LicenseId};
-use super::quota::{CountedLicense, Explanation, QuotaExceeded, QuotaPolicy, Rule};
+use super::quota::{
+    CountedLicense, Counts, Explanation, LICENSES_PER_SLOT, QuotaExceeded, QuotaPolicy, Scope,
+};
 
 /// One refusal event for a device, KID and rule in this time, so that a device that keeps asking
 /// cannot flood the ledger.
@@ -15,6 +17,9 @@ pub const REFUSAL_QUIET_MS: i64 = 60 * 60 * 1000;
 pub const REFUSALS_PER_DAY: usize = 100;
 /// KIDs that a refusal names at most.
 pub const REFUSAL_KIDS_MAX: usize = 50;
+/// Deletions that match no license for sure, of one device and day, that become events; each could
+/// name a session of its own, so that nothing else would bound them.
+pub const UNMATCHED_PER_DAY: usize = 100;
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Everything a decision about one device needs, bounded by what is live: it does not grow with
@@ -29,6 +34,8 @@ pub struct Device {
     pub blocked: bool,
     slots: BTreeMap<KeyId, Vec<LiveLicense>>,
     refusals: VecDeque<RecordedRefusal>,
+    /// Times of the unmatched deletions recorded within a day.
+    unmatched: VecDeque<i64>,
 }
 
 /// A persistent license that was not ended by an event. Whether it is live depends on the time.
@@ -45,7 +52,8 @@ struct LiveLicense {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct RecordedRefusal {
     at_ms: i64,
-    rule: Rule,
+    rule: String,
+    /// What it named; forgotten after [`REFUSAL_QUIET_MS`].
     key_ids: Vec<KeyId>,
 }
 
@@ -79,6 +87,7 @@ impl Device {
                 }
             }
             Event::AcquisitionRefused(e) => self.remember_refusal(e),
+            Event::DeletionUnmatched(e) => self.unmatched.push_back(e.at_ms),
             _ => {}
         }
         self.forget_expired();
@@ -105,7 +114,7 @@ impl Device {
     fn remember_refusal(&mut self, e: &AcquisitionRefused) {
         self.refusals.push_back(RecordedRefusal {
             at_ms: e.at_ms,
-            rule: e.rule,
+            rule: e.rule.clone(),
             key_ids: e.key_ids.clone(),
         });
     }
@@ -120,6 +129,14 @@ impl Device {
         });
         while self.refusals.front().is_some_and(|r| r.at_ms <= now_ms - DAY_MS) {
             self.refusals.pop_front();
+        }
+        for refusal in &mut self.refusals {
+            if refusal.at_ms <= now_ms - REFUSAL_QUIET_MS {
+                refusal.key_ids = Vec::new();
+            }
+        }
+        while self.unmatched.front().is_some_and(|at_ms| *at_ms <= now_ms - DAY_MS) {
+            self.unmatched.pop_front();
         }
     }
 
@@ -165,49 +182,33 @@ impl Device {
     }
 
     /// Decides whether `wanted` (KIDs, each for one more persistent license, repeats allowed) fit
-    /// under `policy`, and explains it.
+    /// under `policy`, and explains it. A request that takes no new slot is within every rule on
+    /// slots, also when more are held than the rule allows.
     pub fn explain(&self, wanted: &[KeyId], policy: &QuotaPolicy, now_ms: i64) -> Explanation {
-        let mut wanted_per_kid = BTreeMap::<KeyId, u32>::new();
-        for key_id in wanted {
-            *wanted_per_kid.entry(*key_id).or_default() += 1;
-        }
         let held = self.held_slots(now_ms);
         let live = count(held.len());
-        let fresh = wanted_per_kid.keys().filter(|key_id| !self.holds(**key_id, now_ms)).count();
-        let requested = count(fresh);
+        let fresh = wanted.iter().filter(|key_id| !self.holds(**key_id, now_ms));
+        let requested = count(fresh.collect::<BTreeSet<_>>().len());
         let counted = self.counted(now_ms);
-        let crowded = wanted_per_kid.iter().find_map(|(key_id, requested)| {
-            let held = count(self.live_in(*key_id, now_ms).count());
-            let over = held.saturating_add(*requested) > policy.licenses_per_slot;
-            over.then_some((*key_id, held, *requested))
+        let mut exceeded = policy.rules.iter().filter(|rule| match (rule.scope, rule.counts) {
+            (Scope::Device, Counts::LiveSlots) => {
+                requested > 0 && live.saturating_add(requested) > rule.limit
+            }
         });
-        let denied = if live.saturating_add(requested) > policy.device_limit && requested > 0 {
-            Some(QuotaExceeded {
-                rule: Rule::DeviceSlots,
-                limit: policy.device_limit,
-                held: live,
-                requested,
-                next_free_at_ms: next_free(&counted),
-                held_kids: held,
-            })
-        } else {
-            crowded.map(|(key_id, held, requested)| QuotaExceeded {
-                rule: Rule::LicensesPerSlot,
-                limit: policy.licenses_per_slot,
-                held,
-                requested,
-                next_free_at_ms: self
-                    .live_in(key_id, now_ms)
-                    .filter_map(|l| l.counted_until_ms)
-                    .min(),
-                held_kids: vec![key_id],
-            })
-        };
+        let denied = exceeded.next().map(|rule| QuotaExceeded {
+            rule: rule.id.clone(),
+            scope: rule.scope,
+            limit: rule.limit,
+            held: live,
+            requested,
+            next_free_at_ms: next_free(&counted),
+            held_kids: held,
+        });
         let confirmed =
             |key_id: &&KeyId| self.live_in(**key_id, now_ms).any(LiveLicense::is_confirmed);
         Explanation {
-            denied,
-            limit: policy.device_limit,
+            denied: denied.or_else(|| self.overfilled_slot(wanted, policy, now_ms)),
+            limit: policy.rules.iter().map(|rule| rule.limit).min(),
             live,
             confirmed: count(self.slots.keys().filter(confirmed).count()),
             requested,
@@ -215,10 +216,39 @@ impl Device {
         }
     }
 
+    /// The first slot, by KID, that `wanted` would give more licenses than one may hold.
+    fn overfilled_slot(
+        &self,
+        wanted: &[KeyId],
+        policy: &QuotaPolicy,
+        now_ms: i64,
+    ) -> Option<QuotaExceeded> {
+        let mut wanted_per_kid = BTreeMap::<KeyId, u32>::new();
+        for key_id in wanted {
+            *wanted_per_kid.entry(*key_id).or_default() += 1;
+        }
+        wanted_per_kid.into_iter().find_map(|(key_id, requested)| {
+            let held = count(self.live_in(key_id, now_ms).count());
+            let over = held.saturating_add(requested) > policy.licenses_per_slot;
+            over.then(|| QuotaExceeded {
+                rule: LICENSES_PER_SLOT.to_owned(),
+                scope: Scope::Device,
+                limit: policy.licenses_per_slot,
+                held,
+                requested,
+                next_free_at_ms: self
+                    .live_in(key_id, now_ms)
+                    .filter_map(|license| license.counted_until_ms)
+                    .min(),
+                held_kids: vec![key_id],
+            })
+        })
+    }
+
     /// The KIDs that a refusal by this rule names in its event: each at most once in an hour,
     /// [`REFUSAL_KIDS_MAX`] an event, [`REFUSALS_PER_DAY`] events a device and day. None: the
     /// refusal is not worth an event and is only counted as a metric.
-    pub fn refusal_to_record(&self, wanted: &[KeyId], rule: Rule, now_ms: i64) -> Vec<KeyId> {
+    pub fn refusal_to_record(&self, wanted: &[KeyId], rule: &str, now_ms: i64) -> Vec<KeyId> {
         let today = self.refusals.iter().filter(|r| r.at_ms > now_ms - DAY_MS);
         if today.count() >= REFUSALS_PER_DAY {
             return Vec::new();
@@ -228,6 +258,12 @@ impl Device {
             self.refusals.iter().filter(recent).flat_map(|r| &r.key_ids).collect();
         let fresh = wanted.iter().filter(|key_id| !named.contains(key_id));
         fresh.collect::<BTreeSet<_>>().into_iter().copied().take(REFUSAL_KIDS_MAX).collect()
+    }
+
+    /// How many more unmatched deletions become events today.
+    pub fn room_for_unmatched(&self, now_ms: i64) -> usize {
+        let today = self.unmatched.iter().filter(|at_ms| **at_ms > now_ms - DAY_MS);
+        UNMATCHED_PER_DAY.saturating_sub(today.count())
     }
 }
 

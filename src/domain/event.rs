@@ -12,7 +12,7 @@ use super::ids::{
     AccountRef, DeviceRef, Digest, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId,
     derived_id,
 };
-use super::quota::{QuotaPolicy, Rule};
+use super::quota::QuotaPolicy;
 
 /// A fact. The stored type tag is [`Event::kind`], chosen by us and independent of Rust names.
 #[derive(Clone, Debug)]
@@ -152,8 +152,8 @@ pub struct AcquisitionRefused {
     /// KIDs that were refused and that no refusal by the same rule named within the hour before,
     /// each once, at most 50.
     pub key_ids: Vec<KeyId>,
-    /// The rule that refused.
-    pub rule: Rule,
+    /// Id of the rule that refused.
+    pub rule: String,
     /// Its limit.
     pub limit: u32,
     /// How much of it was in use.

@@ -78,23 +78,13 @@ pub struct GrantPlace {
 /// What a session knows of one KID.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionKid {
-    /// Persistent licenses of the session for the KID that no event has ended. Those that had
-    /// expired when the next was acquired are left out, so that a session which is used again and
-    /// again does not grow.
-    pub open: Vec<OpenLicense>,
+    /// Persistent licenses of the session for the KID that no event has ended. They are of one
+    /// batch: a session is not used for the same KID again.
+    pub open: Vec<LicenseId>,
     /// Whether the session ever had a persistent license for the KID.
     pub matched: bool,
     /// Whether a deletion naming session and KID took effect: each does once, ever.
     pub spent: bool,
-}
-
-/// A license that no event has ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenLicense {
-    /// The license.
-    pub license_id: LicenseId,
-    /// From when on it no longer counts.
-    pub counted_until_ms: Option<i64>,
 }
 
 /// What an identity did with one KID.
@@ -214,9 +204,7 @@ fn apply_acquired<R: Rows>(
         })?;
     }
     update_session_kid(rows, (e.identity, e.session, e.key_id), place, |kid| {
-        kid.open.retain(|open| open.counted_until_ms.is_none_or(|until| e.at_ms < until));
-        let (license_id, counted_until_ms) = (e.license_id, e.counted_until_ms);
-        kid.open.push(OpenLicense { license_id, counted_until_ms });
+        kid.open.push(e.license_id);
         kid.matched = true;
     })?;
     update_kid(rows, (e.identity, e.key_id), place, |kid| {
@@ -246,7 +234,7 @@ fn apply_deleted<R: Rows>(
     rows: &mut R,
 ) -> Result<(), R::Error> {
     update_session_kid(rows, (e.identity, e.session, e.key_id), place, |kid| {
-        kid.open.retain(|open| open.license_id != e.license_id);
+        kid.open.retain(|license_id| *license_id != e.license_id);
         kid.spent = true;
     })?;
     update_kid(rows, (e.identity, e.key_id), place, |kid| {
@@ -259,7 +247,7 @@ fn apply_deleted<R: Rows>(
     // A session with nothing left to delete is spent, so that a deletion signed for it as well
     // cannot end what is acquired in its name later.
     update_session_kid(rows, (e.identity, e.acquired_session, e.key_id), place, |kid| {
-        kid.open.retain(|open| open.license_id != e.license_id);
+        kid.open.retain(|license_id| *license_id != e.license_id);
         kid.spent |= kid.open.is_empty();
     })
 }

@@ -9,7 +9,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::acquire::{Outcome, Refusal};
-use super::delete::{self, Deletion};
+use super::delete;
 use super::event::Grade;
 use super::scenario::{Ask, DAY_MS, MemoryRows, Removal, Scenario, kid, session};
 use super::{Device, Event, KeyId, LicenseId, SessionId};
@@ -44,8 +44,8 @@ enum Named {
 fn any_step() -> impl Strategy<Value = Step> {
     let by = 1..=3u8;
     let kids = || vec(1..=5u8, 1..=3);
-    // Sessions that challenges name, apart from the nonces.
-    let named = || 200..=203u8;
+    // Sessions that challenges name: apart from the nonces, or what was or will be one.
+    let named = || prop_oneof![4 => 200..=220u8, 1 => 1..=20u8];
     let acquire = (
         by.clone(),
         kids(),
@@ -55,7 +55,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     );
     let session = prop_oneof![
         3 => (0..8usize).prop_map(|back| Named::SessionOf { back }),
-        1 => (200..=205u8).prop_map(Named::Any),
+        1 => (200..=222u8).prop_map(Named::Any),
     ];
     let delete = (by.clone(), session, kids(), prop::bool::weighted(0.1));
     prop_oneof![
@@ -105,7 +105,7 @@ enum Verdict {
     Repeat,
     Spent,
     NonceReused,
-    SessionSpent,
+    SessionUsed,
     OverLimit,
 }
 
@@ -133,9 +133,13 @@ impl Paper {
         if !ask.persistent {
             return Verdict::Grant;
         }
-        let spent = |kid: &KeyId| self.answered.contains(&(ask.identity, ask.session_id(), *kid));
-        if ask.session.is_some() && ask.kids.iter().any(spent) {
-            return Verdict::SessionSpent;
+        let here = (ask.identity, ask.session_id());
+        let acquired = self.licenses.iter().filter(|l| (l.by, l.session) == here);
+        let mut used: BTreeSet<KeyId> = acquired.map(|l| l.kid).collect();
+        let answered = self.answered.iter().filter(|(by, session, _)| (*by, *session) == here);
+        used.extend(answered.map(|(_, _, kid)| kid));
+        if ask.kids.iter().any(|kid| used.contains(kid)) {
+            return Verdict::SessionUsed;
         }
         let mut slots = self.slots(now_ms);
         let before = slots.len();
@@ -297,7 +301,7 @@ impl Run {
             Outcome::Repeat(_) => Verdict::Repeat,
             Outcome::Refuse(Refusal::ChallengeSpent, None) => Verdict::Spent,
             Outcome::Refuse(Refusal::NonceReused, None) => Verdict::NonceReused,
-            Outcome::Refuse(Refusal::SessionSpent(_), None) => Verdict::SessionSpent,
+            Outcome::Refuse(Refusal::SessionUsed(_), None) => Verdict::SessionUsed,
             Outcome::Refuse(Refusal::Quota(_), _) => Verdict::OverLimit,
             other => return Err(TestCaseError::fail(format!("{other:?}"))),
         };
@@ -314,7 +318,7 @@ impl Run {
         prop_assert_eq!(outcome != delete::Outcome::UnknownSession, known, "{:?}", removal);
         let again = self.device.delete(&removal);
         let expected = match known {
-            true => delete::Outcome::Answer(Vec::<Deletion>::new()),
+            true => delete::Outcome::Answer { deletions: Vec::new(), left_out: 0 },
             false => delete::Outcome::UnknownSession,
         };
         prop_assert_eq!(again, expected, "the repeat of {:?}", removal);
@@ -469,7 +473,7 @@ fn steps_reach_every_kind_of_event_and_answer() {
         "Repeat",
         "Spent",
         "NonceReused",
-        "SessionSpent",
+        "SessionUsed",
         "OverLimit",
         "license-acquired.v1",
         "acquisition-refused.v1",

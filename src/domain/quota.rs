@@ -1,48 +1,138 @@
 //! Quotas on persistent licenses: the policy, and decisions that explain themselves.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::event::Grade;
 use super::ids::{KeyId, LicenseId};
 
-/// The quota policy in force: data, versioned by its revision in the `policy` stream.
+/// The rule that bounds one slot, [`QuotaPolicy::licenses_per_slot`], as refusals name it. No rule
+/// of the list may have this id.
+pub const LICENSES_PER_SLOT: &str = "licenses-per-slot";
+
+/// The id of the rule that the configuration's limit of live slots becomes.
+pub const DEVICE_SLOTS: &str = "device-slots";
+
+/// Length of the longest rule id, in bytes.
+const RULE_ID_BYTES_MAX: usize = 64;
+
+/// The quota policy in force: data, versioned by its revision in the `policy` stream. A member or
+/// a word that this version does not know is refused, never ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaPolicy {
-    /// Live slots a device may hold.
-    pub device_limit: u32,
+    /// All of them must hold; the first that does not denies.
+    pub rules: Vec<QuotaRule>,
     /// Live licenses one slot may hold: bounds what a device can make the ledger remember.
     pub licenses_per_slot: u32,
     /// Evidence grades whose deletions end a license.
     pub releasing_grades: Vec<Grade>,
 }
 
+/// One rule of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaRule {
+    /// By which decisions and refusals name it: 1 to 64 lower-case letters, digits and hyphens,
+    /// unique in its policy.
+    pub id: String,
+    /// Whose use is counted.
+    pub scope: Scope,
+    /// What is counted.
+    pub counts: Counts,
+    /// The most that may be in use.
+    pub limit: u32,
+    /// What happens to a request that goes beyond it.
+    pub on_exceed: OnExceed,
+}
+
+/// Whose use a rule counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Each device for itself.
+    Device,
+}
+
+/// What a rule counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Counts {
+    /// KIDs with at least one live persistent license.
+    LiveSlots,
+}
+
+/// What a rule does to a request that goes beyond its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExceed {
+    /// Refuses it.
+    Deny,
+}
+
 impl Default for QuotaPolicy {
     /// 25 live slots a device, 16 live licenses a slot, deletions of grade A to C release.
     fn default() -> Self {
-        Self {
-            device_limit: 25,
-            licenses_per_slot: 16,
-            releasing_grades: vec![Grade::A, Grade::B, Grade::C],
-        }
+        Self::with_device_limit(25, 16)
     }
 }
 
-/// A rule of the policy, by its stored name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    /// Live slots of one device.
-    DeviceSlots,
-    /// Live licenses of one slot.
-    LicensesPerSlot,
+impl QuotaPolicy {
+    /// The policy with one rule, [`DEVICE_SLOTS`]: `limit` live slots a device. Deletions of grade
+    /// A to C release.
+    pub fn with_device_limit(limit: u32, licenses_per_slot: u32) -> Self {
+        let rule = QuotaRule {
+            id: DEVICE_SLOTS.to_owned(),
+            scope: Scope::Device,
+            counts: Counts::LiveSlots,
+            limit,
+            on_exceed: OnExceed::Deny,
+        };
+        let releasing_grades = vec![Grade::A, Grade::B, Grade::C];
+        Self { rules: vec![rule], licenses_per_slot, releasing_grades }
+    }
+
+    /// Checks what the types cannot: to be called before a policy is published.
+    pub fn check(&self) -> Result<(), InvalidPolicy> {
+        if self.licenses_per_slot == 0 {
+            return Err(InvalidPolicy::NoLicensesPerSlot);
+        }
+        let mut ids = BTreeSet::new();
+        for QuotaRule { id, .. } in &self.rules {
+            let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if id.is_empty() || id.len() > RULE_ID_BYTES_MAX || !id.bytes().all(letters) {
+                return Err(InvalidPolicy::RuleId(id.clone()));
+            }
+            if id == LICENSES_PER_SLOT || !ids.insert(id) {
+                return Err(InvalidPolicy::RuleIdTwice(id.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a policy cannot be published. The fault of whoever wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPolicy {
+    /// A slot that may hold nothing contradicts every rule that grants slots.
+    #[error("licenses_per_slot is 0: a slot must be allowed 1 license or more")]
+    NoLicensesPerSlot,
+    /// A rule's id is out of form.
+    #[error("rule id {0:?} must be 1 to 64 lower-case letters, digits and hyphens")]
+    RuleId(String),
+    /// Two rules have one id, or a rule has that of the cap on one slot.
+    #[error("rule id `{0}` is taken: give every rule an id of its own")]
+    RuleIdTwice(String),
 }
 
 /// The policy said no: which rule, and what it counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuotaExceeded {
-    /// The rule.
-    pub rule: Rule,
+    /// The rule's id.
+    pub rule: String,
+    /// Whose use it counts.
+    pub scope: Scope,
     /// Its limit.
     pub limit: u32,
     /// How much of it is in use.
@@ -71,10 +161,10 @@ pub struct CountedLicense {
 /// The answer to "may these KIDs be stored on this device?", with its reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// `None` allows.
+    /// The first rule that is exceeded; `None` allows.
     pub denied: Option<QuotaExceeded>,
-    /// Slots of the device: limit and how many are held.
-    pub limit: u32,
+    /// Slots the device may hold: the lowest limit of all rules on them. `None` if none limits.
+    pub limit: Option<u32>,
     /// Live slots.
     pub live: u32,
     /// Live slots of which the device confirmed at least one license.
@@ -89,18 +179,73 @@ pub struct Explanation {
 mod tests {
     use super::*;
 
-    #[test]
-    fn default_is_25_slots_a_device_and_releases_signed_deletions() {
-        let policy = QuotaPolicy::default();
-        assert_eq!((policy.device_limit, policy.licenses_per_slot), (25, 16));
-        assert_eq!(policy.releasing_grades, [Grade::A, Grade::B, Grade::C]);
+    const STORED: &str = r#"{"rules":[{"id":"device-slots","scope":"device","counts":"live_slots","limit":25,"on_exceed":"deny"}],"licenses_per_slot":16,"releasing_grades":["A","B","C"]}"#;
+
+    fn with_ids(ids: &[&str]) -> QuotaPolicy {
+        let mut policy = QuotaPolicy::default();
+        let rule = policy.rules.remove(0);
+        policy.rules =
+            ids.iter().map(|id| QuotaRule { id: (*id).to_owned(), ..rule.clone() }).collect();
+        policy
     }
 
     #[test]
-    fn refuses_rules_it_does_not_know_instead_of_ignoring_them() {
-        let known = r#"{"device_limit": 2, "licenses_per_slot": 1, "releasing_grades": ["A"]}"#;
-        assert_eq!(serde_json::from_str::<QuotaPolicy>(known).unwrap().device_limit, 2);
-        let unknown = known.replace('}', r#", "account_limit": 5}"#);
-        assert!(serde_json::from_str::<QuotaPolicy>(&unknown).is_err());
+    fn default_is_25_slots_a_device_and_releases_signed_deletions() {
+        let policy = QuotaPolicy::default();
+        assert_eq!(serde_json::to_string(&policy).unwrap(), STORED);
+        assert_eq!(serde_json::from_str::<QuotaPolicy>(STORED).unwrap(), policy);
+        assert_eq!(policy.check(), Ok(()));
+    }
+
+    #[test]
+    fn refuses_by_name_what_it_does_not_know() {
+        for (known, unknown, named) in [
+            (r#""rules""#, r#""account_limit":5,"rules""#, "account_limit"),
+            (r#""scope""#, r#""window_days":30,"scope""#, "window_days"),
+            (r#""scope":"device""#, r#""scope":"account""#, "account"),
+            (r#""live_slots""#, r#""issued""#, "issued"),
+            (r#""deny""#, r#""allow""#, "allow"),
+            (r#""C""#, r#""F""#, "F"),
+        ] {
+            let policy = STORED.replace(known, unknown);
+            assert_ne!(policy, STORED);
+            let error = serde_json::from_str::<QuotaPolicy>(&policy).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{named}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn policy_without_a_member_is_not_completed_in_silence() {
+        for member in [r#""limit":25,"#, r#""counts":"live_slots","#, r#""licenses_per_slot":16,"#]
+        {
+            let policy = STORED.replace(member, "");
+            assert_ne!(policy, STORED);
+            assert!(serde_json::from_str::<QuotaPolicy>(&policy).is_err(), "without {member}");
+        }
+    }
+
+    #[test]
+    fn every_rule_has_an_id_of_its_own() {
+        assert_eq!(with_ids(&[]).check(), Ok(()));
+        assert_eq!(with_ids(&["a", "b-2"]).check(), Ok(()));
+        let twice = |id: &str| Err(InvalidPolicy::RuleIdTwice(id.to_owned()));
+        assert_eq!(with_ids(&["a", "b", "a"]).check(), twice("a"));
+        assert_eq!(with_ids(&[LICENSES_PER_SLOT]).check(), twice(LICENSES_PER_SLOT));
+    }
+
+    #[test]
+    fn rule_ids_are_short_words_that_fit_anywhere() {
+        let longest = "x".repeat(RULE_ID_BYTES_MAX);
+        assert_eq!(with_ids(&[&longest]).check(), Ok(()));
+        for id in ["", "Device", "a b", "a_b", "\u{e9}", &(longest + "x")] {
+            assert_eq!(with_ids(&[id]).check(), Err(InvalidPolicy::RuleId(id.to_owned())));
+        }
+    }
+
+    #[test]
+    fn slots_that_may_hold_nothing_are_refused() {
+        let policy = QuotaPolicy::with_device_limit(25, 0);
+        assert_eq!(policy.check(), Err(InvalidPolicy::NoLicensesPerSlot));
+        assert_eq!(QuotaPolicy::with_device_limit(0, 1).check(), Ok(()));
     }
 }

@@ -235,7 +235,7 @@ impl Scenario {
             device: Device::default(),
             events: Vec::new(),
             rows: MemoryRows::default(),
-            policy: QuotaPolicy { device_limit: slots, ..QuotaPolicy::default() },
+            policy: QuotaPolicy::with_device_limit(slots, 16),
             now_ms: START_MS,
             drawn: 0,
         }
@@ -313,7 +313,7 @@ impl Scenario {
             evidence: Digest::of(b"the signed message"),
         };
         let outcome = self.device.delete(&command, &seen, &self.policy, self.now_ms);
-        if let delete::Outcome::Answer(deletions) = &outcome {
+        if let delete::Outcome::Answer { deletions, .. } = &outcome {
             deletions.iter().for_each(|deletion| self.record(deletion.clone().into()));
         }
         outcome

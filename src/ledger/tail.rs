@@ -36,7 +36,7 @@ impl Fact {
 pub struct Progress {
     /// Sequence of the next event to apply: all before it are applied and committed.
     pub next_sequence: u64,
-    /// Time of the last event applied; 0 if there is none.
+    /// The latest time of an event applied; after a start that of the last one, 0 if there is none.
     pub last_at_ms: i64,
     /// Why the tail stopped, if it did. It does not start again by itself.
     pub failed: Option<String>,
@@ -148,10 +148,16 @@ impl<A: Apply> Follower<A> {
         self.take_up().await;
         loop {
             match self.apply_next_batch().await {
-                Ok(true) => continue,
+                Ok(true) => {
+                    tokio::select! {
+                        biased;
+                        () = self.stop.notified() => return,
+                        () = std::future::ready(()) => continue,
+                    }
+                }
                 Ok(false) => {}
                 Err(error) => {
-                    let reason = chain_text(&error);
+                    let reason = error_text(&error);
                     tracing::error!(tail = name, %reason, "tail {name} stopped: {reason}");
                     self.progress.send_modify(|progress| progress.failed = Some(reason));
                     return;
@@ -198,10 +204,10 @@ impl<A: Apply> Follower<A> {
         }
         if let Some(last) = batch.last() {
             let next_sequence = last.recorded.sequence + 1;
-            let last_at_ms = last.event.at_ms();
+            let times = batch.iter().map(|fact| fact.event.at_ms());
+            let last_at_ms = times.fold(self.progress.borrow().last_at_ms, i64::max);
             self.apply.apply(&batch).map_err(|source| TailError::Apply { sequence, source })?;
             self.next_sequence = next_sequence;
-            let last_at_ms = last_at_ms.max(self.progress.borrow().last_at_ms);
             self.progress.send_replace(Progress { next_sequence, last_at_ms, failed: None });
         }
         Ok(full)
@@ -209,7 +215,7 @@ impl<A: Apply> Follower<A> {
 }
 
 /// An error and its causes in one line.
-fn chain_text(error: &dyn std::error::Error) -> String {
+pub fn error_text(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -3,7 +3,6 @@
 use super::commit::{Attempts, Basis, Committed};
 use super::{Answer, Denied, Licensing};
 use crate::domain::acknowledge::{Acknowledge, acknowledge};
-use crate::domain::lookup::{Key, Value};
 use crate::domain::{Digest, Identity, KeyId, TransactionId};
 use crate::playready::acknowledge::{self as wire, Acknowledgement};
 use crate::playready::challenge::VerifiedChallenge;
@@ -17,31 +16,30 @@ impl Licensing {
         correlation: &str,
     ) -> Result<Answer, Denied> {
         let identity = Identity(Digest(*challenge.sender().identity()));
-        let transaction_id = TransactionId(message.transaction_id);
         let results = message.results.iter().map(|r| (KeyId(r.kid.guid()), r.result));
         let command = Acknowledge {
             identity,
-            transaction_id,
+            transaction_id: TransactionId(message.transaction_id),
             results: results.collect(),
             signed_sha256: Digest(*challenge.signed_digest()),
         };
-        let now_ms = self.clock.now().0;
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
             let belonging = self.identities.find(identity, &self.ledger).await?;
             let policy = self.policy.current();
             let mut guard = self.deciding.hold(&belonging.device).await?;
+            let now_ms = self.clock.now().0;
             let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
-            let known = guard.value(&Key::Transaction(identity, transaction_id))?;
-            let Some(Value::Transaction(licenses)) = known else {
-                if guard.refresh().await? {
-                    continue;
-                }
-                return Err(Refusal::UnknownTransaction.into());
-            };
+            let licenses = command.transaction(|key| guard.value(key))?;
             let events = acknowledge(&command, &licenses, basis.at_ms(&guard));
             if events.is_empty() {
+                if self.moved(&mut guard, &basis).await? {
+                    continue;
+                }
+                if licenses.is_empty() {
+                    return Err(Refusal::UnknownTransaction.into());
+                }
                 let body = wire::answer(message.transaction_id);
                 return Ok(Answer { body, position: None });
             }

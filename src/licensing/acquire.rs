@@ -10,16 +10,26 @@ use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, T
 use crate::domain::event::{LicenseAcquired, Persistence};
 use crate::domain::ids::Wire16;
 use crate::domain::lookup::GrantPlace;
-use crate::domain::quota::{QuotaExceeded, Rule};
+use crate::domain::quota::{QuotaExceeded, Scope};
 use crate::domain::{Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId};
 use crate::entitlement::{Asked, Entitled, Grant};
-use crate::ledger::state::DeviceGuard;
 use crate::ledger::tail::Fact;
 use crate::playready::acquire::AcquireRequest;
 use crate::playready::challenge::VerifiedChallenge;
 use crate::playready::kid::Kid;
 use crate::playready::policy::Client;
 use crate::playready::soap::{Fault, FaultCode, LimitScope, Refusal};
+
+/// A challenge with everything prepared that can fail before deciding.
+struct Asking<'a> {
+    challenge: &'a VerifiedChallenge,
+    message: &'a AcquireRequest,
+    command: Acquire,
+    keys: RequestKeys,
+    /// Why it could not be prepared; that only matters if it was not granted before.
+    unprepared: Option<Denied>,
+    correlation: &'a str,
+}
 
 impl Licensing {
     pub(super) async fn acquire(
@@ -33,80 +43,97 @@ impl Licensing {
             let detail = "a certificate of the chain is revoked";
             return Err(Denied::Fault(Fault::new(FaultCode::DeviceRevoked, detail)));
         }
-        let identity = Identity(Digest(*challenge.sender().identity()));
-        let now_ms = self.clock.now().0;
-        // Prepared once; whether it failed only matters if the challenge was not granted before.
-        let (command, keys, unprepared) = match self.prepare(challenge, message, query, now_ms) {
-            Ok((command, keys)) => (command, keys, None),
-            Err(denied) => (bare(challenge, message), RequestKeys::default(), Some(denied)),
+        let mut asking = match self.prepare(challenge, message, query) {
+            Ok((command, keys)) => {
+                Asking { challenge, message, command, keys, unprepared: None, correlation }
+            }
+            Err(denied) => Asking {
+                challenge,
+                message,
+                command: bare(challenge, message),
+                keys: RequestKeys::default(),
+                unprepared: Some(denied),
+                correlation,
+            },
         };
-        let mut unprepared = unprepared;
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
-            let belonging = self.identities.find(identity, &self.ledger).await?;
-            let policy = self.policy.current();
-            let mut guard = self.deciding.hold(&belonging.device).await?;
-            let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
-            let at_ms = basis.at_ms(&guard);
-            let (mut seen, granted) = Seen::read(&command, |key| guard.value(key))?;
-            match (granted, unprepared.take()) {
-                (Some(place), _) => seen.grant = Some(self.grant_at(&place).await?),
-                (None, Some(denied)) => return Err(denied),
-                (None, None) => {}
-            }
-            let terms = Terms {
-                policy: &policy.policy,
-                policy_revision: policy.revision,
-                replay_window_ms: self.replay_window_ms,
-            };
-            let outcome = guard.device().acquire(&command, &seen, terms, at_ms);
-            let mut events = introduction(challenge.sender(), &basis, &guard, at_ms);
-            let stream = guard.stream().clone();
-            match outcome {
-                Outcome::Grant(licenses) => {
-                    let granted = licenses.iter().cloned();
-                    let granted = granted.map(|l| Event::LicenseAcquired(Box::new(l)));
-                    events.extend(granted.map(|event| (stream.clone(), event)));
-                    let stored =
-                        self.commit(&mut guard, &basis, events, Vec::new(), correlation).await?;
-                    if let Committed::Stored { position } = stored {
-                        drop(guard);
-                        self.metrics.granted(&licenses);
-                        let body = self.seal(challenge, message, &licenses, &keys)?;
-                        return Ok(Answer { body, position: Some(position) });
-                    }
-                }
-                Outcome::Refuse(refusal, Some(event)) => {
-                    events.push((stream, event));
-                    let stored =
-                        self.commit(&mut guard, &basis, events, Vec::new(), correlation).await?;
-                    if let Committed::Stored { .. } = stored {
-                        return Err(self.refuse(refusal));
-                    }
-                }
-                // What appends nothing is only true if the head has not moved meanwhile.
-                Outcome::Repeat(licenses) => {
-                    if !self.moved(&mut guard).await? {
-                        drop(guard);
-                        self.metrics.repeated();
-                        let body = self.seal(challenge, message, &licenses, &keys)?;
-                        return Ok(Answer { body, position: None });
-                    }
-                }
-                Outcome::Refuse(refusal, None) => {
-                    if !self.moved(&mut guard).await? {
-                        return Err(self.refuse(refusal));
-                    }
-                }
+            if let Some(answer) = self.acquire_once(&mut asking).await? {
+                return Ok(answer);
             }
         }
     }
 
-    /// Reads the heads of device and policy; tells whether either has moved since it was read.
-    pub(super) async fn moved(&self, guard: &mut DeviceGuard) -> Result<bool, LicensingError> {
-        let device = guard.refresh().await?;
-        Ok(self.policy.refresh(&self.ledger).await? || device)
+    /// Decides once; `None` if something that the decision was made on has changed.
+    async fn acquire_once(&self, asking: &mut Asking<'_>) -> Result<Option<Answer>, Denied> {
+        let command = &asking.command;
+        let identity = command.identity;
+        let belonging = self.identities.find(identity, &self.ledger).await?;
+        let policy = self.policy.current();
+        let mut guard = self.deciding.hold(&belonging.device).await?;
+        let now_ms = self.clock.now().0;
+        let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
+        let at_ms = basis.at_ms(&guard);
+        let (mut seen, granted) = Seen::read(command, |key| guard.value(key))?;
+        if let Some(place) = granted {
+            seen.grant = Some(self.grant_at(&place).await?);
+        } else if asking.unprepared.is_some() {
+            if self.moved(&mut guard, &basis).await? {
+                return Ok(None);
+            }
+            return asking.unprepared.take().map_or(Ok(None), Err);
+        }
+        let terms = Terms {
+            policy: &policy.policy,
+            policy_revision: policy.revision,
+            replay_window_ms: self.replay_window_ms,
+        };
+        let outcome = guard.device().acquire(command, &seen, terms, at_ms);
+        let mut events = introduction(asking.challenge.sender(), &basis, &guard, at_ms);
+        let stream = guard.stream().clone();
+        match outcome {
+            Outcome::Grant(licenses) => {
+                let granted = licenses.iter().cloned();
+                let granted = granted.map(|license| Event::LicenseAcquired(Box::new(license)));
+                events.extend(granted.map(|event| (stream.clone(), event)));
+                let Committed::Stored { position } =
+                    self.commit(&mut guard, &basis, events, Vec::new(), asking.correlation).await?
+                else {
+                    return Ok(None);
+                };
+                drop(guard);
+                self.metrics.granted(&licenses);
+                self.seal_answer(asking, &licenses, Some(position)).map(Some)
+            }
+            Outcome::Refuse(refusal, Some(event)) => {
+                events.push((stream, event));
+                match self
+                    .commit(&mut guard, &basis, events, Vec::new(), asking.correlation)
+                    .await?
+                {
+                    Committed::Stored { .. } => Err(self.refuse(refusal)),
+                    Committed::DecideAgain => Ok(None),
+                }
+            }
+            _ if self.moved(&mut guard, &basis).await? => Ok(None),
+            Outcome::Repeat(licenses) => {
+                drop(guard);
+                self.metrics.repeated();
+                self.seal_answer(asking, &licenses, None).map(Some)
+            }
+            Outcome::Refuse(refusal, None) => Err(self.refuse(refusal)),
+        }
+    }
+
+    fn seal_answer(
+        &self,
+        asking: &Asking<'_>,
+        licenses: &[LicenseAcquired],
+        position: Option<u64>,
+    ) -> Result<Answer, Denied> {
+        let body = self.seal(asking.challenge, asking.message, licenses, &asking.keys)?;
+        Ok(Answer { body, position })
     }
 
     /// The licenses of a grant, as they were recorded.
@@ -133,7 +160,6 @@ impl Licensing {
         challenge: &VerifiedChallenge,
         message: &AcquireRequest,
         query: &str,
-        at_ms: i64,
     ) -> Result<(Acquire, RequestKeys), Denied> {
         let sender = challenge.sender();
         let header_kids = message.kids();
@@ -164,7 +190,7 @@ impl Licensing {
                 }
                 None => None,
             },
-            at_ms,
+            now_ms: self.clock.now().0,
         };
         let mut keys = RequestKeys::default();
         let mut recorded = Vec::with_capacity(licenses.len());
@@ -179,7 +205,7 @@ impl Licensing {
     fn refuse(&self, refusal: DomainRefusal) -> Denied {
         self.metrics.refused(&refusal);
         match refusal {
-            DomainRefusal::NonceReused | DomainRefusal::SessionSpent(_) => {
+            DomainRefusal::NonceReused | DomainRefusal::SessionUsed(_) => {
                 Denied::Fault(Fault::invalid_message(refusal))
             }
             DomainRefusal::ChallengeSpent => Refusal::ChallengeSpent.into(),
@@ -210,7 +236,7 @@ struct Batch<'a> {
     message: &'a AcquireRequest,
     challenge: &'a VerifiedChallenge,
     transaction_id: Option<TransactionId>,
-    at_ms: i64,
+    now_ms: i64,
 }
 
 impl Batch<'_> {
@@ -220,7 +246,7 @@ impl Batch<'_> {
         client: &Client,
         ordinal: u32,
     ) -> Result<LicenseAcquired, Denied> {
-        let now_s = u64::try_from(self.at_ms / 1000).unwrap_or_default();
+        let now_s = u64::try_from(self.now_ms / 1000).unwrap_or_default();
         let policy = entitled.policy.effective(client, entitled.key_type, now_s);
         let policy = policy.map_err(|refusal| Denied::from(Refusal::from(refusal)))?;
         let stored = serde_json::to_string(&policy).and_then(RawValue::from_string);
@@ -262,22 +288,22 @@ impl Batch<'_> {
             overage: false,
             authorized_by: "open".to_owned(),
             signed_sha256: Digest(*self.challenge.signed_digest()),
-            at_ms: self.at_ms,
+            at_ms: self.now_ms,
         })
     }
 }
 
 fn limit_refusal(exceeded: QuotaExceeded) -> Refusal {
-    let QuotaExceeded { rule, limit, held, requested, held_kids, .. } = exceeded;
-    match rule {
-        Rule::DeviceSlots | Rule::LicensesPerSlot => Refusal::PersistentLicenseLimit {
-            scope: LimitScope::Device,
-            window_seconds: None,
-            limit,
-            held,
-            requested,
-            held_kids: held_kids.into_iter().map(|key_id| Kid::from(key_id.0)).collect(),
+    let QuotaExceeded { scope, limit, held, requested, held_kids, .. } = exceeded;
+    Refusal::PersistentLicenseLimit {
+        scope: match scope {
+            Scope::Device => LimitScope::Device,
         },
+        window_seconds: None,
+        limit,
+        held,
+        requested,
+        held_kids: held_kids.into_iter().map(|key_id| Kid::from(key_id.0)).collect(),
     }
 }
 

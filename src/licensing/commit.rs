@@ -129,13 +129,25 @@ impl Licensing {
             // If the same challenge was answered elsewhere meanwhile, the next decision finds that
             // answer and repeats it.
             Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => {
-                guard.refresh().await?;
-                self.identities.forget(basis.identity);
-                self.policy.refresh(&self.ledger).await?;
+                self.moved(guard, basis).await?;
                 Ok(Committed::DecideAgain)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Reads the heads of all that a decision was made on, and what stands there; tells whether any
+    /// of them has moved. An answer that appends nothing is only true if none has.
+    pub(super) async fn moved(
+        &self,
+        guard: &mut DeviceGuard,
+        basis: &Basis<'_>,
+    ) -> Result<bool, LicensingError> {
+        let device = guard.refresh().await?;
+        let Basis { identity, belonging, .. } = basis;
+        let identity = self.identities.moved(*identity, belonging, &self.ledger).await?;
+        let policy = self.policy.refresh(&self.ledger).await?;
+        Ok(device || identity || policy.revision != basis.policy.revision)
     }
 
     /// Appends; when the outcome is not known, sends the same once more to learn it.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{Licensing, LicensingError};
 use crate::clock::UnixMillis;
-use crate::domain::quota::{Explanation, Rule};
+use crate::domain::quota::Explanation;
 use crate::domain::{DeviceRef, KeyId};
 
 /// The answer, and all it rests on.
@@ -17,10 +17,10 @@ pub struct Decision {
     pub device: String,
     /// Whether the ledger knows it; an unknown one is decided as new.
     pub device_known: bool,
-    /// The rule that denied.
-    pub rule: Option<Rule>,
-    /// Slots the device may hold.
-    pub limit: u32,
+    /// Id of the rule that denied.
+    pub rule: Option<String>,
+    /// Slots the device may hold: the lowest limit of all rules on them; `None` if none limits.
+    pub limit: Option<u32>,
     /// Slots it holds of which it confirmed a license.
     pub confirmed: u32,
     /// Slots it holds: what the limit is compared with.
@@ -61,8 +61,8 @@ impl Licensing {
         key_ids: &[KeyId],
     ) -> Result<Decision, LicensingError> {
         let mut guard = self.deciding.hold(device).await?;
-        self.moved(&mut guard).await?;
-        let policy = self.policy.current();
+        guard.refresh().await?;
+        let policy = self.policy.refresh(&self.ledger).await?;
         let now_ms = self.clock.now().0.max(guard.device().at_ms).max(policy.at_ms);
         let explained = guard.device().explain(key_ids, &policy.policy, now_ms);
         let Explanation { denied, limit, live, confirmed, requested, counted } = explained;
@@ -77,7 +77,7 @@ impl Licensing {
             decision: if denied.is_none() { "allow" } else { "deny" },
             device: device.to_string(),
             device_known: guard.device().enrolled,
-            rule: denied.as_ref().map(|denied| denied.rule),
+            rule: denied.as_ref().map(|denied| denied.rule.clone()),
             limit,
             confirmed,
             live,

@@ -29,33 +29,28 @@ impl Licensing {
             evidence: Digest::of(challenge.request()),
         };
         let key_ids: Vec<_> = message.kids.iter().map(|kid| KeyId(kid.guid())).collect();
-        let now_ms = self.clock.now().0;
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
             let belonging = self.identities.find(identity, &self.ledger).await?;
             let policy = self.policy.current();
             let mut guard = self.deciding.hold(&belonging.device).await?;
+            let now_ms = self.clock.now().0;
             let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
             let at_ms = basis.at_ms(&guard);
             let seen = Seen::read(identity, command.session, &key_ids, |key| guard.value(key))?;
             let outcome = guard.device().delete(&command, &seen, &policy.policy, at_ms);
-            let deletions = match outcome {
-                Outcome::Answer(deletions) => deletions,
-                Outcome::UnknownSession => {
-                    if self.moved(&mut guard).await? {
-                        continue;
-                    }
-                    return Err(Refusal::UnknownSession.into());
+            let (deletions, left_out) = match outcome {
+                Outcome::Answer { deletions, left_out } if !deletions.is_empty() => {
+                    (deletions, left_out)
                 }
+                _ if self.moved(&mut guard, &basis).await? => continue,
+                Outcome::Answer { left_out, .. } => {
+                    self.metrics.deleted_without_event(left_out);
+                    return Ok(Answer { body: wire::answer(&message.session), position: None });
+                }
+                Outcome::UnknownSession => return Err(Refusal::UnknownSession.into()),
             };
-            if deletions.is_empty() {
-                if self.moved(&mut guard).await? {
-                    continue;
-                }
-                self.metrics.delete_repeated();
-                return Ok(Answer { body: wire::answer(&message.session), position: None });
-            }
             let (kept, checks) = self.evidence(challenge, &command, at_ms).await?;
             let stream = guard.stream().clone();
             let facts = deletions.iter().cloned().map(|d| (stream.clone(), d.into()));
@@ -64,7 +59,7 @@ impl Licensing {
             if let Committed::Stored { position } = stored {
                 let unmatched = |deletion: &&Deletion| matches!(deletion, Deletion::Unmatched(_));
                 let unmatched = deletions.iter().filter(unmatched).count();
-                self.metrics.deleted(deletions.len() - unmatched, unmatched);
+                self.metrics.deleted(deletions.len() - unmatched, unmatched, left_out);
                 let body = wire::answer(&message.session);
                 return Ok(Answer { body, position: Some(position) });
             }

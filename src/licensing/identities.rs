@@ -68,7 +68,22 @@ impl Identities {
         Ok(belonging)
     }
 
-    /// Forgets what is remembered of an identity whose stream has moved.
+    /// Reads the head of the identity's stream; tells whether it has moved since it was found, and
+    /// then forgets what is remembered.
+    pub(super) async fn moved(
+        &self,
+        identity: Identity,
+        belonging: &Belonging,
+        ledger: &Ledger,
+    ) -> Result<bool, LicensingError> {
+        let moved = !belonging.expected.holds(ledger.head(&belonging.stream).await?);
+        if moved {
+            self.forget(identity);
+        }
+        Ok(moved)
+    }
+
+    /// Forgets what is remembered of an identity.
     pub(super) fn forget(&self, identity: Identity) {
         self.cache().pop(&identity);
     }

@@ -53,7 +53,8 @@ impl Metrics {
         registry.register("licenses_acknowledged", "Results taken", self.acknowledged.clone());
         registry.register(
             "deletions",
-            "Secure deletes: effective, unmatched, or a repeat without effect",
+            "Secure deletes: effective, unmatched, unmatched and left out of the ledger because the \
+             device caused too many today, or a repeat without effect",
             self.deletions.clone(),
         );
         registry.register("quota_decisions", "Quota decisions asked for", self.decisions.clone());
@@ -71,7 +72,7 @@ impl Metrics {
             Refusal::NonceReused => "nonce_reused",
             Refusal::ChallengeSpent => "challenge_spent",
             Refusal::Blocked => "blocked",
-            Refusal::SessionSpent(_) => "session_spent",
+            Refusal::SessionUsed(_) => "session_used",
             Refusal::TransactionUsed => "transaction_used",
             Refusal::Quota(_) => "quota",
         };
@@ -90,13 +91,19 @@ impl Metrics {
         self.acknowledged.inc_by(count as u64);
     }
 
-    pub(super) fn deleted(&self, effective: usize, unmatched: usize) {
+    /// KIDs of one challenge, by what became of them.
+    pub(super) fn deleted(&self, effective: usize, unmatched: usize, left_out: usize) {
         self.deletion("effective").inc_by(effective as u64);
         self.deletion("unmatched").inc_by(unmatched as u64);
+        self.deletion("left_out").inc_by(left_out as u64);
     }
 
-    pub(super) fn delete_repeated(&self) {
-        self.deletion("repeat").inc();
+    /// A challenge that appended nothing: a repeat, unless KIDs of it were left out.
+    pub(super) fn deleted_without_event(&self, left_out: usize) {
+        match left_out {
+            0 => self.deletion("repeat").inc(),
+            _ => self.deletion("left_out").inc_by(left_out as u64),
+        };
     }
 
     pub(super) fn decided(&self, allowed: bool) {

@@ -52,14 +52,19 @@ impl PolicyInForce {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the head of the stream; tells whether there is a newer policy.
-    pub(super) async fn refresh(&self, ledger: &Ledger) -> Result<bool, LicensingError> {
-        if ledger.head(&self.stream).await? == Some(self.current().revision) {
-            return Ok(false);
+    /// Reads the head of the stream and returns the policy that stands there.
+    pub(super) async fn refresh(&self, ledger: &Ledger) -> Result<Arc<Published>, LicensingError> {
+        let known = self.current();
+        if ledger.head(&self.stream).await? == Some(known.revision) {
+            return Ok(known);
         }
-        let Some(published) = newest(ledger, &self.stream).await? else { return Ok(false) };
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
-        Ok(true)
+        let Some(published) = newest(ledger, &self.stream).await? else { return Ok(known) };
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // Others may have read further meanwhile.
+        if published.revision > current.revision {
+            *current = Arc::new(published);
+        }
+        Ok(Arc::clone(&current))
     }
 }
 
@@ -84,6 +89,7 @@ async fn seed(
     configured: &QuotaPolicy,
     now_ms: i64,
 ) -> Result<Published, LicensingError> {
+    configured.check()?;
     let event = Event::QuotaPolicyPublished(QuotaPolicyPublished {
         policy: configured.clone(),
         actor: "configuration".to_owned(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::quota::Rule;
+use crate::domain::quota::{DEVICE_SLOTS, LICENSES_PER_SLOT, QuotaRule};
 use crate::domain::scenario::{Ask, DAY_MS, Removal, Scenario, kid, kids, session};
 
 const TV: u8 = 2;
@@ -26,11 +26,36 @@ fn grants_until_the_slots_are_taken_and_refuses_the_next() {
     device.granted(&Ask::new(1, &kids([1])));
     device.granted(&Ask::new(2, &kids([2])));
     let refusal = exceeded(device.refused(&Ask::new(3, &kids([3]))));
-    assert_eq!((refusal.rule, refusal.limit), (Rule::DeviceSlots, 2));
+    assert_eq!((refusal.rule.as_str(), refusal.limit), (DEVICE_SLOTS, 2));
     assert_eq!((refusal.held, refusal.requested), (2, 1));
     assert_eq!(refusal.held_kids, kids([1, 2]));
     assert_eq!(refusal.next_free_at_ms, None);
     assert_eq!(device.held(), kids([1, 2]));
+}
+
+#[test]
+fn first_rule_that_is_exceeded_denies_and_gives_its_name() {
+    let mut device = Scenario::with_room_for(3);
+    let rule = device.policy.rules[0].clone();
+    let tight = |id: &str, limit| QuotaRule { id: id.to_owned(), limit, ..rule.clone() };
+    device.policy.rules.extend([tight("two", 2), tight("one", 1)]);
+    device.granted(&Ask::new(1, &kids([1])));
+    let by = |refusal: QuotaExceeded| (refusal.rule, refusal.limit);
+    assert_eq!(by(exceeded(device.refused(&Ask::new(2, &kids([2]))))), ("one".to_owned(), 1));
+    assert_eq!(by(exceeded(device.refused(&Ask::new(3, &kids([2, 3]))))), ("two".to_owned(), 2));
+    let most = by(exceeded(device.refused(&Ask::new(4, &kids([2, 3, 4])))));
+    assert_eq!(most, (DEVICE_SLOTS.to_owned(), 3));
+    assert_eq!(device.device.explain(&[], &device.policy, device.now_ms).limit, Some(1));
+}
+
+#[test]
+fn policy_without_rules_limits_only_each_slot() {
+    let mut device = Scenario::with_room_for(0);
+    device.policy.rules.clear();
+    device.granted(&Ask::new(1, &kids(1..100)));
+    assert_eq!(device.device.explain(&[], &device.policy, device.now_ms).limit, None);
+    let refusal = exceeded(device.refused(&Ask::new(2, &[kid(1); 16])));
+    assert_eq!(refusal.rule, LICENSES_PER_SLOT);
 }
 
 #[test]
@@ -96,7 +121,7 @@ fn renewal_takes_no_slot_and_ends_nothing() {
 fn renewal_is_granted_even_when_the_limit_was_lowered_below_what_is_held() {
     let mut device = Scenario::with_room_for(3);
     device.granted(&Ask::new(1, &kids([1, 2, 3])));
-    device.policy.device_limit = 1;
+    device.policy.rules[0].limit = 1;
     device.granted(&Ask::new(2, &kids([2])));
     let refusal = exceeded(device.refused(&Ask::new(3, &kids([2, 4]))));
     assert_eq!((refusal.limit, refusal.held, refusal.requested), (1, 3, 1));
@@ -110,7 +135,7 @@ fn grants_sixteen_live_licenses_a_slot_and_refuses_the_next() {
         device.granted(&Ask::new(nonce, &kids([1])).until(end_ms));
     }
     let refusal = exceeded(device.refused(&Ask::new(17, &kids([1, 2]))));
-    assert_eq!((refusal.rule, refusal.limit), (Rule::LicensesPerSlot, 16));
+    assert_eq!((refusal.rule.as_str(), refusal.limit), (LICENSES_PER_SLOT, 16));
     assert_eq!((refusal.held, refusal.requested), (16, 1));
     assert_eq!(refusal.held_kids, kids([1]));
     assert_eq!(refusal.next_free_at_ms, Some(end_ms));
@@ -122,7 +147,8 @@ fn grants_sixteen_live_licenses_a_slot_and_refuses_the_next() {
 fn refuses_a_batch_that_overfills_a_slot_by_itself() {
     let mut device = Scenario::with_room_for(25);
     let refusal = exceeded(device.refused(&Ask::new(1, &[kid(1); 17])));
-    assert_eq!((refusal.rule, refusal.held, refusal.requested), (Rule::LicensesPerSlot, 0, 17));
+    assert_eq!((refusal.rule.as_str(), refusal.held), (LICENSES_PER_SLOT, 0));
+    assert_eq!(refusal.requested, 17);
     device.granted(&Ask::new(2, &[kid(1); 16]));
 }
 
@@ -269,7 +295,7 @@ fn records_what_was_refused_and_by_which_rule() {
     exceeded(device.refused(&Ask::new(2, &kids([1, 2]))));
     let [refused] = refusals(&device)[..] else { panic!("one refusal is recorded") };
     assert_eq!(refused.key_ids, kids([1, 2]));
-    assert_eq!((refused.rule, refused.limit), (Rule::DeviceSlots, 1));
+    assert_eq!((refused.rule.as_str(), refused.limit), (DEVICE_SLOTS, 1));
     assert_eq!((refused.held, refused.requested), (1, 2));
     assert_eq!((refused.quota_policy_revision, refused.at_ms), (3, device.now_ms));
 }
@@ -295,8 +321,8 @@ fn records_a_kid_refused_by_another_rule_within_the_hour() {
     device.granted(&Ask::new(1, &kids([1])));
     exceeded(device.refused(&Ask::new(2, &kids([1]))));
     exceeded(device.refused(&Ask::new(3, &kids([1, 2]))));
-    let rules: Vec<Rule> = refusals(&device).iter().map(|refused| refused.rule).collect();
-    assert_eq!(rules, [Rule::LicensesPerSlot, Rule::DeviceSlots]);
+    let rules: Vec<&str> = refusals(&device).iter().map(|refused| refused.rule.as_str()).collect();
+    assert_eq!(rules, [LICENSES_PER_SLOT, DEVICE_SLOTS]);
 }
 
 #[test]
@@ -330,8 +356,8 @@ fn refuses_to_acquire_in_a_named_session_what_the_session_deleted() {
     device.granted(&Ask::new(1, &kids([1, 2])).in_session(90));
     device.delete(&Removal::new(90, &kids([1])));
     let again = Ask::new(2, &kids([3, 1])).in_session(90);
-    assert_eq!(device.refused(&again), Refusal::SessionSpent(kid(1)));
-    device.granted(&Ask::new(3, &kids([2, 3])).in_session(90));
+    assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+    device.granted(&Ask::new(3, &kids([3])).in_session(90));
     device.granted(&Ask::new(4, &kids([1])).in_session(90).non_persistent());
     device.granted(&Ask::new(5, &kids([1])).in_session(91));
     device.granted(&Ask::new(6, &kids([1])).in_session(90).by(TV));
@@ -344,7 +370,30 @@ fn refuses_to_acquire_in_a_named_session_what_a_deletion_named_with_it_before() 
     device.granted(&Ask::new(2, &kids([1])));
     device.delete(&Removal::new(90, &kids([1])));
     let again = Ask::new(3, &kids([1])).in_session(90);
-    assert_eq!(device.refused(&again), Refusal::SessionSpent(kid(1)));
+    assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+}
+
+#[test]
+fn refuses_to_acquire_in_a_session_what_was_acquired_in_it_before() {
+    let mut device = Scenario::with_room_for(5);
+    device.granted(&Ask::new(1, &kids([1, 1])).in_session(90));
+    let again = Ask::new(2, &kids([2, 1])).in_session(90);
+    assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+    device.granted(&Ask::new(3, &kids([1])).in_session(90).non_persistent());
+    device.granted(&Ask::new(4, &kids([1])).in_session(90).by(TV));
+    device.granted(&Ask::new(5, &kids([1])).in_session(91));
+    device.granted(&Ask::new(6, &kids([1])));
+}
+
+#[test]
+fn names_and_nonces_are_one_space_of_sessions() {
+    let mut device = Scenario::with_room_for(5);
+    device.granted(&Ask::new(1, &kids([1])));
+    let named_after_a_nonce = Ask::new(2, &kids([1])).in_session(1);
+    assert_eq!(device.refused(&named_after_a_nonce), Refusal::SessionUsed(kid(1)));
+    device.granted(&Ask::new(3, &kids([1])).in_session(90));
+    let nonce_like_a_name = Ask::new(90, &kids([1]));
+    assert_eq!(device.refused(&nonce_like_a_name), Refusal::SessionUsed(kid(1)));
 }
 
 #[test]

@@ -1,14 +1,24 @@
 use super::*;
-use crate::domain::scenario::{Ask, PHONE, Removal, Scenario, identity, kid, kids, session};
+use crate::domain::acquire::Refusal;
+use crate::domain::scenario::{
+    Ask, DAY_MS, PHONE, Removal, Scenario, identity, kid, kids, session,
+};
 
 const TV: u8 = 2;
 /// A session that no challenge named and no nonce was.
 const UNKNOWN: u8 = 200;
 
+/// The events of an answered challenge, all of which are recorded.
+fn answered(outcome: Outcome) -> Vec<Deletion> {
+    match outcome {
+        Outcome::Answer { deletions, left_out: 0 } => deletions,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// The licenses that an answered challenge ended.
 fn ended(outcome: Outcome) -> Vec<LicenseDeleted> {
-    let Outcome::Answer(deletions) = outcome else { panic!("the session is unknown") };
-    let deleted = deletions.into_iter().map(|deletion| match deletion {
+    let deleted = answered(outcome).into_iter().map(|deletion| match deletion {
         Deletion::Deleted(deleted) => deleted,
         Deletion::Unmatched(unmatched) => panic!("unmatched: {unmatched:?}"),
     });
@@ -17,15 +27,14 @@ fn ended(outcome: Outcome) -> Vec<LicenseDeleted> {
 
 /// The one KID that an answered challenge could not match with a license.
 fn unmatched(outcome: Outcome) -> DeletionUnmatched {
-    let Outcome::Answer(deletions) = outcome else { panic!("the session is unknown") };
-    match &deletions[..] {
+    match &answered(outcome)[..] {
         [Deletion::Unmatched(unmatched)] => unmatched.clone(),
         other => panic!("{other:?}"),
     }
 }
 
 fn assert_repeat(outcome: &Outcome) {
-    assert_eq!(*outcome, Outcome::Answer(Vec::new()));
+    assert_eq!(*outcome, Outcome::Answer { deletions: Vec::new(), left_out: 0 });
 }
 
 fn grade_of(removal: Removal) -> (Grade, bool) {
@@ -171,8 +180,7 @@ fn nonce_of_an_acquisition_that_named_a_session_is_no_session() {
 #[test]
 fn ends_every_license_of_the_session_for_the_kid() {
     let mut device = Scenario::with_room_for(1);
-    let mut licenses = device.granted(&Ask::new(1, &kids([1, 1])).in_session(90));
-    licenses.extend(device.granted(&Ask::new(2, &kids([1])).in_session(90)));
+    let licenses = device.granted(&Ask::new(1, &kids([1, 1, 1])).in_session(90));
     let deleted = ended(device.delete(&Removal::new(90, &kids([1]))));
     assert_eq!(deleted.iter().map(|e| e.license_id).collect::<Vec<_>>(), licenses);
     let stream = "device-x";
@@ -244,13 +252,34 @@ fn unlinked_and_unmatched_kids_of_one_challenge_are_told_apart() {
     let mut device = Scenario::with_room_for(2);
     device.granted(&Ask::new(1, &kids([1, 2])));
     device.granted(&Ask::new(2, &kids([2])));
-    let Outcome::Answer(deletions) = device.delete(&Removal::new(UNKNOWN, &kids([1, 2, 3]))) else {
-        panic!("the session is unknown")
-    };
+    let deletions = answered(device.delete(&Removal::new(UNKNOWN, &kids([1, 2, 3]))));
     let [Deletion::Deleted(deleted), Deletion::Unmatched(unmatched)] = &deletions[..] else {
         panic!("{deletions:?}")
     };
     assert_eq!((deleted.key_id, unmatched.key_id), (kid(1), kid(2)));
+}
+
+#[test]
+fn records_a_hundred_unmatched_deletions_a_device_and_day_and_answers_the_others() {
+    let mut device = Scenario::with_room_for(3);
+    device.granted(&Ask::new(1, &kids([1, 2, 3])));
+    device.granted(&Ask::new(2, &kids([1, 2])));
+    for n in 0..99 {
+        unmatched(device.delete(&Removal::new(100 + n, &kids([1]))));
+        device.wait(1);
+    }
+    let events = device.events.len();
+    let last = Removal::new(UNKNOWN, &kids([1, 2, 3]));
+    let Outcome::Answer { deletions, left_out } = device.delete(&last) else { panic!("unknown") };
+    let recorded = matches!(&deletions[..], [Deletion::Unmatched(_), Deletion::Deleted(_)]);
+    assert!(recorded, "one has room, and what takes effect needs none: {deletions:?}");
+    assert_eq!((left_out, device.events.len()), (1, events + 2));
+    let over = Outcome::Answer { deletions: Vec::new(), left_out: 1 };
+    device.wait(DAY_MS - 100);
+    assert_eq!(device.delete(&last), over);
+    device.wait(1);
+    unmatched(device.delete(&last));
+    assert_repeat(&device.delete(&last));
 }
 
 #[test]
@@ -341,12 +370,29 @@ fn attack_hold_an_unlinked_delete_back_until_the_title_was_acquired_again() {
 }
 
 #[test]
+fn attack_hold_a_delete_back_and_acquire_in_its_session_again() {
+    for (first, again) in [
+        (Ask::new(1, &kids([1])).in_session(90), Ask::new(2, &kids([1])).in_session(90)),
+        (Ask::new(90, &kids([1])), Ask::new(2, &kids([1])).in_session(90)),
+        (Ask::new(1, &kids([1])).in_session(90), Ask::new(90, &kids([1]))),
+    ] {
+        let mut device = Scenario::with_room_for(1);
+        device.granted(&first);
+        assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+        assert_eq!(ended(device.delete(&Removal::new(90, &kids([1])))).len(), 1);
+        assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+        assert_eq!(device.held(), []);
+    }
+}
+
+#[test]
 fn attack_name_a_deleted_session_to_revive_the_other_delete_for_it() {
     let mut device = Scenario::with_room_for(1);
     device.granted(&Ask::new(1, &kids([1])));
     // One deletion, signed for an unknown session and for the license's own.
     ended(device.delete(&Removal::new(UNKNOWN, &kids([1]))));
-    let again = Ask::new(2, &kids([1])).in_session(1);
-    let refusal = device.refused(&again);
-    assert_eq!(refusal, crate::domain::acquire::Refusal::SessionSpent(kid(1)));
+    for used in [1, UNKNOWN] {
+        let again = Ask::new(2, &kids([1])).in_session(used);
+        assert_eq!(device.refused(&again), Refusal::SessionUsed(kid(1)));
+    }
 }

@@ -70,6 +70,28 @@ fn state_keeps_nothing_of_refusals_older_than_a_day() {
 }
 
 #[test]
+fn state_keeps_the_kids_of_refusals_for_an_hour_and_their_number_for_a_day() {
+    let mut device = Scenario::with_room_for(0);
+    device.refused(&Ask::new(1, &kids([1])));
+    device.wait(REFUSAL_QUIET_MS);
+    device.refused(&Ask::new(2, &kids([2])));
+    let kept: Vec<_> = device.device.refusals.iter().map(|r| r.key_ids.len()).collect();
+    assert_eq!(kept, [0, 1]);
+}
+
+#[test]
+fn state_keeps_nothing_of_unmatched_deletions_older_than_a_day() {
+    let mut device = Scenario::with_room_for(1);
+    device.granted(&Ask::new(1, &kids([1])));
+    device.granted(&Ask::new(2, &kids([1])));
+    for session in [200, 201] {
+        device.delete(&Removal::new(session, &kids([1])));
+        device.wait(A_DAY_MS);
+    }
+    assert_eq!(device.device.unmatched.len(), 1);
+}
+
+#[test]
 fn explanation_names_what_was_counted_and_when_it_ends() {
     let mut device = Scenario::with_room_for(3);
     let until_ms = device.now_ms + 1000;
@@ -78,7 +100,7 @@ fn explanation_names_what_was_counted_and_when_it_ends() {
     device.acknowledge(PHONE, 40, &[(kid(1), 0)]);
     let explanation = explain(&device, &kids([1, 3, 3]));
     assert_eq!(explanation.denied, None);
-    assert_eq!((explanation.limit, explanation.live), (3, 2));
+    assert_eq!((explanation.limit, explanation.live), (Some(3), 2));
     assert_eq!((explanation.confirmed, explanation.requested), (1, 1));
     let counted = |license_id, n, confirmed, counted_until_ms| CountedLicense {
         license_id,
@@ -107,7 +129,7 @@ fn license_deleted_on_weak_evidence_counts_and_is_no_longer_confirmed() {
 fn asking_for_nothing_is_allowed_even_over_the_limit() {
     let mut device = Scenario::with_room_for(2);
     device.granted(&Ask::new(1, &kids([1, 2])));
-    device.policy.device_limit = 0;
+    device.policy.rules[0].limit = 0;
     assert_eq!(explain(&device, &[]).denied, None);
 }
 
@@ -128,6 +150,8 @@ fn folded_state_survives_its_stored_form() {
     device.granted(&Ask::new(1, &kids([1])).under(40).until(START_MS + 1000));
     device.acknowledge(PHONE, 40, &[(kid(1), 0)]);
     device.refused(&Ask::new(2, &kids([2])));
+    device.granted(&Ask::new(3, &kids([1])));
+    device.delete(&Removal::new(200, &kids([1])));
     let bytes = postcard::to_allocvec(&device.device).unwrap();
     assert_eq!(postcard::from_bytes::<Device>(&bytes).unwrap(), device.device);
 }

@@ -117,7 +117,6 @@ fn words_inside_bodies_do_not_change() {
         ("license-acquired.v1", "key_source", r#"{"kind": "registered"}"#),
         ("license-acquired.v1", "key_source", r#"{"kind": "published_test_seed"}"#),
         ("license-acquired.v1", "key_source", r#"{"kind": "request"}"#),
-        ("acquisition-refused.v1", "rule", r#""licenses_per_slot""#),
         ("license-deleted.v1", "grade", r#""A""#),
         ("license-deleted.v1", "grade", r#""C""#),
         ("license-deleted.v1", "grade", r#""D""#),

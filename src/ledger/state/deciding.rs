@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMappedMutexGuard, OwnedMutexGuard};
 
 use super::super::tail::Fact;
 use super::super::{Ledger, StreamName};
@@ -17,7 +17,11 @@ use super::store::{DEVICE_STREAM, StateError, StateStore};
 use crate::domain::lookup::{self, Key, Place, Row, Rows, Value};
 use crate::domain::{Device, DeviceRef, Event};
 
-/// Devices kept in memory. A device with 25 live licenses takes about 4 KiB.
+/// Devices kept in memory. One with 25 live licenses takes about 4 KiB. The most that one can take
+/// under the default policy is about 130 KiB: 25 slots of 16 licenses (25 KiB), 100 refusals of 50
+/// KIDs (90 KiB, and 6 KiB from an hour after they were made), the times of 100 unmatched
+/// deletions, and recent index rows (10 KiB). Somebody who owns as many devices and drives each of
+/// them there makes this cache 2 GiB large; a full one of ordinary devices has 64 MiB.
 const CACHED_DEVICES: usize = 16 * 1024;
 
 /// Recent index rows a device keeps in memory before it asks which of them are stored by now.
@@ -46,7 +50,7 @@ pub struct DeviceGuard {
     deciding: Arc<Deciding>,
     name: DeviceRef,
     stream: StreamName,
-    slot: OwnedMutexGuard<Option<Loaded>>,
+    loaded: OwnedMappedMutexGuard<Option<Loaded>, Loaded>,
 }
 
 impl Deciding {
@@ -63,14 +67,30 @@ impl Deciding {
             let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(devices.get_or_insert_mut(name.clone(), Arc::default))
         };
-        let slot = slot.lock_owned().await;
-        let stream = device_stream(name);
-        let mut guard =
-            DeviceGuard { deciding: Arc::clone(self), name: name.clone(), stream, slot };
-        if guard.slot.is_none() {
-            guard.load().await?;
+        let mut slot = slot.lock_owned().await;
+        let (loaded, from_store) = match slot.take() {
+            Some(loaded) => (loaded, false),
+            None => (self.load(name)?, true),
+        };
+        let mut guard = DeviceGuard {
+            deciding: Arc::clone(self),
+            name: name.clone(),
+            stream: device_stream(name),
+            loaded: OwnedMutexGuard::map(slot, |slot| slot.insert(loaded)),
+        };
+        if from_store {
+            guard.refresh().await?;
         }
         Ok(guard)
+    }
+
+    /// The device as the store has it, which may be behind.
+    fn load(&self, name: &DeviceRef) -> Result<Loaded, StateError> {
+        let (head, device) = match self.store.device(name)? {
+            Some((revision, device)) => (Some(revision), device),
+            None => (None, Device::default()),
+        };
+        Ok(Loaded { device, head, overlay: HashMap::new() })
     }
 }
 
@@ -85,13 +105,12 @@ pub fn device_stream(device: &DeviceRef) -> StreamName {
 impl DeviceGuard {
     /// The device's state at [`head`](Self::head).
     pub fn device(&self) -> &Device {
-        static UNSEEN: std::sync::LazyLock<Device> = std::sync::LazyLock::new(Device::default);
-        self.slot.as_ref().map_or(&UNSEEN, |loaded| &loaded.device)
+        &self.loaded.device
     }
 
     /// Revision of the last event folded; `None` if the stream is empty.
     pub fn head(&self) -> Option<u64> {
-        self.slot.as_ref().and_then(|loaded| loaded.head)
+        self.loaded.head
     }
 
     /// The device's stream.
@@ -99,22 +118,13 @@ impl DeviceGuard {
         &self.stream
     }
 
-    /// What is known under `key` as of [`head`](Self::head).
+    /// What is known under `key` as of [`head`](Self::head), or of a later event that another
+    /// process stored: then an append that names the head does not go through.
     pub fn value(&self, key: &Key) -> Result<Option<Value>, StateError> {
-        let recent = self.slot.as_ref().and_then(|loaded| loaded.overlay.get(key));
-        match recent {
+        match self.loaded.overlay.get(key) {
             Some(row) => Ok(Some(row.value.clone())),
             None => Ok(self.deciding.store.row(key)?.map(|row| row.value)),
         }
-    }
-
-    async fn load(&mut self) -> Result<(), StateError> {
-        let (head, device) = match self.deciding.store.device(&self.name)? {
-            Some((revision, device)) => (Some(revision), device),
-            None => (None, Device::default()),
-        };
-        *self.slot = Some(Loaded { device, head, overlay: HashMap::new() });
-        self.refresh().await.map(drop)
     }
 
     /// Reads the head of the stream and folds what is new; tells whether there was anything.
@@ -149,17 +159,14 @@ impl DeviceGuard {
     }
 
     fn fold(&mut self, event: &Event, revision: u64, sequence: u64) -> Result<(), StateError> {
-        let Some(loaded) = self.slot.as_mut() else { return Ok(()) };
         let store = &self.deciding.store;
+        let loaded = &mut *self.loaded;
         loaded.trim(store);
         let mut rows = OverlayRows { overlay: &mut loaded.overlay, store };
         let place = Place { device: &self.name, sequence, revision };
-        let applied = lookup::apply(event, place, &mut rows);
-        if applied.is_err() {
-            // Half applied is worse than not in memory: the next decision loads it again.
-            *self.slot = None;
-            return applied;
-        }
+        // If this fails halfway, the head stays, and the event is folded again: a row that has seen
+        // it is left alone then.
+        lookup::apply(event, place, &mut rows)?;
         loaded.device.evolve(event);
         loaded.head = Some(revision);
         Ok(())

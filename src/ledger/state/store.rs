@@ -1,5 +1,6 @@
 //! `state.db`: the folded devices and the index rows, and the tail that keeps them.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use uuid::Uuid;
 
 use super::super::sqlite;
-use super::super::tail::{Apply, Fact, Progress, Tail};
+use super::super::tail::{Apply, Fact, Progress, Tail, error_text};
 use super::super::{Ledger, ReadError};
 use crate::domain::lookup::{self, Key, Place, Row, Rows};
 use crate::domain::{Device, DeviceRef};
@@ -29,10 +30,10 @@ pub const DEVICE_STREAM: &str = "device-";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// SQLite said no.
-    #[error("the state database failed; delete state.db to have it rebuilt")]
+    #[error("the state database failed; `license-ledger rebuild` makes it anew")]
     Database(#[from] rusqlite::Error),
     /// A row cannot be decoded.
-    #[error("a row of the state database is damaged; delete state.db to have it rebuilt")]
+    #[error("a row of the state database is damaged; `license-ledger rebuild` makes it anew")]
     Row(#[from] postcard::Error),
     /// The ledger cannot be read.
     #[error("the ledger cannot be read")]
@@ -120,50 +121,50 @@ fn read_row(connection: &Connection, key: &Key) -> Result<Option<Row>, StateErro
     Ok(value.map(|value| postcard::from_bytes(&value)).transpose()?)
 }
 
-/// Opens the file for writing; folds from the start when it is not this ledger's or not this
-/// version's.
+/// Opens the file for writing, and says from where on to fold: from the start if the file is not of
+/// this ledger or not of this version, or damaged.
 async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), StateError> {
-    let mut connection = match open_current(path) {
-        Ok(connection) => connection,
-        Err(error) => {
-            tracing::warn!(%error, "state.db cannot be used and is folded again: {error}");
-            sqlite::remove(path)?;
-            open_current(path)?
+    let reason = match open_current(path) {
+        Ok((connection, Some(checkpoint))) => {
+            let Checkpoint { next_sequence, last_event_id } = checkpoint;
+            let applied = match next_sequence.checked_sub(1) {
+                Some(last) => ledger.read_all(last, 1).await?.first().map(|recorded| recorded.id),
+                None => None,
+            };
+            if applied == last_event_id {
+                return Ok((connection, next_sequence));
+            }
+            "it belongs to another ledger".to_owned()
         }
+        Ok((_, None)) => "it was folded by another version".to_owned(),
+        Err(error) => error_text(&error),
     };
-    let (next_sequence, last_event_id): (u64, Option<Uuid>) =
-        connection.query_row("SELECT next_sequence, last_event_id FROM checkpoint", [], |row| {
-            Ok((row.get(0)?, row.get::<_, Option<[u8; 16]>>(1)?.map(Uuid::from_bytes)))
-        })?;
-    let applied = match next_sequence.checked_sub(1) {
-        Some(last) => ledger.read_all(last, 1).await?.first().map(|recorded| recorded.id),
-        None => None,
-    };
-    if applied == last_event_id {
-        return Ok((connection, next_sequence));
-    }
-    tracing::warn!("state.db belongs to another ledger and is folded again");
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(
-        "DELETE FROM devices; DELETE FROM lookups;
-         UPDATE checkpoint SET next_sequence = 0, last_event_id = NULL;",
-    )?;
-    transaction.commit()?;
+    tracing::warn!(%reason, "state.db cannot be used and is folded again: {reason}");
+    sqlite::remove(path)?;
+    let (connection, _) = open_current(path)?;
     Ok((connection, 0))
 }
 
-fn open_current(path: &Path) -> Result<Connection, StateError> {
+struct Checkpoint {
+    next_sequence: u64,
+    last_event_id: Option<Uuid>,
+}
+
+/// Opens the file, or makes it. No checkpoint: another version folded it.
+fn open_current(path: &Path) -> Result<(Connection, Option<Checkpoint>), StateError> {
     let connection = sqlite::open_disposable(path, SCHEMA)?;
     connection
         .execute("INSERT OR IGNORE INTO checkpoint VALUES (1, ?1, 0, NULL)", [FOLD_VERSION])?;
-    let version: i64 =
-        connection.query_row("SELECT fold_version FROM checkpoint", [], |row| row.get(0))?;
-    if version == FOLD_VERSION {
-        return Ok(connection);
-    }
-    drop(connection);
-    sqlite::remove(path)?;
-    open_current(path)
+    let checkpoint = connection.query_row(
+        "SELECT next_sequence, last_event_id FROM checkpoint WHERE fold_version = ?1",
+        [FOLD_VERSION],
+        |row| {
+            let last_event_id: Option<[u8; 16]> = row.get(1)?;
+            let last_event_id = last_event_id.map(Uuid::from_bytes);
+            Ok(Checkpoint { next_sequence: row.get(0)?, last_event_id })
+        },
+    );
+    Ok((connection, checkpoint.optional()?))
 }
 
 const SCHEMA: &[&str] = &[include_str!("../../../migrations/state/0001_state.sql")];
@@ -188,20 +189,17 @@ impl Folder {
         for fact in batch {
             let Some(device) = device_of(fact) else { continue };
             let (sequence, revision) = (fact.recorded.sequence, fact.recorded.revision);
-            let entry = match devices.entry(device) {
-                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => {
+            let place = Place { device: &device, sequence, revision };
+            lookup::apply(&fact.event, place, &mut rows)?;
+            let (folded_to, state) = match devices.entry(device) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
                     let stored = read_device(&transaction, entry.key())?;
-                    let device = stored.map(|(_, device)| device).unwrap_or_default();
-                    entry.insert((revision, device))
+                    entry.insert(stored.unwrap_or_default())
                 }
             };
-            entry.0 = revision;
-            entry.1.evolve(&fact.event);
-            if let Some(device) = device_of(fact) {
-                let place = Place { device: &device, sequence, revision };
-                lookup::apply(&fact.event, place, &mut rows)?;
-            }
+            *folded_to = revision;
+            state.evolve(&fact.event);
         }
         rows.flush()?;
         write_devices(&transaction, devices)?;

@@ -12,6 +12,8 @@
 // A measurement that fails has nothing to recover.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod report;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use license_ledger::ledger::embedded::Options;
 use license_ledger::ledger::{Append, Embedded, Expected, Ledger, NewEvent, StreamName};
+use report::{median, setting, surroundings};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -44,10 +47,8 @@ fn main() {
     let ratio = ours / limit;
     println!(
         "append: ratio={ratio:.2} ours={ours:.0}/s limit={limit:.0}/s events={events} \
-         writers={WRITERS} bytes={EVENT_BYTES} machine={} durability={} load={}",
-        machine(),
-        durability(dir.path()),
-        load()
+         writers={WRITERS} bytes={EVENT_BYTES} {}",
+        surroundings(dir.path())
     );
 }
 
@@ -244,41 +245,6 @@ impl Random {
     fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect(name))
-}
-
-fn median(rates: &mut [f64]) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
-}
-
-fn machine() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{}x{}", cores, model.trim_start_matches([' ', '\t', ':']).replace(' ', "-"))
-}
-
-/// The time of one small `fdatasync` on this disk.
-fn durability(dir: &Path) -> String {
-    let mut file = File::create(dir.join("sync")).unwrap();
-    let mut times: Vec<f64> = (0..200)
-        .map(|_| {
-            let started = Instant::now();
-            file.write_all(&[1; EVENT_BYTES]).unwrap();
-            file.sync_data().unwrap();
-            started.elapsed().as_secs_f64() * 1000.0
-        })
-        .collect();
-    format!("fdatasync-{:.2}ms", median(&mut times))
-}
-
-fn load() -> String {
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split(' ').next().unwrap_or("unknown").into()
 }
 
 const WRITERS: usize = 64;

@@ -18,6 +18,7 @@
 //! - [`access`]: API keys, scopes, rate limits, key files.
 //! - [`config`]: what an operator can set.
 //! - [`http`]: the outer shell around every request, and the routes.
+//! - [`simulator`]: a device that speaks the protocol, for the demo, tests and people.
 //! - [`clock`]: time as a value that is passed in.
 //! - [`cli`]: the command line, one file a subcommand.
 pub mod access;
@@ -32,3 +33,4 @@ pub mod ledger;
 pub mod licensing;
 pub mod playready;
 pub mod projections;
+pub mod simulator;

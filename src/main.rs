@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// A challenge is parsed and answered in hundreds of small pieces, on several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     license_ledger::cli::run()
 }

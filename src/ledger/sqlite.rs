@@ -8,14 +8,15 @@ use rusqlite::{Connection, OpenFlags};
 
 /// Opens a derived file for writing and brings it to the schema whose steps are `migrations`, in
 /// order. WAL, so that readers never wait; `synchronous=NORMAL`, since what a power failure takes
-/// is derived again.
+/// is derived again. The write-ahead log grows to 32 MiB before it is copied: events of many devices
+/// change the same pages again and again, and each copy waits for the disk that the ledger commits to.
 pub fn open_disposable(path: &Path, migrations: &[&str]) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768;
-         PRAGMA temp_store = MEMORY;",
+         PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 8192;",
     )?;
     let applied: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     for (step, migration) in migrations.iter().enumerate().skip(applied) {

@@ -92,13 +92,6 @@ mod kind {
 /// The key that a license's MAC is made with; travels wrapped together with the content key.
 type IntegrityKey = Zeroizing<[u8; 16]>;
 
-/// The rights id of the non-persistent license at this place in a response (section 6.3): the
-/// request's nonce as a big-endian integer, plus the place, modulo 2^128.
-pub fn rights_id(nonce: [u8; 16], place: usize) -> [u8; 16] {
-    let place = u128::try_from(place).unwrap_or(u128::MAX);
-    u128::from_be_bytes(nonce).wrapping_add(place).to_be_bytes()
-}
-
 fn mac(key: &IntegrityKey, covered: &[u8]) -> Cmac<Aes128> {
     Cmac::new(&(**key).into()).chain_update(covered)
 }

@@ -2,4 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // here they are assertions
 
+mod api;
+mod attacks;
+mod canary;
+mod client;
+mod command_line;
+mod crashes;
+mod device;
+mod golden_flow;
 mod http_shell;
+mod layout;
+mod mutations;
+mod process;
+mod quota;
+mod repeats;
+mod replay;
+mod service;
+mod wire;

@@ -1,0 +1,119 @@
+//! The load: connections that are kept alive, on one thread, doing as little as a client can.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::LocalSet;
+
+use super::cpu;
+
+pub const CONNECTIONS: usize = 64;
+
+/// When requests are sent.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// Each connection sends as soon as it has its answer.
+    Closed,
+    /// So many a second, whether answers come or not.
+    Open(f64),
+}
+
+/// How it went.
+pub struct Outcome {
+    pub seconds: f64,
+    /// Processor time of the load generator, which runs on the thread that calls it.
+    pub cpu_seconds: f64,
+    /// Milliseconds from the moment each request was to be sent to the end of its answer.
+    pub latencies: Vec<f64>,
+}
+
+/// Sends every body once and requires a license in every answer.
+pub fn run(address: SocketAddr, target: &str, bodies: &[Vec<u8>], pace: Pace) -> Outcome {
+    let used = cpu::of_thread();
+    let request = |body: &Vec<u8>| [head(target, body.len()), body.clone()].concat();
+    let requests: Rc<Vec<_>> = Rc::new(bodies.iter().map(request).collect());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let next = Rc::new(Cell::new(0));
+    LocalSet::new().block_on(&runtime, async {
+        let mut streams = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let stream = TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            streams.push(stream);
+        }
+        let started = Instant::now();
+        let connections: Vec<_> = streams
+            .into_iter()
+            .map(|stream| {
+                let (next, requests) = (Rc::clone(&next), Rc::clone(&requests));
+                tokio::task::spawn_local(connection(stream, next, requests, pace, started))
+            })
+            .collect();
+        let mut latencies = Vec::with_capacity(bodies.len());
+        for connection in connections {
+            latencies.extend(connection.await.unwrap());
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        Outcome { seconds, latencies, cpu_seconds: cpu::of_thread() - used }
+    })
+}
+
+async fn connection(
+    mut stream: TcpStream,
+    next: Rc<Cell<usize>>,
+    requests: Rc<Vec<Vec<u8>>>,
+    pace: Pace,
+    started: Instant,
+) -> Vec<f64> {
+    let mut latencies = Vec::new();
+    let mut answer = Vec::with_capacity(64 << 10);
+    loop {
+        let index = next.replace(next.get() + 1);
+        let Some(request) = requests.get(index) else { return latencies };
+        let due = match pace {
+            Pace::Closed => Instant::now(),
+            Pace::Open(rate) => started + Duration::from_secs_f64(index as f64 / rate),
+        };
+        if matches!(pace, Pace::Open(_)) {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        stream.write_all(request).await.unwrap();
+        receive(&mut stream, &mut answer).await;
+        latencies.push(due.elapsed().as_secs_f64() * 1000.0);
+    }
+}
+
+/// Reads one answer and requires that it carries a license.
+async fn receive(stream: &mut TcpStream, answer: &mut Vec<u8>) {
+    answer.clear();
+    let body = loop {
+        assert_ne!(stream.read_buf(answer).await.unwrap(), 0, "the connection was closed");
+        if let Some(end) = find(answer, b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let head = std::str::from_utf8(&answer[..body]).unwrap();
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next());
+    let length: usize = length.unwrap().parse().unwrap();
+    while answer.len() < body + length {
+        assert_ne!(stream.read_buf(answer).await.unwrap(), 0, "the connection was closed");
+    }
+    let licensed = answer.starts_with(b"HTTP/1.1 200 ") && find(answer, b"<License>").is_some();
+    assert!(licensed, "{}", String::from_utf8_lossy(answer));
+}
+
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).position(|window| window == wanted)
+}
+
+fn head(target: &str, length: usize) -> Vec<u8> {
+    format!(
+        "POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/xml; charset=utf-8\r\n\
+         Content-Length: {length}\r\n\r\n"
+    )
+    .into_bytes()
+}

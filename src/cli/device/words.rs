@@ -1,0 +1,222 @@
+//! What licenses and refusals say, in words.
+
+use crate::clock::UnixMillis;
+use crate::playready::policy::LicensePolicy;
+use crate::playready::soap::{FaultCode, FaultReply, LimitScope, Refusal};
+
+/// A refusal, and what to do about it.
+pub struct Explanation {
+    /// What the server means.
+    pub meaning: String,
+    /// What helps.
+    pub remedy: String,
+}
+
+/// The conditions of a license in one line.
+pub fn policy(policy: &LicensePolicy) -> String {
+    let mut words = vec![
+        if policy.persist { "may be stored" } else { "not to be stored" }.to_owned(),
+        format!("security level {} or higher", u16::from(policy.sl)),
+    ];
+    words.extend(policy.begin.map(|at| format!("from {}", time(at))));
+    words.extend(policy.end.map(|at| format!("until {}", time(at))));
+    words.extend(policy.grace_seconds.map(|s| format!("and {s} seconds of grace")));
+    words.extend(policy.first_play_seconds.map(|s| format!("for {s} seconds from the first play")));
+    words.extend(policy.real_time.then(|| "playback stops at the end".to_owned()));
+    words.extend(policy.removal.map(|at| format!("to be removed at {}", time(at))));
+    words.extend(policy.domain.map(|domain| format!("for domain revision {}", domain.revision)));
+    let levels = [
+        ("compressed video", policy.cvopl),
+        ("uncompressed video", policy.ucvopl),
+        ("analog video", policy.avopl),
+        ("compressed audio", policy.caopl),
+        ("uncompressed audio", policy.ucaopl),
+    ];
+    let stated = levels.into_iter().filter(|(_, level)| *level != 0);
+    words.extend(stated.map(|(what, level)| format!("{what} protection {level}")));
+    let lists = [
+        ("explicit output protections", policy.dvop.len() + policy.daop.len() + policy.avop.len()),
+        ("output enablers", policy.play_enablers.len()),
+        ("extended restrictions", policy.extended_restrictions.len()),
+    ];
+    let present = lists.into_iter().filter(|(_, count)| *count != 0);
+    words.extend(present.map(|(what, count)| format!("{count} {what}")));
+    words.join(", ")
+}
+
+fn time(at_s: u32) -> String {
+    UnixMillis(i64::from(at_s) * 1000).to_rfc3339().replace(".000Z", "Z")
+}
+
+/// What a fault means, and what to do.
+pub fn fault(fault: &FaultReply) -> Explanation {
+    let (meaning, remedy) = match fault.refusal() {
+        Some(refusal) => refused(refusal),
+        None => code(fault.code),
+    };
+    Explanation { meaning, remedy }
+}
+
+fn refused(refusal: Refusal) -> (String, String) {
+    let (meaning, remedy) = match refusal {
+        Refusal::PersistentLicenseLimit { .. } => return limit(refusal),
+        Refusal::KeyUnknown { kids } => {
+            let kids: Vec<_> = kids.iter().map(ToString::to_string).collect();
+            let meaning = format!("the server has no content key for {}", kids.join(", "));
+            return (meaning, "register it there with `keys import` or `keys seed`".to_owned());
+        }
+        Refusal::SecurityLevel { required, device } => {
+            let meaning =
+                format!("the license needs security level {required}, the device has {device}");
+            return (meaning, "ask with a device of a higher level".to_owned());
+        }
+        Refusal::ClockSkew { server_time } => {
+            let server_time = UnixMillis(i64::try_from(server_time).unwrap_or(i64::MAX / 1000));
+            let at = UnixMillis(server_time.0.saturating_mul(1000));
+            let meaning = format!("the device's clock is too far off; the server has {at}");
+            return (meaning, "set the clock of this machine".to_owned());
+        }
+        Refusal::InvalidCfg { detail } => {
+            let meaning = format!("the policy string cannot be read: {detail}");
+            return (meaning, "correct --cfg".to_owned());
+        }
+        Refusal::InvalidPolicy { detail } => {
+            let meaning = format!("the policy breaks the rule {detail}");
+            return (
+                meaning,
+                "correct --cfg; section 11 of the protocol page has the rules".into(),
+            );
+        }
+        Refusal::NoKid => ("the header names no KID", "name one with --kid"),
+        Refusal::NotEntitled => {
+            ("the service does not authorize this device", "ask the service for the license")
+        }
+        Refusal::AescbcUnsupported => {
+            ("the key is for AES-CBC, which the device does not handle", "ask for another KID")
+        }
+        Refusal::RealtimeUnsupported => {
+            ("the device does not handle real-time expiration", "leave it out of --cfg")
+        }
+        Refusal::UnsupportedRight => ("only the right to play is issued", "correct --cfg"),
+        Refusal::UnsupportedKeyType => {
+            ("keys of this type are not issued", "ask for a key for AES-CTR or AES-CBC")
+        }
+        Refusal::ChallengeSpent => {
+            ("this challenge was answered before and is spent", "ask again with a new one")
+        }
+        Refusal::UnknownSession => (
+            "the server knows no such session of this device",
+            "check that the licenses came from this server and this device",
+        ),
+        Refusal::UnknownTransaction => (
+            "the server knows no such transaction of this device",
+            "check that the licenses came from this server and this device",
+        ),
+    };
+    (meaning.to_owned(), remedy.to_owned())
+}
+
+/// [`Refusal::PersistentLicenseLimit`].
+fn limit(refusal: Refusal) -> (String, String) {
+    let Refusal::PersistentLicenseLimit {
+        scope,
+        limit,
+        held,
+        requested,
+        held_kids,
+        window_seconds,
+    } = refusal
+    else {
+        return (refusal.to_json(), String::new());
+    };
+    let holder = match scope {
+        LimitScope::Device => "the device",
+        LimitScope::Account => "the account",
+        LimitScope::AccountTitle => "the account has this title on its devices and",
+    };
+    let window =
+        window_seconds.map(|seconds| format!(" within {seconds} seconds")).unwrap_or_default();
+    let meaning = format!(
+        "{holder} holds {held} of {limit} persistent licenses{window}, and {requested} more would \
+         be too many"
+    );
+    let example = held_kids.first().map(|kid| format!(", for example --kid {kid}"));
+    (meaning, format!("delete one with `device delete`{}", example.unwrap_or_default()))
+}
+
+fn code(code: FaultCode) -> (String, String) {
+    let (meaning, remedy) = match code {
+        FaultCode::DeviceRevoked => {
+            ("the device's certificate is revoked", "take a device that is not")
+        }
+        FaultCode::Internal => (
+            "the server could not do it at the moment",
+            "try again; the same challenge is counted once",
+        ),
+        FaultCode::InvalidMessage => (
+            "the server does not accept the message",
+            "check that device and server belong to one PKI; the server's log says more",
+        ),
+        FaultCode::DeviceLimit => ("the account's domain is full", "remove a device from it"),
+        FaultCode::ServiceSpecific => {
+            ("the service has a reason of its own", "see the custom data")
+        }
+        FaultCode::DomainRequired => ("the device must join a domain", "join it first"),
+        FaultCode::RenewDomain => ("the domain was renewed", "join it again"),
+        FaultCode::NotAMember => ("the device is not in the domain", "join it first"),
+        FaultCode::ProtocolVersion => {
+            ("the server does not speak this version", "take another --header-version")
+        }
+        FaultCode::UnknownAccount => ("the account is not known", "check the account"),
+        FaultCode::Redirect => ("the service has moved", "ask its operator for the new URL"),
+        FaultCode::Other(_) => ("the code has no published meaning", "ask the server's operator"),
+    };
+    (meaning.to_owned(), remedy.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::playready::kid::Kid;
+    use crate::playready::policy::SecurityLevel;
+
+    #[test]
+    fn a_policy_reads_as_a_sentence() {
+        let mut license = LicensePolicy::new(SecurityLevel::Software);
+        assert_eq!(policy(&license), "not to be stored, security level 2000 or higher");
+        license.persist = true;
+        license.end = Some(1_700_000_000);
+        license.grace_seconds = Some(60);
+        license.ucvopl = 270;
+        assert_eq!(
+            policy(&license),
+            "may be stored, security level 2000 or higher, until 2023-11-14T22:13:20Z, \
+             and 60 seconds of grace, uncompressed video protection 270"
+        );
+    }
+
+    #[test]
+    fn a_full_device_learns_what_it_holds_and_what_to_delete() {
+        let kid = Kid::from(uuid::Uuid::from_u128(1));
+        let refusal = Refusal::PersistentLicenseLimit {
+            scope: LimitScope::Device,
+            window_seconds: None,
+            limit: 5,
+            held: 5,
+            requested: 1,
+            held_kids: vec![kid],
+        };
+        let reply =
+            FaultReply { code: FaultCode::ServiceSpecific, custom_data: Some(refusal.to_json()) };
+        let Explanation { meaning, remedy } = fault(&reply);
+        assert!(meaning.starts_with("the device holds 5 of 5 persistent licenses"), "{meaning}");
+        assert!(remedy.contains(&format!("--kid {kid}")), "{remedy}");
+    }
+
+    #[test]
+    fn custom_data_of_others_is_left_to_the_reader() {
+        let reply =
+            FaultReply { code: FaultCode::ServiceSpecific, custom_data: Some("hello".to_owned()) };
+        assert_eq!(fault(&reply).remedy, "see the custom data");
+    }
+}

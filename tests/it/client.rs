@@ -1,0 +1,133 @@
+//! An HTTP client of a service, wherever that runs.
+
+use serde_json::Value;
+
+/// The path that devices post to.
+pub const RIGHTS_MANAGER: &str = "/playready/rightsmanager.asmx";
+
+/// Talks to one service. Clones share connections.
+#[derive(Clone)]
+pub struct Client {
+    agent: ureq::Agent,
+    url: String,
+    key: String,
+}
+
+/// An answer, whatever its status.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    /// A client of the service at `url` that shows the API key `key` where one is needed.
+    pub fn new(url: &str, key: &str) -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(std::time::Duration::from_secs(30)))
+            .max_idle_connections_per_host(64)
+            .build();
+        Self { agent: config.new_agent(), url: url.to_owned(), key: key.to_owned() }
+    }
+
+    /// The same service, with another key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { key: key.to_owned(), ..self.clone() }
+    }
+
+    /// Gets `path`; `None` if no answer came.
+    pub fn try_get(&self, path: &str) -> Option<Answer> {
+        let request = self.agent.get(format!("{}{path}", self.url));
+        Answer::read(request.header("authorization", format!("Bearer {}", self.key)).call())
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.try_get(path).unwrap_or_else(|| panic!("no answer to GET {path}"))
+    }
+
+    /// The JSON at `path`, which must be there.
+    pub fn json(&self, path: &str) -> Value {
+        let answer = self.get(path);
+        assert_eq!(answer.status, 200, "GET {path}: {}", answer.text());
+        answer.json()
+    }
+
+    pub fn post_json(&self, path: &str, body: &Value) -> Answer {
+        let request = self.agent.post(format!("{}{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {}", self.key));
+        let sent = request.header("content-type", "application/json").send(body.to_string());
+        Answer::read(sent).unwrap_or_else(|| panic!("no answer to POST {path}"))
+    }
+
+    /// Posts a challenge with the query string `query`; `None` if no whole answer came.
+    pub fn try_challenge(&self, body: &[u8], query: &str) -> Option<Answer> {
+        self.challenge_as(body, query, &[("content-type", "text/xml; charset=utf-8")])
+    }
+
+    pub fn challenge(&self, body: &[u8], query: &str) -> Answer {
+        self.try_challenge(body, query).expect("no answer to a challenge")
+    }
+
+    /// Posts a challenge with exactly these headers.
+    pub fn challenge_as(
+        &self,
+        body: &[u8],
+        query: &str,
+        headers: &[(&str, &str)],
+    ) -> Option<Answer> {
+        let mut url = format!("{}{RIGHTS_MANAGER}", self.url);
+        if !query.is_empty() {
+            url = format!("{url}?{query}");
+        }
+        let request = headers
+            .iter()
+            .fold(self.agent.post(url), |request, (name, value)| request.header(*name, *value));
+        Answer::read(request.send(body))
+    }
+}
+
+impl Answer {
+    fn read(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Option<Self> {
+        let mut response = response.ok()?;
+        let body = response.body_mut().read_to_vec().ok()?;
+        Some(Self { status: response.status().as_u16(), headers: response.headers().clone(), body })
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The position of the ledger that this answer's events end at.
+    pub fn position(&self) -> Option<u64> {
+        self.header("ledger-position").map(|text| text.parse().unwrap())
+    }
+
+    /// The problem document of an error of the JSON API, checked for its shape.
+    pub fn problem(&self) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status);
+        let code = problem["code"].as_str().unwrap();
+        assert_eq!(problem["type"], format!("/problems/{code}"));
+        for member in ["title", "detail"] {
+            assert!(!problem[member].as_str().unwrap().is_empty(), "{problem}");
+        }
+        assert_eq!(problem["request_id"].as_str(), self.header("x-request-id"));
+        problem
+    }
+
+    /// Its status and the code of its problem document.
+    pub fn status_and_code(&self) -> (u16, String) {
+        (self.status, self.problem()["code"].as_str().unwrap().to_owned())
+    }
+}

@@ -238,7 +238,7 @@ fn a_decision_foretells_what_the_device_then_gets() {
         let foretold = if fault.is_none() { "allow" } else { "deny" };
         assert_eq!(decision["decision"], foretold, "{wanted:?}: {decision}");
         assert_eq!(decision["limit"], 3);
-        let rule = if fault.is_none() { Value::Null } else { json!("device_slots") };
+        let rule = if fault.is_none() { Value::Null } else { json!("device-slots") };
         assert_eq!(decision["rule"], rule);
         assert_eq!(service.live(&device), live_after);
     }

@@ -22,7 +22,6 @@ use crate::http::{Running, Server, Shell};
 use crate::keys::Keys;
 use crate::ledger::embedded::Options;
 use crate::ledger::state::{Deciding, StateStore};
-use crate::ledger::tail::Fact;
 use crate::ledger::{Embedded, Ledger};
 use crate::licensing::{Licensing, Parts, Registry};
 use crate::playready::acquire::{ResponseSigner, SignResponses};
@@ -131,9 +130,6 @@ impl Opened {
         let keys = Arc::new(Keys::open(&data.join("keys.sealed"), &secrets.master)?);
         let store = Arc::new(StateStore::open(data, Arc::clone(ledger)).await?);
         let inventory = Arc::new(Inventory::open(data, Arc::clone(ledger)).await?);
-        let newest = ledger.read_all_backwards(u64::MAX, 1).await?.pop();
-        let newest_ms =
-            newest.map_or(Ok(0), |last| Fact::of(last).map(|fact| fact.event.at_ms()))?;
         let Loaded { pki, revocation } = load_pki(&pki_dir, clock)?;
         let parts = Parts {
             ledger: Arc::clone(ledger),
@@ -162,7 +158,7 @@ impl Opened {
         let api_keys = Arc::new(ApiKeys::new(secrets.api));
         let admin = Admin::new(registry, api_keys, clock.clone()).await?;
         let admin_key = admin.first_key(&[Scope::Admin]).await?;
-        let readiness = readiness(ledger, &store, &inventory, clock, newest_ms, missing);
+        let readiness = readiness(ledger, &store, &inventory, clock, missing);
         Ok(Self { admin, admin_key, licensing, inventory, readiness, pki: pki_dir })
     }
 }
@@ -225,7 +221,6 @@ fn readiness(
     store: &Arc<StateStore>,
     inventory: &Arc<Inventory>,
     clock: &Clock,
-    newest_ms: i64,
     missing_keys: usize,
 ) -> Readiness {
     let (open, ahead) = (ledger.subscribe(), ledger.subscribe());
@@ -255,8 +250,7 @@ fn readiness(
             failed(progress.failed).and_then(|()| lag(progress.next_sequence))
         })
         .check("clock", move || {
-            // After a start there is no progress until there is a new event.
-            let behind_ms = store.progress().last_at_ms.max(newest_ms) - clock.now().0;
+            let behind_ms = store.progress().last_at_ms - clock.now().0;
             if behind_ms > CLOCK_BEHIND_MAX_MS {
                 return Err(format!("{behind_ms} ms behind the newest event"));
             }

@@ -1,6 +1,7 @@
 //! The whole service from outside: real sockets, real processes, real files.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // here they are assertions
+// Here they are assertions.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod api;
 mod attacks;

@@ -83,7 +83,7 @@ fn mutate(message: &[u8], rng: &mut Rng) -> Vec<u8> {
 }
 
 /// What a signature stands for: the signed bytes, SignedInfo, signature and key.
-fn believed(message: &[u8], element: &str) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>)> {
+fn believed(message: &[u8], element: &str) -> Option<[Vec<u8>; 4]> {
     let binary = |name| {
         let element = between(message, name)?;
         let start = element.iter().position(|byte| *byte == b'>')? + 1;
@@ -93,7 +93,7 @@ fn believed(message: &[u8], element: &str) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>,
     };
     let signed = between(message, element)?.to_vec();
     let info = between(message, "SignedInfo")?.to_vec();
-    Some((signed, info, binary("SignatureValue")?, binary("PublicKey")?))
+    Some([signed, info, binary("SignatureValue")?, binary("PublicKey")?])
 }
 
 /// The bytes from an element's start tag to its end tag.

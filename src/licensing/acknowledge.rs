@@ -31,7 +31,7 @@ impl Licensing {
             let mut guard = self.deciding.hold(&belonging.device).await?;
             let now_ms = self.clock.now().0;
             let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
-            let licenses = command.transaction(|key| guard.value(key))?;
+            let licenses = guard.read(|rows| command.transaction(|key| rows.value(key)))?;
             let events = acknowledge(&command, &licenses, basis.at_ms(&guard));
             if events.is_empty() {
                 if self.moved(&mut guard, &basis).await? {

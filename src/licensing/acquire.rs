@@ -75,7 +75,7 @@ impl Licensing {
         let now_ms = self.clock.now().0;
         let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
         let at_ms = basis.at_ms(&guard);
-        let (mut seen, granted) = Seen::read(command, |key| guard.value(key))?;
+        let (mut seen, granted) = guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         if let Some(place) = granted {
             seen.grant = Some(self.grant_at(&place).await?);
         } else if asking.unprepared.is_some() {

@@ -38,7 +38,9 @@ impl Licensing {
             let now_ms = self.clock.now().0;
             let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
             let at_ms = basis.at_ms(&guard);
-            let seen = Seen::read(identity, command.session, &key_ids, |key| guard.value(key))?;
+            let seen = guard.read(|rows| {
+                Seen::read(identity, command.session, &key_ids, |key| rows.value(key))
+            })?;
             let outcome = guard.device().delete(&command, &seen, &policy.policy, at_ms);
             let (deletions, left_out) = match outcome {
                 Outcome::Answer { deletions, left_out } if !deletions.is_empty() => {

@@ -16,8 +16,9 @@ use crate::ledger::{Ledger, ReadError};
 
 pub use query::{DeviceInventory, DevicePage, DeviceSummary, HeldLicense, LicenseStatus};
 
-/// How long events gather before they are applied, unless a reader waits for them.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long events gather before they are applied, unless a reader waits for them. Together they
+/// change the same pages, which are then written once.
+const PAUSE: Duration = Duration::from_millis(250);
 
 const FILE: &str = "read_models.db";
 const SCHEMA: &[&str] = &[include_str!("../../migrations/read_models/0001_inventory.sql")];

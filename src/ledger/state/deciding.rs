@@ -13,7 +13,7 @@ use tokio::sync::{OwnedMappedMutexGuard, OwnedMutexGuard};
 
 use super::super::tail::Fact;
 use super::super::{Ledger, StreamName};
-use super::store::{DEVICE_STREAM, StateError, StateStore};
+use super::store::{DEVICE_STREAM, Moment, StateError, StateStore};
 use crate::domain::lookup::{self, Key, Place, Row, Rows, Value};
 use crate::domain::{Device, DeviceRef, Event};
 
@@ -51,6 +51,8 @@ pub struct DeviceGuard {
     name: DeviceRef,
     stream: StreamName,
     loaded: OwnedMappedMutexGuard<Option<Loaded>, Loaded>,
+    /// What this decision has read from the store: folding its events asks for the same rows.
+    read: HashMap<Key, Option<Row>>,
 }
 
 impl Deciding {
@@ -77,6 +79,7 @@ impl Deciding {
             name: name.clone(),
             stream: device_stream(name),
             loaded: OwnedMutexGuard::map(slot, |slot| slot.insert(loaded)),
+            read: HashMap::new(),
         };
         if from_store {
             guard.refresh().await?;
@@ -118,12 +121,17 @@ impl DeviceGuard {
         &self.stream
     }
 
-    /// What is known under `key` as of [`head`](Self::head), or of a later event that another
-    /// process stored: then an append that names the head does not go through.
-    pub fn value(&self, key: &Key) -> Result<Option<Value>, StateError> {
-        match self.loaded.overlay.get(key) {
-            Some(row) => Ok(Some(row.value.clone())),
-            None => Ok(self.deciding.store.row(key)?.map(|row| row.value)),
+    /// Reads rows as of [`head`](Self::head), or of a later event that another process stored: then
+    /// an append that names the head does not go through. All that `read` asks for is of one moment.
+    pub fn read<T>(&mut self, read: impl FnOnce(&mut DeviceRows<'_>) -> T) -> T {
+        read(&mut self.rows())
+    }
+
+    fn rows(&mut self) -> DeviceRows<'_> {
+        DeviceRows {
+            overlay: &mut self.loaded.overlay,
+            read: &mut self.read,
+            moment: self.deciding.store.moment(),
         }
     }
 
@@ -159,16 +167,14 @@ impl DeviceGuard {
     }
 
     fn fold(&mut self, event: &Event, revision: u64, sequence: u64) -> Result<(), StateError> {
-        let store = &self.deciding.store;
-        let loaded = &mut *self.loaded;
-        loaded.trim(store);
-        let mut rows = OverlayRows { overlay: &mut loaded.overlay, store };
-        let place = Place { device: &self.name, sequence, revision };
+        self.loaded.trim(&self.deciding.store);
+        let device = self.name.clone();
+        let place = Place { device: &device, sequence, revision };
         // If this fails halfway, the head stays, and the event is folded again: a row that has seen
         // it is left alone then.
-        lookup::apply(event, place, &mut rows)?;
-        loaded.device.evolve(event);
-        loaded.head = Some(revision);
+        lookup::apply(event, place, &mut self.rows())?;
+        self.loaded.device.evolve(event);
+        self.loaded.head = Some(revision);
         Ok(())
     }
 }
@@ -187,22 +193,36 @@ impl Loaded {
 ///
 /// The store may have advanced past the head meanwhile. A row from there has seen the event
 /// already, and [`lookup::apply`] leaves such a row alone.
-struct OverlayRows<'a> {
+pub struct DeviceRows<'a> {
     overlay: &'a mut HashMap<Key, Row>,
-    store: &'a StateStore,
+    read: &'a mut HashMap<Key, Option<Row>>,
+    moment: Moment<'a>,
 }
 
-impl Rows for OverlayRows<'_> {
+impl DeviceRows<'_> {
+    /// What is known under `key`.
+    pub fn value(&mut self, key: &Key) -> Result<Option<Value>, StateError> {
+        Ok(self.get(key)?.map(|row| row.value))
+    }
+}
+
+impl Rows for DeviceRows<'_> {
     type Error = StateError;
 
     fn get(&mut self, key: &Key) -> Result<Option<Row>, StateError> {
-        match self.overlay.get(key) {
-            Some(row) => Ok(Some(row.clone())),
-            None => self.store.row(key),
+        if let Some(row) = self.overlay.get(key) {
+            return Ok(Some(row.clone()));
         }
+        if let Some(row) = self.read.get(key) {
+            return Ok(row.clone());
+        }
+        let row = self.moment.row(key)?;
+        self.read.insert(key.clone(), row.clone());
+        Ok(row)
     }
 
     fn put(&mut self, key: Key, row: Row) -> Result<(), StateError> {
+        self.read.remove(&key);
         self.overlay.insert(key, row);
         Ok(())
     }

@@ -19,9 +19,10 @@ use crate::domain::{Device, DeviceRef};
 /// then folded again.
 const FOLD_VERSION: i64 = 1;
 
-/// How long events gather before they are applied. Decisions do not wait for it, since recent
-/// events are folded forward in memory.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long events gather before they are applied: events of many devices change the same pages,
+/// which are then written once. Decisions do not wait for it, since recent events are folded forward
+/// in memory.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Prefix of the streams that hold one device each.
 pub const DEVICE_STREAM: &str = "device-";
@@ -75,27 +76,53 @@ impl StateStore {
 
     /// The folded state of a device and the revision of its stream it was folded to.
     pub fn device(&self, device: &DeviceRef) -> Result<Option<(u64, Device)>, StateError> {
-        self.read(|connection| read_device(connection, device))
+        let connection = self.reader()?;
+        let state = read_device(&connection, device);
+        self.give_back(connection);
+        state
     }
 
-    /// The index row under `key`.
-    pub fn row(&self, key: &Key) -> Result<Option<Row>, StateError> {
-        self.read(|connection| read_row(connection, key))
+    /// Reads index rows as of one moment.
+    pub fn moment(&self) -> Moment<'_> {
+        Moment { store: self, connection: None }
     }
 
-    /// Runs `query` on a pooled read connection.
-    fn read<T>(
-        &self,
-        query: impl FnOnce(&Connection) -> Result<T, StateError>,
-    ) -> Result<T, StateError> {
+    fn reader(&self) -> Result<Connection, StateError> {
         let pooled = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = match pooled {
-            Some(connection) => connection,
-            None => sqlite::open_read_only(&self.path)?,
-        };
-        let answer = query(&connection);
+        pooled.map_or_else(|| Ok(sqlite::open_read_only(&self.path)?), Ok)
+    }
+
+    fn give_back(&self, connection: Connection) {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-        answer
+    }
+}
+
+/// One read transaction, from the first row that is asked for until this is dropped: several rows
+/// cost little more than one.
+pub struct Moment<'a> {
+    store: &'a StateStore,
+    connection: Option<Connection>,
+}
+
+impl Moment<'_> {
+    /// The index row under `key`.
+    pub fn row(&mut self, key: &Key) -> Result<Option<Row>, StateError> {
+        if self.connection.is_none() {
+            let connection = self.store.reader()?;
+            connection.prepare_cached("BEGIN")?.execute([])?;
+            self.connection = Some(connection);
+        }
+        self.connection.as_ref().map_or(Ok(None), |connection| read_row(connection, key))
+    }
+}
+
+impl Drop for Moment<'_> {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        // A connection that cannot end its transaction is closed, which ends it.
+        if connection.prepare_cached("COMMIT").and_then(|mut end| end.execute([])).is_ok() {
+            self.store.give_back(connection);
+        }
     }
 }
 

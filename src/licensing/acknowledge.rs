@@ -1,6 +1,6 @@
 //! A device says which licenses it stored.
 
-use super::commit::{Attempts, Basis, Committed};
+use super::commit::{Attempts, Committed};
 use super::{Answer, Denied, Licensing};
 use crate::domain::acknowledge::{Acknowledge, acknowledge};
 use crate::domain::{Digest, Identity, KeyId, TransactionId};
@@ -26,15 +26,11 @@ impl Licensing {
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
-            let belonging = self.identities.find(identity, &self.ledger).await?;
-            let policy = self.policy.current();
-            let mut guard = self.deciding.hold(&belonging.device).await?;
-            let now_ms = self.clock.now().0;
-            let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
-            let licenses = guard.read(|rows| command.transaction(|key| rows.value(key)))?;
-            let events = acknowledge(&command, &licenses, basis.at_ms(&guard));
+            let mut turn = self.turn(identity).await?;
+            let licenses = turn.guard.read(|rows| command.transaction(|key| rows.value(key)))?;
+            let events = acknowledge(&command, &licenses, turn.at_ms);
             if events.is_empty() {
-                if self.moved(&mut guard, &basis).await? {
+                if self.moved(&mut turn).await? {
                     continue;
                 }
                 if licenses.is_empty() {
@@ -44,9 +40,9 @@ impl Licensing {
                 return Ok(Answer { body, position: None });
             }
             let count = events.len();
-            let stream = guard.stream().clone();
+            let stream = turn.guard.stream().clone();
             let events = events.into_iter().map(|event| (stream.clone(), event)).collect();
-            let stored = self.commit(&mut guard, &basis, events, Vec::new(), correlation).await?;
+            let stored = self.commit(&mut turn, events, Vec::new(), correlation).await?;
             if let Committed::Stored { position } = stored {
                 self.metrics.acknowledged(count);
                 let body = wire::answer(message.transaction_id);

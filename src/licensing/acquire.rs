@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::commit::{Attempts, Basis, Committed, introduction, model_of};
+use super::commit::{Attempts, Committed, introduction, model_of};
 use super::sealing::RequestKeys;
 use super::{Answer, Denied, Licensing, LicensingError, random_bytes};
 use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, Terms};
@@ -68,57 +68,49 @@ impl Licensing {
     /// Decides once; `None` if something that the decision was made on has changed.
     async fn acquire_once(&self, asking: &mut Asking<'_>) -> Result<Option<Answer>, Denied> {
         let command = &asking.command;
-        let identity = command.identity;
-        let belonging = self.identities.find(identity, &self.ledger).await?;
-        let policy = self.policy.current();
-        let mut guard = self.deciding.hold(&belonging.device).await?;
-        let now_ms = self.clock.now().0;
-        let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
-        let at_ms = basis.at_ms(&guard);
-        let (mut seen, granted) = guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
+        let mut turn = self.turn(command.identity).await?;
+        let (mut seen, granted) =
+            turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         if let Some(place) = granted {
             seen.grant = Some(self.grant_at(&place).await?);
         } else if asking.unprepared.is_some() {
-            if self.moved(&mut guard, &basis).await? {
+            if self.moved(&mut turn).await? {
                 return Ok(None);
             }
             return asking.unprepared.take().map_or(Ok(None), Err);
         }
         let terms = Terms {
-            policy: &policy.policy,
-            policy_revision: policy.revision,
+            policy: &turn.policy.policy,
+            policy_revision: turn.policy.revision,
             replay_window_ms: self.replay_window_ms,
         };
-        let outcome = guard.device().acquire(command, &seen, terms, at_ms);
-        let mut events = introduction(asking.challenge.sender(), &basis, &guard, at_ms);
-        let stream = guard.stream().clone();
+        let outcome = turn.guard.device().acquire(command, &seen, terms, turn.at_ms);
+        let mut events = introduction(asking.challenge.sender(), &turn);
+        let stream = turn.guard.stream().clone();
         match outcome {
             Outcome::Grant(licenses) => {
                 let granted = licenses.iter().cloned();
                 let granted = granted.map(|license| Event::LicenseAcquired(Box::new(license)));
                 events.extend(granted.map(|event| (stream.clone(), event)));
                 let Committed::Stored { position } =
-                    self.commit(&mut guard, &basis, events, Vec::new(), asking.correlation).await?
+                    self.commit(&mut turn, events, Vec::new(), asking.correlation).await?
                 else {
                     return Ok(None);
                 };
-                drop(guard);
+                drop(turn);
                 self.metrics.granted(&licenses);
                 self.seal_answer(asking, &licenses, Some(position)).map(Some)
             }
             Outcome::Refuse(refusal, Some(refused)) => {
                 events.push((stream, Event::AcquisitionRefused(*refused)));
-                match self
-                    .commit(&mut guard, &basis, events, Vec::new(), asking.correlation)
-                    .await?
-                {
+                match self.commit(&mut turn, events, Vec::new(), asking.correlation).await? {
                     Committed::Stored { .. } => Err(self.refuse(refusal)),
                     Committed::DecideAgain => Ok(None),
                 }
             }
-            _ if self.moved(&mut guard, &basis).await? => Ok(None),
+            _ if self.moved(&mut turn).await? => Ok(None),
             Outcome::Repeat(licenses) => {
-                drop(guard);
+                drop(turn);
                 self.metrics.repeated();
                 self.seal_answer(asking, &licenses, None).map(Some)
             }

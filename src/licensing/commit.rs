@@ -1,5 +1,7 @@
 //! From a decision to stored events.
 
+use std::sync::Arc;
+
 use super::identities::Belonging;
 use super::policy::Published;
 use super::{Licensing, LicensingError};
@@ -13,12 +15,14 @@ use crate::playready::challenge::Sender;
 /// decisions about a device wait for each other, so only other processes can win a race.
 const ATTEMPTS: usize = 64;
 
-/// What a decision was made on.
-pub(super) struct Basis<'a> {
+/// One decision about one device: the device, held meanwhile, and all else it is made on.
+pub(super) struct Turn {
     pub(super) identity: Identity,
-    pub(super) belonging: &'a Belonging,
-    pub(super) policy: &'a Published,
-    pub(super) now_ms: i64,
+    pub(super) belonging: Belonging,
+    pub(super) policy: Arc<Published>,
+    pub(super) guard: DeviceGuard,
+    /// The time of the decision: never before that of what it is made on.
+    pub(super) at_ms: i64,
 }
 
 /// What became of an append.
@@ -47,35 +51,24 @@ impl Attempts {
     }
 }
 
-impl Basis<'_> {
-    /// The time a decision is made at: never before what it was made on.
-    pub(super) fn at_ms(&self, guard: &DeviceGuard) -> i64 {
-        self.now_ms.max(guard.device().at_ms).max(self.belonging.at_ms).max(self.policy.at_ms)
-    }
-}
-
 /// What the ledger says about a device before its first other event.
-pub(super) fn introduction(
-    sender: &Sender,
-    basis: &Basis<'_>,
-    guard: &DeviceGuard,
-    at_ms: i64,
-) -> Vec<(StreamName, Event)> {
+pub(super) fn introduction(sender: &Sender, turn: &Turn) -> Vec<(StreamName, Event)> {
+    let Turn { identity, belonging, guard, at_ms, .. } = turn;
+    let (identity, at_ms, device) = (*identity, *at_ms, belonging.device.clone());
     let mut events = Vec::new();
-    let device = basis.belonging.device.clone();
     if guard.head().is_none() {
         let enrolled = DeviceEnrolled {
             device: device.clone(),
-            identity: basis.identity,
+            identity,
             security_level: sender.security_level(),
             model: model_of(sender),
             at_ms,
         };
         events.push((guard.stream().clone(), Event::DeviceEnrolled(enrolled)));
     }
-    if basis.belonging.expected == Expected::NoStream {
-        let linked = IdentityLinked { identity: basis.identity, device, at_ms };
-        events.push((basis.belonging.stream.clone(), Event::IdentityLinked(linked)));
+    if belonging.expected == Expected::NoStream {
+        let linked = IdentityLinked { identity, device, at_ms };
+        events.push((belonging.stream.clone(), Event::IdentityLinked(linked)));
     }
     events
 }
@@ -87,29 +80,39 @@ pub(super) fn model_of(sender: &Sender) -> String {
 }
 
 impl Licensing {
+    /// Takes the device that `identity` belongs to, and reads what else a decision is made on.
+    pub(super) async fn turn(&self, identity: Identity) -> Result<Turn, LicensingError> {
+        let belonging = self.identities.find(identity, &self.ledger).await?;
+        let policy = self.policy.current();
+        let guard = self.deciding.hold(&belonging.device).await?;
+        let read_ms = guard.device().at_ms.max(belonging.at_ms).max(policy.at_ms);
+        let at_ms = self.clock.now().0.max(read_ms);
+        Ok(Turn { identity, belonging, policy, guard, at_ms })
+    }
+
     /// Stores `events` if nothing has changed since they were decided, and folds them.
     /// `extra_checks` are for streams beside device, identity and policy.
     pub(super) async fn commit(
         &self,
-        guard: &mut DeviceGuard,
-        basis: &Basis<'_>,
+        turn: &mut Turn,
         events: Vec<(StreamName, Event)>,
         extra_checks: Vec<(StreamName, Expected)>,
         correlation: &str,
     ) -> Result<Committed, LicensingError> {
+        let Turn { identity, belonging, policy, guard, .. } = turn;
         let mut append = Append { records: Vec::with_capacity(events.len()), checks: extra_checks };
         append.checks.extend([
             (guard.stream().clone(), Expected::at_head(guard.head())),
-            (basis.belonging.stream.clone(), basis.belonging.expected),
-            (self.policy.stream.clone(), Expected::At(basis.policy.revision)),
+            (belonging.stream.clone(), belonging.expected),
+            (self.policy.stream.clone(), Expected::At(policy.revision)),
         ]);
         for (stream, event) in &events {
             append.records.push((stream.clone(), NewEvent::of(stream, event, correlation)?));
         }
         match self.append_knowing_outcome(append).await {
             Ok(appended) => {
-                if basis.belonging.expected == Expected::NoStream {
-                    self.identities.forget(basis.identity);
+                if belonging.expected == Expected::NoStream {
+                    self.identities.forget(*identity);
                 }
                 let base = guard.head().map_or(0, |head| head + 1);
                 let mine = events.iter().zip(appended.first_sequence..);
@@ -129,7 +132,7 @@ impl Licensing {
             // If the same challenge was answered elsewhere meanwhile, the next decision finds that
             // answer and repeats it.
             Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => {
-                self.moved(guard, basis).await?;
+                self.moved(turn).await?;
                 Ok(Committed::DecideAgain)
             }
             Err(error) => Err(error.into()),
@@ -138,16 +141,11 @@ impl Licensing {
 
     /// Reads the heads of all that a decision was made on, and what stands there; tells whether any
     /// of them has moved. An answer that appends nothing is only true if none has.
-    pub(super) async fn moved(
-        &self,
-        guard: &mut DeviceGuard,
-        basis: &Basis<'_>,
-    ) -> Result<bool, LicensingError> {
-        let device = guard.refresh().await?;
-        let Basis { identity, belonging, .. } = basis;
-        let identity = self.identities.moved(*identity, belonging, &self.ledger).await?;
+    pub(super) async fn moved(&self, turn: &mut Turn) -> Result<bool, LicensingError> {
+        let device = turn.guard.refresh().await?;
+        let identity = self.identities.moved(turn.identity, &turn.belonging, &self.ledger).await?;
         let policy = self.policy.refresh(&self.ledger).await?;
-        Ok(device || identity || policy.revision != basis.policy.revision)
+        Ok(device || identity || policy.revision != turn.policy.revision)
     }
 
     /// Appends; when the outcome is not known, sends the same once more to learn it.

@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64;
 
-use super::commit::{Attempts, Basis, Committed};
+use super::commit::{Attempts, Committed};
 use super::{Answer, Denied, Licensing, LicensingError};
 use crate::domain::delete::{Delete, Deletion, Outcome, Seen};
 use crate::domain::event::EvidenceKept;
@@ -32,32 +32,28 @@ impl Licensing {
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
-            let belonging = self.identities.find(identity, &self.ledger).await?;
-            let policy = self.policy.current();
-            let mut guard = self.deciding.hold(&belonging.device).await?;
-            let now_ms = self.clock.now().0;
-            let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms };
-            let at_ms = basis.at_ms(&guard);
-            let seen = guard.read(|rows| {
+            let mut turn = self.turn(identity).await?;
+            let seen = turn.guard.read(|rows| {
                 Seen::read(identity, command.session, &key_ids, |key| rows.value(key))
             })?;
-            let outcome = guard.device().delete(&command, &seen, &policy.policy, at_ms);
+            let policy = &turn.policy.policy;
+            let outcome = turn.guard.device().delete(&command, &seen, policy, turn.at_ms);
             let (deletions, left_out) = match outcome {
                 Outcome::Answer { deletions, left_out } if !deletions.is_empty() => {
                     (deletions, left_out)
                 }
-                _ if self.moved(&mut guard, &basis).await? => continue,
+                _ if self.moved(&mut turn).await? => continue,
                 Outcome::Answer { left_out, .. } => {
                     self.metrics.deleted_without_event(left_out);
                     return Ok(Answer { body: wire::answer(&message.session), position: None });
                 }
                 Outcome::UnknownSession => return Err(Refusal::UnknownSession.into()),
             };
-            let (kept, checks) = self.evidence(challenge, &command, at_ms).await?;
-            let stream = guard.stream().clone();
+            let (kept, checks) = self.evidence(challenge, &command, turn.at_ms).await?;
+            let stream = turn.guard.stream().clone();
             let facts = deletions.iter().cloned().map(|d| (stream.clone(), d.into()));
             let events = facts.chain(kept).collect();
-            let stored = self.commit(&mut guard, &basis, events, checks, correlation).await?;
+            let stored = self.commit(&mut turn, events, checks, correlation).await?;
             if let Committed::Stored { position } = stored {
                 let unmatched = |deletion: &&Deletion| matches!(deletion, Deletion::Unmatched(_));
                 let unmatched = deletions.iter().filter(unmatched).count();

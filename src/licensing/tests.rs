@@ -6,7 +6,6 @@ use tempfile::TempDir;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::commit::Basis;
 use super::*;
 use crate::clock::UnixMillis;
 use crate::domain::event::{IdentityLinked, QuotaPolicyPublished};
@@ -256,11 +255,8 @@ async fn answer_is_checked_against_the_policy_and_the_device_it_was_decided_on()
     let ask = site.ask(1, 1, None);
     granted(&node, &ask).await;
     let identity = node.verify(&ask).unwrap().identity();
-    let belonging = node.identities.find(identity, &site.ledger).await.unwrap();
-    let policy = node.policy.current();
-    let mut guard = node.deciding.hold(&belonging.device).await.unwrap();
-    let basis = Basis { identity, belonging: &belonging, policy: &policy, now_ms: 0 };
-    assert!(!node.moved(&mut guard, &basis).await.unwrap());
+    let mut turn = node.turn(identity).await.unwrap();
+    assert!(!node.moved(&mut turn).await.unwrap());
 
     let published = Event::QuotaPolicyPublished(QuotaPolicyPublished {
         policy: QuotaPolicy::with_device_limit(5, 16),
@@ -271,16 +267,15 @@ async fn answer_is_checked_against_the_policy_and_the_device_it_was_decided_on()
     site.append(&node.policy.stream, published).await;
     // Another request has seen it already: this decision was made on the one before all the same.
     node.policy.refresh(&site.ledger).await.unwrap();
-    assert!(node.moved(&mut guard, &basis).await.unwrap());
-    let policy = node.policy.current();
-    assert_eq!((policy.revision, policy.policy.rules[0].limit), (1, 5));
-    let basis = Basis { policy: &policy, ..basis };
-    assert!(!node.moved(&mut guard, &basis).await.unwrap());
+    assert!(node.moved(&mut turn).await.unwrap());
+    turn.policy = node.policy.current();
+    assert_eq!((turn.policy.revision, turn.policy.policy.rules[0].limit), (1, 5));
+    assert!(!node.moved(&mut turn).await.unwrap());
 
     let device = ReferenceKey::new([7; 32]).device("another");
     let linked = IdentityLinked { identity, device: device.clone(), at_ms: NOW_S as i64 * 1000 };
-    site.append(&belonging.stream, Event::IdentityLinked(linked)).await;
-    assert!(node.moved(&mut guard, &basis).await.unwrap());
+    site.append(&turn.belonging.stream, Event::IdentityLinked(linked)).await;
+    assert!(node.moved(&mut turn).await.unwrap());
     let found = node.identities.find(identity, &site.ledger).await.unwrap();
     assert_eq!((found.device, found.expected), (device, Expected::At(1)));
 }

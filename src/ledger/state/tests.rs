@@ -147,7 +147,7 @@ impl Replay {
             assert_eq!(store.device(name).unwrap().as_ref(), Some(expected), "{name}");
         }
         for (key, row) in &self.rows.0 {
-            assert_eq!(store.row(key).unwrap().as_ref(), Some(row), "{key:?}");
+            assert_eq!(store.moment().row(key).unwrap().as_ref(), Some(row), "{key:?}");
         }
         let count = |table| {
             let sql = format!("SELECT count(*) FROM {table}");
@@ -158,12 +158,16 @@ impl Replay {
     }
 
     /// A guard must know of its device what the replay does.
-    fn assert_held(&self, guard: &DeviceGuard, n: u8) {
+    fn assert_held(&mut self, guard: &mut DeviceGuard, n: u8) {
         let expected = self.devices.get(&device(n));
         assert_eq!(guard.head(), expected.map(|(head, _)| *head));
         assert_eq!(guard.device(), expected.map_or(&Device::default(), |(_, device)| device));
         for (key, row) in self.rows.0.iter().filter(|(key, _)| owner(key) == n) {
-            assert_eq!(guard.value(key).unwrap().as_ref(), Some(&row.value), "{key:?}");
+            assert_eq!(
+                guard.read(|rows| rows.value(key)).unwrap().as_ref(),
+                Some(&row.value),
+                "{key:?}"
+            );
         }
     }
 }
@@ -202,8 +206,8 @@ async fn device_is_at_the_head_however_far_behind_the_state_is() {
         let behind = Site::with(&events[..seen]).await;
         let deciding = Deciding::new(Arc::clone(&full.ledger), behind.state().await);
         for n in [1, 2, 3] {
-            replay.assert_held(&deciding.hold(&device(n)).await.unwrap(), n);
-            replay.assert_held(&deciding.hold(&device(n)).await.unwrap(), n);
+            replay.assert_held(&mut deciding.hold(&device(n)).await.unwrap(), n);
+            replay.assert_held(&mut deciding.hold(&device(n)).await.unwrap(), n);
         }
     }
 }
@@ -218,7 +222,7 @@ async fn device_held_in_memory_arrives_at_the_head_when_the_state_is_ahead_of_it
         let deciding = Deciding::new(Arc::clone(&behind.ledger), Arc::clone(&state));
         let before = Replay::of(&behind.ledger).await;
         for n in [1, 2, 3] {
-            before.assert_held(&deciding.hold(&device(n)).await.unwrap(), n);
+            before.assert_held(&mut deciding.hold(&device(n)).await.unwrap(), n);
         }
         append(&ahead.ledger, &events[held..]).await;
         ahead.settle(&state).await;
@@ -228,7 +232,7 @@ async fn device_held_in_memory_arrives_at_the_head_when_the_state_is_ahead_of_it
             let mut guard = deciding.hold(&device(n)).await.unwrap();
             let moved = before.devices.get(&device(n)) != after.devices.get(&device(n));
             assert_eq!(guard.refresh().await.unwrap(), moved);
-            after.assert_held(&guard, n);
+            after.assert_held(&mut guard, n);
             assert!(!guard.refresh().await.unwrap());
         }
     }
@@ -253,8 +257,8 @@ async fn recent_rows_stay_right_when_they_leave_memory_for_the_store() {
             site.settle(&state).await;
         }
     }
-    let guard = deciding.hold(&device(1)).await.unwrap();
-    Replay::of(&site.ledger).await.assert_held(&guard, 1);
+    let mut guard = deciding.hold(&device(1)).await.unwrap();
+    Replay::of(&site.ledger).await.assert_held(&mut guard, 1);
 }
 
 #[tokio::test]
@@ -266,7 +270,7 @@ async fn committed_events_are_folded_without_reading_them_again() {
     append(&site.ledger, &events).await;
     let places = events.iter().zip(0..).map(|((_, event), place)| (event, place, place));
     guard.committed(places).await.unwrap();
-    Replay::of(&site.ledger).await.assert_held(&guard, 1);
+    Replay::of(&site.ledger).await.assert_held(&mut guard, 1);
     assert!(!guard.refresh().await.unwrap());
 }
 
@@ -279,7 +283,7 @@ async fn committed_events_after_a_gap_make_the_guard_read_the_stream() {
     append(&site.ledger, &events).await;
     let last = events.len() as u64 - 1;
     guard.committed([(&events.last().unwrap().1, last, last)]).await.unwrap();
-    Replay::of(&site.ledger).await.assert_held(&guard, 1);
+    Replay::of(&site.ledger).await.assert_held(&mut guard, 1);
 }
 
 #[tokio::test]
@@ -300,7 +304,7 @@ async fn fold_that_failed_halfway_is_taken_up_where_it_was() {
     drop(guard);
     let mut guard = deciding.hold(&device(1)).await.unwrap();
     assert!(guard.refresh().await.unwrap());
-    Replay::of(&site.ledger).await.assert_held(&guard, 1);
+    Replay::of(&site.ledger).await.assert_held(&mut guard, 1);
 }
 
 /// Leaves a row in the file that no event puts there.

@@ -158,7 +158,7 @@ impl Replay {
     }
 
     /// A guard must know of its device what the replay does.
-    fn assert_held(&mut self, guard: &mut DeviceGuard, n: u8) {
+    fn assert_held(&self, guard: &mut DeviceGuard, n: u8) {
         let expected = self.devices.get(&device(n));
         assert_eq!(guard.head(), expected.map(|(head, _)| *head));
         assert_eq!(guard.device(), expected.map_or(&Device::default(), |(_, device)| device));

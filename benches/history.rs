@@ -200,7 +200,11 @@ struct Pairs {
 impl Pairs {
     /// Measures both, the one that goes first changing with each turn.
     fn pair(&mut self, turn: usize, mut measure: impl FnMut(Which) -> Duration) {
-        let order = if turn % 2 == 0 { [Which::Old, Which::New] } else { [Which::New, Which::Old] };
+        let order = if turn.is_multiple_of(2) {
+            [Which::Old, Which::New]
+        } else {
+            [Which::New, Which::Old]
+        };
         for which in order {
             let took = measure(which).as_secs_f64() * 1e6;
             match which {

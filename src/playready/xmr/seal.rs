@@ -17,7 +17,7 @@ use crate::playready::reader::{MUST_UNDERSTAND, OBJECT_HEADER_BYTES, put_length,
 
 /// A license to be made.
 pub struct LicenseSpec<'a> {
-    /// Of a non-persistent license [`rights_id`](super::rights_id), of a persistent one random;
+    /// Of a non-persistent license [`rights_id`](crate::playready::acquire::rights_id), of a persistent one random;
     /// see section 6.3.
     pub rights_id: [u8; 16],
     /// The key's id.

@@ -56,7 +56,7 @@ fn refuses_another_master_key_and_damage_and_swapped_ids() {
     assert!(matches!(Keys::open(&path, &[2; 32]), Err(KeysError::WrongMasterKey { .. })));
     let text = std::fs::read_to_string(&path).unwrap();
     let (a, b) = (A.to_string(), B.to_string());
-    let swapped = text.replace(&a, "x").replace(&b, &a).replace('x', &b);
+    let swapped = text.replace(&a, "#").replace(&b, &a).replace('#', &b);
     assert_ne!(text, swapped);
     std::fs::write(&path, swapped).unwrap();
     assert!(matches!(open(&dir), Err(KeysError::Damaged { line: 2, .. })));

@@ -44,6 +44,10 @@ pub struct Config {
     secrets: Option<PathBuf>,
     /// Who may be issued a license.
     pub authorize: Authorize,
+    /// How tokens are verified, for `authorize = "token"`.
+    pub token: Token,
+    /// Who is asked, for `authorize = "callback"`.
+    pub callback: Callback,
     /// Confirms settings that are refused without it: `authorize = "open"` on a public address.
     pub i_know: bool,
     /// Certificate and key for HTTPS.
@@ -70,6 +74,8 @@ impl Default for Config {
             pki: None,
             secrets: None,
             authorize: Authorize::default(),
+            token: Token::default(),
+            callback: Callback::default(),
             i_know: false,
             tls: Tls::default(),
             limits: Limits::default(),
@@ -125,6 +131,79 @@ pub enum Authorize {
     /// Every device with a valid certificate. For tests: refused on a public address.
     #[default]
     Open,
+    /// Who brings a token that the service signed.
+    Token,
+    /// Whom the service allows when it is asked.
+    Callback,
+}
+
+/// How tokens are verified, for `authorize = "token"`: `issuer`, `audience` and one of `keys_file`
+/// and `keys_url` have to be set then.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Token {
+    /// What a token's `iss` has to be.
+    pub issuer: Option<String>,
+    /// What a token's `aud` has to be, or to hold.
+    pub audience: Option<String>,
+    /// File with the JSON Web Key Set; a change is noticed within a second.
+    pub keys_file: Option<PathBuf>,
+    /// URL of the JSON Web Key Set, `https` or `http`.
+    pub keys_url: Option<String>,
+    /// PEM file of the certificates that the server of an `https` URL may be known by.
+    pub ca: Option<PathBuf>,
+    /// How far `exp` and `nbf` may be off. Clocks that are kept in time differ by less.
+    pub leeway_seconds: u32,
+    /// How often the URL is fetched again; it is as well when a token names an unknown key.
+    pub refresh_seconds: u32,
+}
+
+impl Default for Token {
+    fn default() -> Self {
+        Self {
+            issuer: None,
+            audience: None,
+            keys_file: None,
+            keys_url: None,
+            ca: None,
+            leeway_seconds: 30,
+            refresh_seconds: 300,
+        }
+    }
+}
+
+/// Who is asked, for `authorize = "callback"`: `url` and `secret_file` have to be set then.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Callback {
+    /// URL that requests are posted to, `https` or `http`.
+    pub url: Option<String>,
+    /// File with the secret that requests are signed with: `whsec_` and base64.
+    pub secret_file: Option<PathBuf>,
+    /// PEM file of the certificates that the server of an `https` URL may be known by.
+    pub ca: Option<PathBuf>,
+    /// Time for one attempt. A player waits, so a service should answer within a fraction of it.
+    pub timeout_ms: u64,
+    /// Further attempts when nobody answers, or with a status from 500 on.
+    pub retries: u32,
+    /// Time for all attempts; below `limits.request_timeout_ms`, or the device gets no answer.
+    pub deadline_ms: u64,
+    /// Requests that wait for an answer at once, each on a thread of its own.
+    pub in_flight: usize,
+}
+
+impl Default for Callback {
+    fn default() -> Self {
+        Self {
+            url: None,
+            secret_file: None,
+            ca: None,
+            timeout_ms: 2_000,
+            retries: 2,
+            deadline_ms: 6_000,
+            in_flight: 64,
+        }
+    }
 }
 
 /// Certificate and key for HTTPS: both or neither.

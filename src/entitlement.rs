@@ -4,28 +4,102 @@
 //!
 //! - [`Open`]: the test mode of a license server. Every verified device is served, and the policy
 //!   string of the request says how.
+//! - [`Token`]: a token that the service signed and its app passes on.
+//! - [`Callback`]: the service itself, asked about each request.
+//!
+//! What the service says has the same shape in both, a [`statement`]. KIDs without a key are left
+//! out before it is looked at, KIDs that it does not cover afterwards.
 
+pub mod callback;
 mod open;
+mod outbound;
+pub mod statement;
+pub mod token;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
 
 use uuid::Uuid;
 
 use crate::domain::event::KeySource;
-use crate::domain::{DeviceRef, Digest, Identity};
-use crate::keys::Keys;
+use crate::domain::{DeviceRef, Digest, Identity, KeyId};
+use crate::keys::{DEFAULT_SEED, Keys};
 use crate::playready::content_key::{ContentKey, KeyType};
-use crate::playready::header::HeaderKey;
+use crate::playready::header::{AlgId, HeaderKey};
+use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
-use crate::playready::soap::Fault;
+use crate::playready::soap::{Fault, Refusal};
+use statement::Available;
 
+pub use callback::Callback;
 pub use open::Open;
+pub use token::Token;
+
+/// What authorizes requests cannot be put together. Every text names the setting or file to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum EntitlementError {
+    /// A URL cannot be asked.
+    #[error("{setting} is {url}, which cannot be asked: {reason}")]
+    Url {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        url: String,
+        /// What is wrong and what would be right.
+        reason: &'static str,
+    },
+    /// Nothing says which certificates to trust.
+    #[error(
+        "{setting} is an https URL and {ca_setting} is not set; set it to a PEM file of the \
+         certificates to trust, your own authority's or those of the operating system"
+    )]
+    NoCa {
+        /// The setting with the URL.
+        setting: &'static str,
+        /// The setting that is missing.
+        ca_setting: &'static str,
+    },
+    /// A file cannot be used.
+    #[error("cannot use {}, the file of {setting}; check path, permissions and content", path.display())]
+    File {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// A key set cannot be used.
+    #[error("cannot use {}, the file of token.keys_file: {reason}", path.display())]
+    KeySet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A secret is not in the form of a webhook secret.
+    #[error(
+        "{}, the file of callback.secret_file, does not hold a webhook secret; make one with: \
+         printf 'whsec_%s\\n' \"$(head -c 32 /dev/urandom | base64 -w0)\"", path.display()
+    )]
+    Secret {
+        /// The file.
+        path: PathBuf,
+    },
+}
 
 /// Who says what may be issued.
 pub enum Entitlement {
     /// The request itself.
     Open(Open),
+    /// A token in the request.
+    Token(Token),
+    /// The service's answer to a callback.
+    Callback(Callback),
 }
 
 /// What a request for licenses asks for. Nothing of it is trusted but [`Asker`].
@@ -109,6 +183,106 @@ impl Entitlement {
     pub async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
         match self {
             Self::Open(open) => open.grant(asked, keys),
+            Self::Token(token) => token.grant(asked, keys).await,
+            Self::Callback(callback) => callback.grant(asked, keys).await,
         }
     }
+
+    /// Whether somebody else is asked, so that it is worth while to ask only about what was not
+    /// granted before, and to tell what the ledger knows.
+    pub fn asks_others(&self) -> bool {
+        matches!(self, Self::Callback(_))
+    }
+
+    /// Whether it can authorize anything at present; why not, without ids or secrets.
+    pub fn ready(&self) -> Result<(), String> {
+        match self {
+            Self::Token(token) => token.ready(),
+            Self::Open(_) | Self::Callback(_) => Ok(()),
+        }
+    }
+}
+
+/// Custom data that is a JSON object; other members are other people's.
+#[derive(Deserialize)]
+struct CustomObject<'a> {
+    #[serde(borrow)]
+    token: Option<Cow<'a, str>>,
+    persistent: Option<bool>,
+}
+
+impl Asked<'_> {
+    /// The token in custom data, header or query; the first that is there.
+    fn token(&self) -> Option<Cow<'_, str>> {
+        let custom_data = self.custom_data.map(str::trim);
+        let raw = custom_data.filter(|text| is_compact_jws(text)).map(Cow::Borrowed);
+        let member = || self.custom_object().and_then(|object| object.token);
+        let query = || self.query.split('&').find_map(|pair| pair.strip_prefix("token="));
+        raw.or_else(member)
+            .or(self.bearer.map(Cow::Borrowed))
+            .or_else(|| query().map(Cow::Borrowed))
+            .filter(|token| !token.is_empty())
+    }
+
+    /// Whether custom data asks for licenses to be stored; `None` if it does not say.
+    fn wishes_persistent(&self) -> Option<bool> {
+        self.custom_object()?.persistent
+    }
+
+    fn custom_object(&self) -> Option<CustomObject<'_>> {
+        self.custom_data.and_then(|text| serde_json::from_str(text).ok())
+    }
+
+    /// Those of the KIDs that there is a registered key for.
+    ///
+    /// # Errors
+    /// [`Refusal::NoKid`], and [`Refusal::KeyUnknown`] if there is a key for none.
+    fn available(&self, keys: &Keys) -> Result<Vec<Available>, Fault> {
+        if self.kids.is_empty() {
+            return Err(Fault::refused(Refusal::NoKid));
+        }
+        let found = |kid: &Kid| {
+            registered_key(*kid, keys).map(|(key, source)| Available { kid: *kid, key, source })
+        };
+        let available: Vec<_> = self.kids.iter().filter_map(found).collect();
+        if available.is_empty() {
+            return Err(Fault::refused(Refusal::KeyUnknown { kids: self.kids.to_vec() }));
+        }
+        Ok(available)
+    }
+
+    /// The type the header gives a KID's key; CTR when it says nothing.
+    fn header_key_type(&self, kid: Kid) -> Result<KeyType, Fault> {
+        let entry = self.header_keys.iter().find(|key| key.kid == kid);
+        match entry.and_then(|key| key.algid) {
+            Some(AlgId::Cocktail) => Err(Fault::refused(Refusal::UnsupportedKeyType)),
+            Some(AlgId::AesCbc) => Ok(KeyType::AesCbc),
+            Some(AlgId::AesCtr) | None => Ok(KeyType::AesCtr),
+        }
+    }
+
+    /// A header whose checksum is not that of our key was made with another one: worth a line,
+    /// never a refusal (section 12).
+    fn note_checksum(&self, kid: Kid, key_type: KeyType, key: &ContentKey) {
+        let entry = self.header_keys.iter().find(|entry| entry.kid == kid);
+        let stated = entry.and_then(|entry| entry.checksum.as_deref());
+        if key_type == KeyType::AesCtr && stated.is_some_and(|stated| stated != key.checksum(kid)) {
+            tracing::warn!(%kid, "the header's checksum is not that of our content key for {kid}");
+        }
+    }
+}
+
+/// Three parts in the alphabet of base64url: a JWS in its compact form (RFC 7515, section 7.1).
+fn is_compact_jws(text: &str) -> bool {
+    let in_alphabet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    text.bytes().filter(|byte| *byte == b'.').count() == 2 && text.bytes().all(in_alphabet)
+}
+
+/// The key of a KID: a registered content key, else one of the registered key seed.
+fn registered_key(kid: Kid, keys: &Keys) -> Option<(ContentKey, KeySource)> {
+    if let Some(key) = keys.content_key(KeyId(kid.guid())) {
+        return Some((ContentKey::new(*key), KeySource::Registered));
+    }
+    let seed = KeySeed::new(&keys.seed(DEFAULT_SEED)?).ok()?;
+    Some((seed.content_key(kid), KeySource::Seed { seed_id: DEFAULT_SEED.to_owned() }))
 }

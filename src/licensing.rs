@@ -242,6 +242,11 @@ impl Licensing {
         })
     }
 
+    /// Who says what may be issued.
+    pub fn entitlement(&self) -> &Entitlement {
+        &self.entitlement
+    }
+
     /// Figures of what was granted, refused and deleted.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics

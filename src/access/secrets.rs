@@ -16,10 +16,12 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Length of every key in this module, in bytes.
 pub const SECRET_BYTES: usize = 32;
+/// Bytes of a text secret that are read, at most.
+const TEXT_BYTES_MAX: usize = 4096;
 
 /// A 256-bit key. It does not print, is compared in constant time and zeroed when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -114,22 +116,44 @@ pub fn os_random<const N: usize>() -> io::Result<[u8; N]> {
 /// [`SecretError::Missing`], [`SecretError::TooOpen`] for any permission of group or others,
 /// [`SecretError::WrongLength`], [`SecretError::Io`].
 pub fn read(path: &Path) -> Result<Secret, SecretError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => SecretError::Missing { path: path.to_owned() },
-        _ => SecretError::Io { action: "read", path: path.to_owned(), source },
-    };
-    let mut file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
+    let (mut file, length) = open_private(path)?;
+    if length != SECRET_BYTES as u64 {
+        return Err(SecretError::WrongLength { path: path.to_owned() });
+    }
+    let mut secret = Secret([0; SECRET_BYTES]);
+    file.read_exact(&mut secret.0).map_err(|source| unreadable(path, source))?;
+    Ok(secret)
+}
+
+/// Reads a secret that is text, shared with other programs and in a form of theirs.
+///
+/// # Errors
+///
+/// As [`read`], whatever the length.
+pub fn read_text(path: &Path) -> Result<Zeroizing<String>, SecretError> {
+    let (file, _) = open_private(path)?;
+    let mut text = Zeroizing::new(String::with_capacity(TEXT_BYTES_MAX));
+    let read = file.take(TEXT_BYTES_MAX as u64).read_to_string(&mut text);
+    read.map_err(|source| unreadable(path, source))?;
+    Ok(text)
+}
+
+/// Opens a file that only its owner may open; its length.
+fn open_private(path: &Path) -> Result<(File, u64), SecretError> {
+    let file = File::open(path).map_err(|source| unreadable(path, source))?;
+    let metadata = file.metadata().map_err(|source| unreadable(path, source))?;
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(SecretError::TooOpen { path: path.to_owned(), mode });
     }
-    if metadata.len() != SECRET_BYTES as u64 {
-        return Err(SecretError::WrongLength { path: path.to_owned() });
+    Ok((file, metadata.len()))
+}
+
+fn unreadable(path: &Path, source: io::Error) -> SecretError {
+    match source.kind() {
+        io::ErrorKind::NotFound => SecretError::Missing { path: path.to_owned() },
+        _ => SecretError::Io { action: "read", path: path.to_owned(), source },
     }
-    let mut secret = Secret([0; SECRET_BYTES]);
-    file.read_exact(&mut secret.0).map_err(failed)?;
-    Ok(secret)
 }
 
 /// Writes a key file with mode 0600, and its directory with mode 0700 if there is none.

@@ -82,6 +82,12 @@ pub struct AcquireArgs {
     /// Policy string for a test server, for example (persist:true,sl:2000)
     #[arg(long, value_name = "STRING")]
     cfg: Option<String>,
+    /// Token of the service, sent as custom data
+    #[arg(long, value_name = "JWT", conflicts_with = "custom_data")]
+    token: Option<String>,
+    /// Custom data for the service, for example {"token": "…", "persistent": false}
+    #[arg(long, value_name = "TEXT")]
+    custom_data: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -165,7 +171,7 @@ fn acquire(args: AcquireArgs) -> anyhow::Result<ExitCode> {
         header_version: args.header_version.into(),
         cfg: args.persistent.then(|| "(persist:true)".to_owned()).or(args.cfg),
         session: args.session,
-        custom_data: None,
+        custom_data: args.token.or(args.custom_data),
     };
     let challenge = device.challenge(&wanted)?;
     let acquired = match device.exchange(&endpoint, &challenge) {

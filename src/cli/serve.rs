@@ -25,7 +25,8 @@ pub struct ServeArgs {
     /// Folder of the public key infrastructure [default: pki in the secrets directory]
     #[arg(long, value_name = "DIR")]
     pki: Option<PathBuf>,
-    /// Who may be issued a license: `open` serves every verified device, for tests [default: open]
+    /// Who may be issued a license: `open` serves every verified device, for tests; `token` whoever
+    /// brings a token of the service; `callback` whom the service allows [default: open]
     #[arg(long, value_name = "MODE")]
     authorize: Option<String>,
     /// Confirm `--authorize open` on an address that others can reach

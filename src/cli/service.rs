@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::domain::ReferenceKey;
 use crate::domain::quota::QuotaPolicy;
-use crate::entitlement::{Entitlement, Open};
+use crate::entitlement::{Callback, Entitlement, Open, Token};
 use crate::http::health::Readiness;
 use crate::http::metrics::Metrics;
 use crate::http::routes::{Services, install};
@@ -144,7 +144,7 @@ impl Opened {
             ),
             revocation,
             reference_key: ReferenceKey::new(*secrets.reference),
-            entitlement: Entitlement::Open(Open),
+            entitlement: entitlement(config, clock)?,
             clock: clock.clone(),
             quota: QuotaPolicy::with_device_limit(
                 config.quota.device_limit,
@@ -159,8 +159,24 @@ impl Opened {
         let admin = Admin::new(registry, api_keys, clock.clone()).await?;
         let admin_key = admin.first_key(&[Scope::Admin]).await?;
         let readiness = readiness(ledger, &store, &inventory, clock, missing);
+        let authorizes = Arc::clone(&licensing);
+        let readiness = readiness.check("authorize", move || authorizes.entitlement().ready());
         Ok(Self { admin, admin_key, licensing, inventory, readiness, pki: pki_dir })
     }
+}
+
+/// Who says what may be issued.
+fn entitlement(config: &Config, clock: &Clock) -> anyhow::Result<Entitlement> {
+    Ok(match config.authorize {
+        config::Authorize::Open => Entitlement::Open(Open),
+        config::Authorize::Token => Entitlement::Token(Token::open(&config.token, clock.clone())?),
+        config::Authorize::Callback => {
+            let path = config.callback.secret_file.as_deref().unwrap_or(Path::new(""));
+            let secret = crate::access::secrets::read_text(path)
+                .context("cannot use callback.secret_file")?;
+            Entitlement::Callback(Callback::open(&config.callback, &secret, clock.clone())?)
+        }
+    })
 }
 
 fn sign_responses(config: &Config) -> SignResponses {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::key::{KEYS, Key, Kind};
-use super::{Authorize, Config};
+use super::{Authorize, Config, Token};
 
 /// How every environment variable of the service begins.
 pub const ENV_PREFIX: &str = "LICENSE_LEDGER_";
@@ -102,6 +102,28 @@ pub enum ConfigError {
     OpenToAll {
         /// The address.
         listen: std::net::SocketAddr,
+    },
+    /// A setting without which the chosen way to authorize does not work.
+    #[error("authorize is {mode} and {key} is not set; set it in the configuration")]
+    NeededBy {
+        /// The way to authorize.
+        mode: &'static str,
+        /// The missing setting.
+        key: &'static str,
+    },
+    /// Two places for one key set.
+    #[error("token.keys_file and token.keys_url are both set; set the one that holds the keys")]
+    TwoOfOne,
+    /// The device would get no answer before the callback has one.
+    #[error(
+        "callback.deadline_ms is {deadline_ms}, but must be below limits.request_timeout_ms, which \
+         is {limit_ms}"
+    )]
+    LateCallback {
+        /// The callback's deadline.
+        deadline_ms: u64,
+        /// The time for an answer.
+        limit_ms: u64,
     },
     /// The settings are accepted one by one but do not form a configuration.
     #[error("the settings do not fit together; correct the one named")]
@@ -207,7 +229,34 @@ impl Config {
                 Err(ConfigError::OpenToAll { listen: self.listen })
             }
             Authorize::Open => Ok(()),
+            Authorize::Token => self.check_token(),
+            Authorize::Callback => self.check_callback(),
         }
+    }
+
+    fn check_token(&self) -> Result<(), ConfigError> {
+        let mode = "token";
+        let missing = |key| ConfigError::NeededBy { mode, key };
+        let Token { issuer, audience, keys_file, keys_url, .. } = &self.token;
+        issuer.as_ref().ok_or(missing("token.issuer"))?;
+        audience.as_ref().ok_or(missing("token.audience"))?;
+        match (keys_file, keys_url) {
+            (None, None) => Err(missing("token.keys_file or token.keys_url")),
+            (Some(_), Some(_)) => Err(ConfigError::TwoOfOne),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_callback(&self) -> Result<(), ConfigError> {
+        let mode = "callback";
+        let missing = |key| ConfigError::NeededBy { mode, key };
+        self.callback.url.as_ref().ok_or(missing("callback.url"))?;
+        self.callback.secret_file.as_ref().ok_or(missing("callback.secret_file"))?;
+        let (deadline_ms, limit_ms) = (self.callback.deadline_ms, self.limits.request_timeout_ms);
+        if deadline_ms >= limit_ms {
+            return Err(ConfigError::LateCallback { deadline_ms, limit_ms });
+        }
+        Ok(())
     }
 }
 

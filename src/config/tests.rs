@@ -37,7 +37,7 @@ fn without_sources_everything_has_its_default() {
 #[test]
 fn every_key_takes_effect_from_the_file_and_from_the_environment() {
     for key in KEYS {
-        // A half-set pair is refused, and `open` is all that `authorize` takes.
+        // A half-set pair is refused, and so is a way to authorize without its settings.
         if key.name.starts_with("tls.") || key.name == "authorize" {
             continue;
         }
@@ -136,7 +136,7 @@ fn a_bad_value_names_key_value_and_what_is_expected() {
         ("[quota]\ndevice_limit = -1", ["quota.device_limit", "-1", "from 0 to"]),
         ("[limits]\nbody_timeout_ms = 0", ["limits.body_timeout_ms", "is 0", "from 10 to"]),
         ("listen = \"localhost\"", ["listen", "localhost", "127.0.0.1:8290"]),
-        ("authorize = \"all\"", ["authorize", "all", "one of open"]),
+        ("authorize = \"all\"", ["authorize", "all", "one of open, token, callback"]),
         ("i_know = 1", ["i_know", "is 1", "true or false"]),
         ("data = \"\"", ["data", "\"\"", "a path"]),
     ] {
@@ -171,6 +171,28 @@ fn open_authorization_on_a_public_address_has_to_be_confirmed() {
     assert!(refused.contains("0.0.0.0:8290") && refused.contains("--i-know"), "{refused}");
     assert!(load_file("listen = \"0.0.0.0:8290\"\ni_know = true").is_ok());
     assert!(load_file("listen = \"[::1]:8290\"").is_ok());
+}
+
+#[test]
+fn a_way_to_authorize_names_the_setting_it_misses() {
+    let token = "authorize = \"token\"\n[token]\nissuer = \"i\"\naudience = \"a\"\n";
+    let callback = "authorize = \"callback\"\n[callback]\nurl = \"https://h/\"\n";
+    let whole = format!("{callback}secret_file = \"s\"\n");
+    for (text, named) in [
+        ("authorize = \"token\"".to_owned(), "token.issuer"),
+        ("authorize = \"token\"\n[token]\nissuer = \"i\"".to_owned(), "token.audience"),
+        (token.to_owned(), "token.keys_file or token.keys_url"),
+        (format!("{token}keys_file = \"f\"\nkeys_url = \"u\""), "both"),
+        ("authorize = \"callback\"".to_owned(), "callback.url"),
+        (callback.to_owned(), "callback.secret_file"),
+        (format!("{whole}deadline_ms = 15000"), "limits.request_timeout_ms"),
+    ] {
+        let refused = load_file(&text).unwrap_err().to_string();
+        assert!(refused.contains(named), "{text:?}: {refused}");
+    }
+    assert!(load_file(&format!("{token}keys_file = \"f\"")).is_ok());
+    // Neither is for tests only.
+    assert!(load_file(&format!("listen = \"0.0.0.0:1\"\n{whole}")).is_ok());
 }
 
 #[test]

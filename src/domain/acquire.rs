@@ -32,6 +32,10 @@ pub struct Seen {
     pub session_used: Vec<KeyId>,
     /// Whether the challenge's transaction id was used before.
     pub transaction_used: bool,
+    /// Whether the entitlement names another device than the one the identity belongs to.
+    pub names_other_device: bool,
+    /// Whether another challenge used up the token that this one is entitled by.
+    pub token_spent: bool,
 }
 
 impl Seen {
@@ -97,6 +101,13 @@ pub enum Refusal {
     /// An operator blocked the device.
     #[error("the device is blocked")]
     Blocked,
+    /// The entitlement is for another device than the one the identity belongs to. Only an operator
+    /// can link them: a claim alone would let a device move to a fresh quota.
+    #[error("the identity belongs to another device than the entitlement names")]
+    OtherDevice,
+    /// The entitlement's token was used up by another challenge.
+    #[error("the token was used by another challenge")]
+    TokenSpent,
     /// The session was used before for a KID that is asked for: a session is one batch, so that a
     /// deletion signed for it cannot end what is acquired later. Section 9.2.
     #[error("the session was used for {0} before")]
@@ -126,6 +137,12 @@ impl Device {
         }
         if self.blocked {
             return Outcome::Refuse(Refusal::Blocked, None);
+        }
+        if seen.names_other_device {
+            return Outcome::Refuse(Refusal::OtherDevice, None);
+        }
+        if seen.token_spent {
+            return Outcome::Refuse(Refusal::TokenSpent, None);
         }
         if let Some(key_id) = seen.session_used.first() {
             return Outcome::Refuse(Refusal::SessionUsed(*key_id), None);

@@ -27,6 +27,7 @@ pub enum Event {
     LicenseDeleted(LicenseDeleted),
     DeletionUnmatched(DeletionUnmatched),
     EvidenceKept(EvidenceKept),
+    TokenSpent(TokenSpent),
     QuotaPolicyPublished(QuotaPolicyPublished),
     ContentKeyRegistered(ContentKeyRegistered),
     KeySeedRegistered(KeySeedRegistered),
@@ -274,6 +275,19 @@ pub struct EvidenceKept {
     pub at_ms: i64,
 }
 
+/// A token of the service was used up by a grant. Only event of its `once-<hash>` stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenSpent {
+    /// SHA-256 of the token's issuer, a NUL byte and its `jti`; names the stream.
+    pub token: Digest,
+    /// Who used it.
+    pub identity: Identity,
+    /// Nonce of the challenge that was granted.
+    pub nonce: Nonce,
+    /// When.
+    pub at_ms: i64,
+}
+
 /// A quota policy came into force. Its revision in the `policy` stream is its version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuotaPolicyPublished {
@@ -355,6 +369,7 @@ impl Event {
             Self::LicenseDeleted(_) => "license-deleted.v1",
             Self::DeletionUnmatched(_) => "deletion-unmatched.v1",
             Self::EvidenceKept(_) => "evidence-kept.v1",
+            Self::TokenSpent(_) => "token-spent.v1",
             Self::QuotaPolicyPublished(_) => "quota-policy-published.v1",
             Self::ContentKeyRegistered(_) => "content-key-registered.v1",
             Self::KeySeedRegistered(_) => "key-seed-registered.v1",
@@ -374,6 +389,7 @@ impl Event {
             Self::LicenseDeleted(e) => e.at_ms,
             Self::DeletionUnmatched(e) => e.at_ms,
             Self::EvidenceKept(e) => e.at_ms,
+            Self::TokenSpent(e) => e.at_ms,
             Self::QuotaPolicyPublished(e) => e.at_ms,
             Self::ContentKeyRegistered(e) => e.at_ms,
             Self::KeySeedRegistered(e) => e.at_ms,
@@ -402,6 +418,7 @@ impl Event {
             }
             Self::DeletionUnmatched(e) => format!("{} {} {}", e.identity, e.session, e.key_id),
             Self::EvidenceKept(e) => e.message.clone(),
+            Self::TokenSpent(e) => format!("{} {}", e.identity, e.nonce),
             Self::QuotaPolicyPublished(e) => e.at_ms.to_string(),
             Self::ContentKeyRegistered(e) => e.key_id.to_string(),
             Self::KeySeedRegistered(e) => e.seed_id.clone(),

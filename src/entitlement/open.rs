@@ -1,11 +1,9 @@
 //! Test mode: the request says what it wants.
 
-use super::{Asked, Entitled, Grant};
-use crate::domain::KeyId;
+use super::{Asked, Entitled, Grant, registered_key};
 use crate::domain::event::KeySource;
-use crate::keys::{DEFAULT_SEED, Keys};
-use crate::playready::content_key::{ContentKey, KeyType};
-use crate::playready::header::AlgId;
+use crate::keys::Keys;
+use crate::playready::content_key::ContentKey;
 use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::cfg::{self, Group, KidChoice, Scripted};
@@ -69,8 +67,8 @@ fn entitled(
         (None, Some(seed)) => (seed.content_key(kid), KeySource::Request),
         (None, None) => key_of(kid, keys),
     };
-    let key_type = group.key_type(header_key_type(kid, asked)?).map_err(refused)?;
-    note_checksum(kid, key_type, &key, asked);
+    let key_type = group.key_type(asked.header_key_type(kid)?).map_err(refused)?;
+    asked.note_checksum(kid, key_type, &key);
     Ok(Entitled {
         kid,
         policy: policy.clone(),
@@ -83,39 +81,10 @@ fn entitled(
     })
 }
 
-/// The type the header gives a KID's key; CTR when it says nothing.
-fn header_key_type(kid: Kid, asked: &Asked<'_>) -> Result<KeyType, Fault> {
-    let entry = asked.header_keys.iter().find(|key| key.kid == kid);
-    match entry.and_then(|key| key.algid) {
-        Some(AlgId::Cocktail) => Err(Fault::refused(Refusal::UnsupportedKeyType)),
-        Some(AlgId::AesCbc) => Ok(KeyType::AesCbc),
-        Some(AlgId::AesCtr) | None => Ok(KeyType::AesCtr),
-    }
-}
-
-/// A header whose checksum is not that of our key was made with another one: worth a line, never a
-/// refusal (section 12).
-fn note_checksum(kid: Kid, key_type: KeyType, key: &ContentKey, asked: &Asked<'_>) {
-    let entry = asked.header_keys.iter().find(|entry| entry.kid == kid);
-    let stated = entry.and_then(|entry| entry.checksum.as_deref());
-    if key_type == KeyType::AesCtr && stated.is_some_and(|stated| stated != key.checksum(kid)) {
-        tracing::warn!(%kid, "the header's checksum is not that of our content key for {kid}");
-    }
-}
-
 /// The key of a KID that the request names no key for.
 fn key_of(kid: Kid, keys: &Keys) -> (ContentKey, KeySource) {
-    if let Some(key) = keys.content_key(KeyId(kid.guid())) {
-        return (ContentKey::new(*key), KeySource::Registered);
-    }
-    let registered = keys.seed(DEFAULT_SEED).and_then(|seed| KeySeed::new(&seed).ok());
-    match registered {
-        Some(seed) => {
-            let source = KeySource::Seed { seed_id: DEFAULT_SEED.to_owned() };
-            (seed.content_key(kid), source)
-        }
-        None => (KeySeed::PUBLISHED_TEST.content_key(kid), KeySource::PublishedTestSeed),
-    }
+    registered_key(kid, keys)
+        .unwrap_or_else(|| (KeySeed::PUBLISHED_TEST.content_key(kid), KeySource::PublishedTestSeed))
 }
 
 /// What a request asks for in place of licenses.

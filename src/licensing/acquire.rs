@@ -7,15 +7,17 @@ use super::commit::{Attempts, Committed, introduction, model_of};
 use super::sealing::RequestKeys;
 use super::{Answer, Denied, Licensing, LicensingError, Posted, random_bytes};
 use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, Terms};
-use crate::domain::event::{LicenseAcquired, Persistence};
+use crate::domain::event::{LicenseAcquired, Persistence, TokenSpent};
 use crate::domain::ids::Wire16;
 use crate::domain::lookup::GrantPlace;
 use crate::domain::quota::{QuotaExceeded, Scope};
 use crate::domain::{
-    AccountRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId,
+    AccountRef, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId,
+    TransactionId,
 };
 use crate::entitlement::{Asked, Asker, Entitled, Grant};
 use crate::ledger::tail::Fact;
+use crate::ledger::{Expected, StreamName};
 use crate::playready::acquire::AcquireRequest;
 use crate::playready::challenge::VerifiedChallenge;
 use crate::playready::kid::Kid;
@@ -31,9 +33,28 @@ struct Asking<'a> {
     message: &'a AcquireRequest,
     command: Acquire,
     keys: RequestKeys,
+    claims: Claims,
     /// Why it could not be prepared; that only matters if it was not granted before.
     unprepared: Option<Denied>,
     correlation: &'a str,
+}
+
+/// What an entitlement says beyond the licenses.
+#[derive(Default)]
+struct Claims {
+    /// The device that this is said to be.
+    device: Option<DeviceRef>,
+    /// What a grant uses up, and the stream that remembers it.
+    spends: Option<(Digest, StreamName)>,
+}
+
+/// What the ledger knows about a request before it is prepared.
+#[derive(Default)]
+struct Known {
+    /// Whether it was granted before: then the ledger has the answer.
+    granted: bool,
+    /// The device that the identity belongs to.
+    device: Option<DeviceRef>,
 }
 
 impl Licensing {
@@ -48,15 +69,20 @@ impl Licensing {
             return Err(Denied::Fault(Fault::new(FaultCode::DeviceRevoked, detail)));
         }
         let correlation = posted.correlation;
-        let mut asking = match self.prepare(challenge, message, posted).await {
-            Ok((command, keys)) => {
-                Asking { challenge, message, command, keys, unprepared: None, correlation }
+        let prepared = match self.known(challenge, message).await? {
+            Known { granted: true, .. } => Err(Refusal::ChallengeSpent.into()),
+            Known { device, .. } => self.prepare(challenge, message, posted, device).await,
+        };
+        let mut asking = match prepared {
+            Ok((command, keys, claims)) => {
+                Asking { challenge, message, command, keys, claims, unprepared: None, correlation }
             }
             Err(denied) => Asking {
                 challenge,
                 message,
                 command: bare(challenge, message),
                 keys: RequestKeys::default(),
+                claims: Claims::default(),
                 unprepared: Some(denied),
                 correlation,
             },
@@ -70,10 +96,28 @@ impl Licensing {
         }
     }
 
+    /// Looks up what spares asking others about a request, and what they are told. What is true
+    /// when it is decided is read again then.
+    async fn known(
+        &self,
+        challenge: &VerifiedChallenge,
+        message: &AcquireRequest,
+    ) -> Result<Known, LicensingError> {
+        if !self.entitlement.asks_others() {
+            return Ok(Known::default());
+        }
+        let command = bare(challenge, message);
+        let mut turn = self.turn(command.identity, None).await?;
+        let (_, granted) = turn.guard.read(|rows| Seen::read(&command, |key| rows.value(key)))?;
+        let linked = turn.belonging.expected != Expected::NoStream;
+        Ok(Known { granted: granted.is_some(), device: linked.then_some(turn.belonging.device) })
+    }
+
     /// Decides once; `None` if something that the decision was made on has changed.
     async fn acquire_once(&self, asking: &mut Asking<'_>) -> Result<Option<Answer>, Denied> {
         let command = &asking.command;
-        let mut turn = self.turn(command.identity).await?;
+        let claims = &asking.claims;
+        let mut turn = self.turn(command.identity, claims.device.as_ref()).await?;
         let (mut seen, granted) =
             turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         if let Some(place) = granted {
@@ -83,6 +127,11 @@ impl Licensing {
                 return Ok(None);
             }
             return asking.unprepared.take().map_or(Ok(None), Err);
+        }
+        seen.names_other_device =
+            claims.device.as_ref().is_some_and(|claimed| *claimed != turn.belonging.device);
+        if let Some((_, stream)) = &claims.spends {
+            seen.token_spent = self.ledger.head(stream).await?.is_some();
         }
         let terms = Terms {
             policy: &turn.policy.policy,
@@ -97,8 +146,11 @@ impl Licensing {
                 let granted = licenses.iter().cloned();
                 let granted = granted.map(|license| Event::LicenseAcquired(Box::new(license)));
                 events.extend(granted.map(|event| (stream.clone(), event)));
+                let (spent, once) = claims.spent_by(command, turn.at_ms).unzip();
+                events.extend(spent);
+                let checks = once.into_iter().collect();
                 let Committed::Stored { position } =
-                    self.commit(&mut turn, events, Vec::new(), asking.correlation).await?
+                    self.commit(&mut turn, events, checks, asking.correlation).await?
                 else {
                     return Ok(None);
                 };
@@ -157,7 +209,8 @@ impl Licensing {
         challenge: &VerifiedChallenge,
         message: &AcquireRequest,
         posted: Posted<'_>,
-    ) -> Result<(Acquire, RequestKeys), Denied> {
+        device: Option<DeviceRef>,
+    ) -> Result<(Acquire, RequestKeys, Claims), Denied> {
         let sender = challenge.sender();
         let command = bare(challenge, message);
         let (kids, model) = (message.kids(), model_of(sender));
@@ -170,7 +223,7 @@ impl Licensing {
             asker: Asker {
                 drm_system: DRM_SYSTEM,
                 identity: Some(command.identity),
-                device: None,
+                device: device.as_ref(),
                 security_level: Some(sender.security_level()),
                 model: Some(&model),
                 client_version: message.client_version.as_deref(),
@@ -180,7 +233,8 @@ impl Licensing {
         };
         let grant = self.entitlement.grant(&asked, &self.keys).await;
         let grant = grant.map_err(Denied::Fault)?;
-        let Grant { licenses, transaction_id, authorized_by, account, .. } = grant;
+        let Grant { licenses, transaction_id, authorized_by, account, device, spends } = grant;
+        let claims = Claims::new(device.map(|id| self.reference_key.device(&id)), spends)?;
         let client = Client {
             security_level: sender.security_level(),
             version_major: message.client_major(),
@@ -211,7 +265,7 @@ impl Licensing {
             recorded.push(batch.license(&license, &client, ordinal)?);
             keys.remember(license.kid, license.key);
         }
-        Ok((Acquire { licenses: recorded, ..command }, keys))
+        Ok((Acquire { licenses: recorded, ..command }, keys, claims))
     }
 
     fn refuse(&self, refusal: DomainRefusal) -> Denied {
@@ -221,12 +275,35 @@ impl Licensing {
                 Denied::Fault(Fault::invalid_message(refusal))
             }
             DomainRefusal::ChallengeSpent => Refusal::ChallengeSpent.into(),
-            DomainRefusal::Blocked => Refusal::NotEntitled.into(),
+            DomainRefusal::Blocked => Refusal::NotEntitled { reason: None }.into(),
+            DomainRefusal::OtherDevice => Refusal::not_entitled("other_device").into(),
+            DomainRefusal::TokenSpent => Refusal::not_entitled("token_spent").into(),
             DomainRefusal::TransactionUsed => {
                 Refusal::InvalidCfg { detail: "tid was used before".to_owned() }.into()
             }
             DomainRefusal::Quota(exceeded) => limit_refusal(exceeded).into(),
         }
+    }
+}
+
+impl Claims {
+    fn new(device: Option<DeviceRef>, spends: Option<Digest>) -> Result<Self, LicensingError> {
+        let named = |token: Digest| Ok((token, StreamName::new(&format!("once-{token}"))?));
+        let spends = spends.map(named).transpose().map_err(LicensingError::StreamName)?;
+        Ok(Self { device, spends })
+    }
+
+    /// The event that remembers what a grant used up, and the check that nothing did before: both
+    /// belong to the append of the grant.
+    fn spent_by(
+        &self,
+        command: &Acquire,
+        at_ms: i64,
+    ) -> Option<((StreamName, Event), (StreamName, Expected))> {
+        let (token, stream) = self.spends.as_ref()?;
+        let Acquire { identity, nonce, .. } = *command;
+        let spent = TokenSpent { token: *token, identity, nonce, at_ms };
+        Some(((stream.clone(), Event::TokenSpent(spent)), (stream.clone(), Expected::NoStream)))
     }
 }
 

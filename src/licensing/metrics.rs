@@ -72,6 +72,8 @@ impl Metrics {
             Refusal::NonceReused => "nonce_reused",
             Refusal::ChallengeSpent => "challenge_spent",
             Refusal::Blocked => "blocked",
+            Refusal::OtherDevice => "other_device",
+            Refusal::TokenSpent => "token_spent",
             Refusal::SessionUsed(_) => "session_used",
             Refusal::TransactionUsed => "transaction_used",
             Refusal::Quota(_) => "quota",

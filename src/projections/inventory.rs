@@ -21,7 +21,10 @@ pub use query::{DeviceInventory, DevicePage, DeviceSummary, HeldLicense, License
 const PAUSE: Duration = Duration::from_millis(250);
 
 const FILE: &str = "read_models.db";
-const SCHEMA: &[&str] = &[include_str!("../../migrations/read_models/0001_inventory.sql")];
+const SCHEMA: &[&str] = &[
+    include_str!("../../migrations/read_models/0001_inventory.sql"),
+    include_str!("../../migrations/read_models/0002_entitlement.sql"),
+];
 
 /// The inventory cannot be read or built.
 #[derive(Debug, thiserror::Error)]

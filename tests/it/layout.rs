@@ -48,7 +48,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("prometheus_client", &["http", "licensing/metrics.rs"]),
     ("aws_lc_sys", &["playready/elgamal.rs"]),
     ("unsafe", &["playready/elgamal.rs"]),
-    ("ureq", &["simulator", "cli"]),
+    ("ureq", &["simulator", "cli", "entitlement"]),
+    ("jsonwebtoken", &["entitlement/token"]),
 ];
 
 /// What may lie beside the source, apart from files that begin with a dot.

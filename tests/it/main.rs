@@ -5,6 +5,7 @@
 
 mod api;
 mod attacks;
+mod authorize;
 mod canary;
 mod client;
 mod command_line;

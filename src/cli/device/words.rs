@@ -88,9 +88,15 @@ fn refused(refusal: Refusal) -> (String, String) {
             );
         }
         Refusal::NoKid => ("the header names no KID", "name one with --kid"),
-        Refusal::NotEntitled => {
-            ("the service does not authorize this device", "ask the service for the license")
+        Refusal::NotEntitled { reason } => {
+            let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            let meaning = format!("the service does not authorize this device{reason}");
+            return (meaning, "ask the service for the license, or for a new token".to_owned());
         }
+        Refusal::TryLater => (
+            "the server could not find out whether the device is authorized",
+            "ask again in a while",
+        ),
         Refusal::AescbcUnsupported => {
             ("the key is for AES-CBC, which the device does not handle", "ask for another KID")
         }

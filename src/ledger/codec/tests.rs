@@ -25,6 +25,7 @@ fn golden(event: &Event) -> &'static str {
         Event::LicenseDeleted(_) => body!("license-deleted.v1"),
         Event::DeletionUnmatched(_) => body!("deletion-unmatched.v1"),
         Event::EvidenceKept(_) => body!("evidence-kept.v1"),
+        Event::TokenSpent(_) => body!("token-spent.v1"),
         Event::QuotaPolicyPublished(_) => body!("quota-policy-published.v1"),
         Event::ContentKeyRegistered(_) => body!("content-key-registered.v1"),
         Event::KeySeedRegistered(_) => body!("key-seed-registered.v1"),
@@ -46,7 +47,7 @@ fn goldens() -> Vec<(String, String)> {
 #[test]
 fn every_golden_is_read_as_its_type_and_written_with_the_same_members() {
     let goldens = goldens();
-    assert_eq!(goldens.len(), 14);
+    assert_eq!(goldens.len(), 15);
     for (kind, body) in goldens {
         let event = decode(&kind, body.as_bytes()).unwrap();
         assert_eq!(event.kind(), kind);

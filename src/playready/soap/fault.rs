@@ -124,6 +124,12 @@ impl Fault {
     /// 8004C604 with `refusal`.
     pub fn refused(refusal: Refusal) -> Self {
         let detail = refusal.to_json();
+        Self::refused_because(refusal, detail)
+    }
+
+    /// 8004C604 with `refusal`, and more of the matter for the log.
+    pub fn refused_because(refusal: Refusal, detail: impl fmt::Display) -> Self {
+        let detail = detail.to_string();
         Self { code: FaultCode::ServiceSpecific, custom_data: Some(refusal), detail }
     }
 

@@ -43,7 +43,13 @@ pub enum Refusal {
     /// The header names no KID.
     NoKid,
     /// The service did not authorize this device.
-    NotEntitled,
+    NotEntitled {
+        /// Why, in a word, if anybody said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Whether the device is authorized could not be found out; the same challenge may come again.
+    TryLater,
     /// The key is for CBC and the client does not announce that it handles such keys.
     AescbcUnsupported,
     /// Real-time expiration needs a client of major version 3 or higher.
@@ -114,6 +120,11 @@ impl From<policy::Refusal> for Refusal {
 }
 
 impl Refusal {
+    /// [`Refusal::NotEntitled`] for this reason.
+    pub fn not_entitled(reason: &str) -> Self {
+        Self::NotEntitled { reason: Some(reason.to_owned()) }
+    }
+
     /// Compact JSON in ASCII, not yet escaped for XML.
     pub fn to_json(&self) -> String {
         // Serializing strings and numbers into memory cannot fail.
@@ -184,7 +195,12 @@ mod tests {
                 format!(r#"{{"error":"key_unknown","kids":["{one}"]}}"#),
             ),
             (Refusal::NoKid, r#"{"error":"no_kid"}"#.into()),
-            (Refusal::NotEntitled, r#"{"error":"not_entitled"}"#.into()),
+            (Refusal::NotEntitled { reason: None }, r#"{"error":"not_entitled"}"#.into()),
+            (
+                Refusal::not_entitled("token_expired"),
+                r#"{"error":"not_entitled","reason":"token_expired"}"#.into(),
+            ),
+            (Refusal::TryLater, r#"{"error":"try_later"}"#.into()),
             (Refusal::AescbcUnsupported, r#"{"error":"aescbc_unsupported"}"#.into()),
             (Refusal::RealtimeUnsupported, r#"{"error":"realtime_unsupported"}"#.into()),
             (Refusal::UnsupportedRight, r#"{"error":"unsupported_right"}"#.into()),

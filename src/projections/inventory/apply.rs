@@ -56,6 +56,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         Event::AcquisitionRefused(e) => count(db, REFUSED, device, e.at_ms),
         Event::DeletionUnmatched(_)
         | Event::EvidenceKept(_)
+        | Event::TokenSpent(_)
         | Event::QuotaPolicyPublished(_)
         | Event::ContentKeyRegistered(_)
         | Event::KeySeedRegistered(_)
@@ -75,8 +76,9 @@ fn acquired(
     }
     db.prepare_cached(
         "INSERT INTO licenses (sequence, license_id, device, identity, key_id, session,
-           session_explicit, transaction_id, acquired_at_ms, counted_until_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+           session_explicit, transaction_id, acquired_at_ms, counted_until_ms, account, title,
+           content_group)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?
     .execute(params![
         sequence,
@@ -89,6 +91,9 @@ fn acquired(
         e.transaction_id.map(|id| *id.0.as_bytes()),
         e.at_ms,
         e.counted_until_ms,
+        e.account.as_ref().map(ToString::to_string),
+        e.title,
+        e.content_group,
     ])?;
     count(db, ACQUIRED_PERSISTENT, device, e.at_ms)
 }

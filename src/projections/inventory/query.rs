@@ -81,6 +81,15 @@ pub struct HeldLicense {
     pub acquired_at: UnixMillis,
     /// When it stops counting by itself.
     pub counted_until: Option<UnixMillis>,
+    /// Reference of the account that it was acquired for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// The title, as the service names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// The content group, as the service names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_group: Option<String>,
     /// Sequence of its acquisition.
     pub sequence: u64,
 }
@@ -255,6 +264,9 @@ fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
         transaction_id: row.get::<_, Option<[u8; 16]>>("transaction_id")?.map(Uuid::from_bytes),
         acquired_at: UnixMillis(row.get("acquired_at_ms")?),
         counted_until: row.get::<_, Option<i64>>("counted_until_ms")?.map(UnixMillis),
+        account: row.get("account")?,
+        title: row.get("title")?,
+        content_group: row.get("content_group")?,
         sequence: row.get("sequence")?,
     })
 }

@@ -19,5 +19,6 @@ mod process;
 mod quota;
 mod repeats;
 mod replay;
+mod revocation;
 mod service;
 mod wire;

@@ -145,7 +145,7 @@ fn event_ids_do_not_change() {
 }
 
 /// UUIDv5 of the goldens in the stream `a-stream`, computed with Python's uuid module.
-const EVENT_IDS: [(&str, &str); 14] = [
+const EVENT_IDS: [(&str, &str); 15] = [
     ("acquisition-refused.v1", "4d7c9b5c-baf0-5277-9d71-f5384bfefbdf"),
     ("api-key-created.v1", "192021aa-ced0-598e-bded-9885959c6ccc"),
     ("api-key-revoked.v1", "86c93d46-ea8f-5bc1-82de-7cdc742b635b"),
@@ -160,4 +160,5 @@ const EVENT_IDS: [(&str, &str); 14] = [
     ("license-store-failed.v1", "2dfdc732-d040-5973-8f32-9666e0bf377a"),
     ("license-stored.v1", "639a3862-4f9e-5d71-a002-5e06a2c7635d"),
     ("quota-policy-published.v1", "7357bcfe-ac4a-51fe-a885-a7bfabb460e0"),
+    ("token-spent.v1", "8cc58077-5856-5831-bc8c-4697f949a043"),
 ];

@@ -137,7 +137,7 @@ fn claims_have_to_be_there_and_right() {
         ("aud", json!(["other", AUDIENCE])),
         ("exp", json!(NOW_S as f64 - 29.5)),
         ("nbf", json!(NOW_S + 30)),
-        ("sub", json!({"any": "thing"})),
+        ("plan", json!({"any": "thing"})),
     ];
     for (number, (claim, value)) in edges.into_iter().enumerate() {
         let mut changed = good.clone();

@@ -16,7 +16,21 @@
 //!   licenses, any other challenge is refused. A refusal spends nothing.
 //! - `license` is a [statement](super::statement). Other claims are the service's own affair.
 //!
-//! The algorithm belongs to the key and not to the token: see [`KeySet`].
+//! The keys are a JSON Web Key Set (RFC 7517), a file or a URL, which may change while the service runs.
+//! Each key has exactly one algorithm: the one its `alg` names, else the one its type stands for. A
+//! token that names another is refused, so that nobody can pass off a public key as a shared secret.
+//!
+//! | `kty` | `alg` | without `alg` |
+//! |---|---|---|
+//! | `oct`, 32 bytes or more | HS256 | HS256 |
+//! | `RSA`, 2048 bits or more | RS256, PS256 | RS256 |
+//! | `EC`, P-256 | ES256 | ES256 |
+//! | `OKP`, Ed25519 | EdDSA | EdDSA |
+//!
+//! Keys of other kinds, for encryption for example, are passed over. A token without a `kid` is
+//! verified if the set has one key only. A file is read again within a second of a change, a URL
+//! every `token.refresh_seconds`; both at once when a token names a `kid` that is not there, a URL for
+//! that reason at most every ten seconds. What cannot be used is warned about, and known keys stay.
 
 mod keyset;
 
@@ -123,8 +137,8 @@ impl From<TokenError> for Fault {
 
 impl Token {
     /// Verifies tokens as `config` says. Reads or fetches the key set: a file has to be there and
-    /// to hold keys; a server that does not answer is asked again later, and meanwhile
-    /// [`ready`](Self::ready) says so. Blocks.
+    /// to hold keys; a server that does not answer is asked again later, and meanwhile the service
+    /// is not ready. Blocks.
     pub fn open(config: &config::Token, clock: Clock) -> Result<Self, EntitlementError> {
         Ok(Self {
             keys: KeySet::open(config, clock.clone())?,

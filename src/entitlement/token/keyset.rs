@@ -1,19 +1,7 @@
 //! The keys that tokens are verified with: a JSON Web Key Set (RFC 7517), which may change while the
 //! service runs.
 //!
-//! Each key has exactly one algorithm: the one its `alg` names, else the one its type stands for.
-//! A token that names another is refused, so that nobody can pass off a public key as a shared
-//! secret.
-//!
-//! | `kty` | `alg` | without `alg` |
-//! |---|---|---|
-//! | `oct`, 32 bytes or more | HS256 | HS256 |
-//! | `RSA`, 2048 bits or more | RS256, PS256 | RS256 |
-//! | `EC`, P-256 | ES256 | ES256 |
-//! | `OKP`, Ed25519 | EdDSA | EdDSA |
-//!
-//! Keys of other kinds, for encryption for example, are passed over. A token without a `kid` is
-//! verified if the set has one key only.
+//! The documentation of [`token`](super) says which keys are taken and for what.
 //!
 //! A file is read again at most once a second, a URL every `token.refresh_seconds` in the background;
 //! both as soon as a token names a `kid` that is not there, a URL for that reason at most every

@@ -146,7 +146,8 @@ mod tests {
               ],
             "type":"temporary"
           }"#;
-        let kid = Uuid::from_bytes(*b"\x2f\x05\x47\x7f\xc2\x4b\xb4\xfa\xef\xd8\x65\x17\x15\x6d\xaf\xfc");
+        let kid =
+            Uuid::from_bytes(*b"\x2f\x05\x47\x7f\xc2\x4b\xb4\xfa\xef\xd8\x65\x17\x15\x6d\xaf\xfc");
         assert_eq!(Request::parse(body).unwrap().key_ids, [kid]);
     }
 

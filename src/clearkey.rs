@@ -5,7 +5,7 @@
 //!
 //! ```json
 //! {"kids": ["ASNFZ4mrze8BI0VniavN7w"], "type": "temporary"}
-//! {"keys": [{"kty": "oct", "kid": "ASNFZ4mrze8BI0VniavN7w", "k": "T-3mJ88Dduozjsgcc_WQ4g"}],
+//! {"keys": [{"kty": "oct", "kid": "ASNFZ4mrze8BI0VniavN7w", "k": "T-3mJ88DduozWwMcvcFg4g"}],
 //!  "type": "temporary"}
 //! ```
 //!

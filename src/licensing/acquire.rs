@@ -12,7 +12,8 @@ use crate::domain::ids::Wire16;
 use crate::domain::lookup::GrantPlace;
 use crate::domain::quota::{QuotaExceeded, Scope};
 use crate::domain::{
-    AccountRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId,
+    AccountRef, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId,
+    TransactionId,
 };
 use crate::entitlement::{Asked, Asker, Entitled, Grant};
 use crate::ledger::tail::Fact;
@@ -29,6 +30,8 @@ const DRM_SYSTEM: &str = "playready";
 pub(super) struct Asking<'a> {
     pub(super) caller: &'a Caller,
     pub(super) command: Acquire,
+    /// The device that the entitlement says this is.
+    pub(super) device: Option<DeviceRef>,
     /// Why it could not be prepared; that only matters if it was not granted before.
     pub(super) unprepared: Option<Denied>,
     pub(super) correlation: &'a str,
@@ -73,7 +76,7 @@ impl Licensing {
             Err(denied) => (bare(challenge, message), RequestKeys::default(), Some(denied)),
         };
         let correlation = posted.correlation;
-        let asking = Asking { caller: &caller, command, unprepared, correlation };
+        let asking = Asking { caller: &caller, command, device: None, unprepared, correlation };
         let Granted { licenses, position } =
             self.grant(asking).await.map_err(|not_granted| match not_granted {
                 NotGranted::Refused(refusal) => fault_of(refusal),
@@ -97,7 +100,7 @@ impl Licensing {
     /// Decides once; `None` if something that the decision was made on has changed.
     async fn grant_once(&self, asking: &mut Asking<'_>) -> Result<Option<Granted>, NotGranted> {
         let command = &asking.command;
-        let mut turn = self.turn(command.identity).await?;
+        let mut turn = self.turn(command.identity, asking.device.as_ref()).await?;
         let (mut seen, granted) =
             turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         if let Some(place) = granted {
@@ -237,7 +240,7 @@ impl Licensing {
 }
 
 /// A refusal as an answer of the protocol.
-fn fault_of(refusal: DomainRefusal) -> Denied {
+pub(super) fn fault_of(refusal: DomainRefusal) -> Denied {
     match refusal {
         DomainRefusal::NonceReused | DomainRefusal::SessionUsed(_) => {
             Denied::Fault(Fault::invalid_message(refusal))

@@ -6,7 +6,7 @@ use super::identities::Belonging;
 use super::policy::Published;
 use super::{Licensing, LicensingError};
 use crate::domain::event::{DeviceEnrolled, IdentityLinked};
-use crate::domain::{Digest, Event, Identity};
+use crate::domain::{DeviceRef, Digest, Event, Identity};
 use crate::ledger::state::DeviceGuard;
 use crate::ledger::{Append, AppendError, Expected, NewEvent, StreamName};
 use crate::playready::challenge::Sender;
@@ -94,9 +94,17 @@ pub(super) fn introduction(caller: &Caller, turn: &Turn) -> Vec<(StreamName, Eve
 }
 
 impl Licensing {
-    /// Takes the device that `identity` belongs to, and reads what else a decision is made on.
-    pub(super) async fn turn(&self, identity: Identity) -> Result<Turn, LicensingError> {
-        let belonging = self.identities.find(identity, &self.ledger).await?;
+    /// Takes the device that `identity` belongs to, and reads what else a decision is made on. An
+    /// identity that was never seen is taken for one of the device `claimed`, if there is one.
+    pub(super) async fn turn(
+        &self,
+        identity: Identity,
+        claimed: Option<&DeviceRef>,
+    ) -> Result<Turn, LicensingError> {
+        let mut belonging = self.identities.find(identity, &self.ledger).await?;
+        if let (Expected::NoStream, Some(claimed)) = (belonging.expected, claimed) {
+            belonging.device = claimed.clone();
+        }
         let policy = self.policy.current();
         let guard = self.deciding.hold(&belonging.device).await?;
         let read_ms = guard.device().at_ms.max(belonging.at_ms).max(policy.at_ms);

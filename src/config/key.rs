@@ -113,6 +113,7 @@ pub const KEYS: &[Key] = &[
     key("rate.per_identity_per_minute", Kind::Integer(1, 1_000_000_000)),
     key("rate.burst", Kind::Integer(1, 1_000_000_000)),
     key("playready.sign_responses", Kind::OneOf(&["always", "persistent", "never"])),
+    key("playready.revocation_lists", Kind::Path),
     key("clearkey.enabled", Kind::Bool),
     key("clearkey.origins", Kind::Origins),
     key("log.format", Kind::OneOf(&["text", "json"])),

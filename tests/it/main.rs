@@ -20,5 +20,6 @@ mod process;
 mod quota;
 mod repeats;
 mod replay;
+mod revocation;
 mod service;
 mod wire;

@@ -33,7 +33,7 @@ pub enum Kind {
     Address,
     /// A path in the file system.
     Path,
-    /// Origins of pages, or `*`: see [`Origins`](super::Origins).
+    /// Origins of pages, or `*`: see [`Origins`].
     Origins,
     /// Any text but the empty one.
     Text,

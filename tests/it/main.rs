@@ -6,7 +6,9 @@
 mod api;
 mod attacks;
 mod authorize;
+mod browser;
 mod canary;
+mod clearkey;
 mod client;
 mod command_line;
 mod crashes;

@@ -9,6 +9,9 @@
 //! PlayReady certificate can have it, and the device's name cannot be guessed from it. A device that
 //! plays over both protocols is one device with two identities.
 //!
+//! **Authorization.** What a page sends as `Authorization: Bearer` stands in place of custom data: it
+//! may be the token, and a callback is told it.
+//!
 //! **Security level.** The lowest, 150: keys arrive in the clear. A policy that demands more is
 //! refused.
 //!
@@ -20,9 +23,11 @@
 //! moment of the request: a temporary session asks anew at each playback. Every other condition is
 //! refused by name, because giving out the key would drop it: see [`fitted`].
 //!
-//! **Repeats.** A request has no nonce, so each one is an acquisition of its own. One that carries an
-//! `Idempotency-Key` has its nonce from that: sent again within the replay window it gets the same
-//! licenses and adds no event, provided that it would be entitled anew.
+//! **Repeats.** A request has no nonce. An `Idempotency-Key` gives it one; without that, the token
+//! that it spends does, together with its bytes. Sent again within the replay window it gets the same
+//! licenses and adds no event, provided that it is still entitled: a token that has expired is not.
+//! Any other request with a spent token is refused. With neither key nor token each request is an
+//! acquisition of its own.
 
 use super::acquire::{Asking, Batch, Claims, Granted, NotGranted, fault_of};
 use super::commit::Caller;
@@ -30,9 +35,10 @@ use super::sealing::RequestKeys;
 use super::{Denied, Licensing, LicensingError, Posted, random_bytes};
 use crate::clearkey::{self, BadRequest, Request};
 use crate::domain::acquire::{Acquire, Refusal as DomainRefusal};
+use crate::domain::event::LicenseAcquired;
 use crate::domain::ids::Wire16;
 use crate::domain::{DeviceRef, Digest, Identity, Nonce, SessionId};
-use crate::entitlement::{Asked, Asker};
+use crate::entitlement::{Asked, Asker, Grant};
 use crate::playready::kid::Kid;
 use crate::playready::policy::{self, LicensePolicy, SecurityLevel};
 use crate::playready::soap::{Fault, Refusal};
@@ -99,11 +105,40 @@ impl Licensing {
         posted: Posted<'_>,
     ) -> Result<ClearKeyRequest, ClearKeyRefused> {
         let request = Request::parse(body).inspect_err(|_| self.metrics.rejected())?;
-        let kids: Vec<_> = request.key_ids.into_iter().map(Kid::from).collect();
+        let grant = self.clear_key_grant(&request, posted).await?;
+        let device = grant.device.as_deref().ok_or_else(|| {
+            let detail = "the entitlement names no device, and Clear Key has no other to go by; name \
+                          it in the token or the callback's answer";
+            ClearKeyRefused::NotLicensed(detail.to_owned())
+        })?;
+        let device = self.reference_key.device(device);
+        let caller = Caller {
+            identity: identity_of(&device),
+            security_level: SECURITY_LEVEL.number(),
+            model: MODEL.to_owned(),
+        };
+        let signed_sha256 = Digest::of(body);
+        let nonce = match nonce_of(idempotency_key, grant.spends, signed_sha256) {
+            Some(nonce) => nonce,
+            None => random_bytes()?,
+        };
+        let claims = Claims::new(Some(device), grant.spends)?;
+        let nonce = Nonce(Wire16(nonce));
+        let (licenses, keys) = self.clear_key_licenses(&caller, nonce, signed_sha256, grant)?;
+        let command = Acquire { identity: caller.identity, nonce, signed_sha256, licenses };
+        Ok(ClearKeyRequest { caller, claims, command, keys })
+    }
+
+    async fn clear_key_grant(
+        &self,
+        request: &Request,
+        posted: Posted<'_>,
+    ) -> Result<Grant, ClearKeyRefused> {
+        let kids: Vec<_> = request.key_ids.iter().copied().map(Kid::from).collect();
         let asked = Asked {
             query: posted.query,
             bearer: posted.bearer,
-            custom_data: None,
+            custom_data: posted.bearer,
             header_keys: &[],
             kids: &kids,
             asker: Asker {
@@ -117,23 +152,20 @@ impl Licensing {
                 ip: posted.ip,
             },
         };
-        let grant = self.entitlement.grant(&asked, &self.keys).await?;
-        let device = grant.device.as_deref().ok_or_else(|| {
-            let detail = "the entitlement names no device; Clear Key has no other to go by";
-            ClearKeyRefused::NotLicensed(detail.to_owned())
-        })?;
-        let device = self.reference_key.device(device);
-        let model = MODEL.to_owned();
-        let security_level = SECURITY_LEVEL.number();
-        let caller = Caller { identity: identity_of(&device), security_level, model };
-        let claims = Claims::new(Some(device), grant.spends)?;
-        let nonce = Nonce(Wire16(match idempotency_key {
-            Some(key) => nonce_of(key),
-            None => random_bytes()?,
-        }));
+        Ok(self.entitlement.grant(&asked, &self.keys).await?)
+    }
+
+    /// The licenses as they are to be recorded, and their keys.
+    fn clear_key_licenses(
+        &self,
+        caller: &Caller,
+        nonce: Nonce,
+        signed_sha256: Digest,
+        grant: Grant,
+    ) -> Result<(Vec<LicenseAcquired>, RequestKeys), ClearKeyRefused> {
         let now_ms = self.clock.now().0;
         let batch = Batch {
-            caller: &caller,
+            caller,
             nonce,
             session: SessionId(nonce.0),
             session_explicit: false,
@@ -142,7 +174,7 @@ impl Licensing {
             authorized_by: grant.authorized_by,
             client_version: None,
             drm_system: DRM_SYSTEM,
-            signed_sha256: Digest::of(body),
+            signed_sha256,
             now_ms,
         };
         let now_s = u64::try_from(now_ms / 1000).unwrap_or_default();
@@ -152,9 +184,7 @@ impl Licensing {
             licenses.push(batch.license(&license, &policy, ordinal)?);
             keys.remember(license.kid, license.key);
         }
-        let signed_sha256 = batch.signed_sha256;
-        let command = Acquire { identity: caller.identity, nonce, signed_sha256, licenses };
-        Ok(ClearKeyRequest { caller, claims, command, keys })
+        Ok((licenses, keys))
     }
 
     /// Decides and records; only then there is a license.
@@ -188,10 +218,17 @@ fn identity_of(device: &DeviceRef) -> Identity {
     Identity(Digest::of(format!("license-ledger clear key identity {device}").as_bytes()))
 }
 
-/// The nonce of every request of one identity with this `Idempotency-Key`.
-fn nonce_of(idempotency_key: &str) -> [u8; 16] {
-    let Digest(hash) = Digest::of(idempotency_key.as_bytes());
-    hash.first_chunk().copied().unwrap_or_default()
+/// The nonce of a request that can come again, and of nothing else that the identity asks: from its
+/// `Idempotency-Key`, else from the token that it spends and its bytes.
+fn nonce_of(
+    idempotency_key: Option<&str>,
+    spends: Option<Digest>,
+    request: Digest,
+) -> Option<[u8; 16]> {
+    let of_key = |key| format!("idempotency-key {key}");
+    let of_token = |token| format!("token {token} {request}");
+    let named = idempotency_key.map(of_key).or_else(|| spends.map(of_token))?;
+    Digest::of(named.as_bytes()).0.first_chunk().copied()
 }
 
 /// The policy as a Clear Key license has it at the time `now_s`: not persistent, and with nothing in

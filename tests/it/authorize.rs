@@ -1,5 +1,6 @@
 //! Authorization by the service: its tokens, and its answers to callbacks.
 
+mod browsers;
 mod callback;
 mod devices;
 mod issuer;

@@ -16,17 +16,17 @@ fn service() -> TestService {
     Setup::default().with("clearkey.enabled", true).with("clearkey.origins", PLAYER).start()
 }
 
-fn ask(kids: &[Uuid]) -> Value {
+pub fn ask(kids: &[Uuid]) -> Value {
     let kids: Vec<_> = kids.iter().map(|kid| BASE64URL_NOPAD.encode(kid.as_bytes())).collect();
     json!({ "kids": kids, "type": "temporary" })
 }
 
-fn post(client: &Client, query: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
+pub fn post(client: &Client, query: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
     client.send("POST", &format!("/clearkey{query}"), headers, body.to_string().as_bytes())
 }
 
 /// The keys of a license, checked for its shape.
-fn keys(answer: &Answer) -> Vec<(Uuid, [u8; 16])> {
+pub fn keys(answer: &Answer) -> Vec<(Uuid, [u8; 16])> {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(answer.header("cache-control"), Some("no-store"));

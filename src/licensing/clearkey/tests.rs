@@ -82,6 +82,24 @@ fn conditions_that_only_a_client_keeps_are_refused_by_name() {
 }
 
 #[test]
+fn a_nonce_follows_from_what_can_come_again() {
+    let [a, b] = [b"a", b"b"].map(|bytes| Digest::of(bytes));
+    assert_eq!(nonce_of(None, None, a), None);
+    let nonces = [
+        nonce_of(Some("x"), None, a),
+        nonce_of(Some("y"), None, a),
+        nonce_of(None, Some(a), a),
+        nonce_of(None, Some(a), b),
+        nonce_of(None, Some(b), a),
+    ];
+    let distinct: std::collections::HashSet<_> = nonces.iter().flatten().collect();
+    assert_eq!(distinct.len(), nonces.len());
+    // Other bytes under the same key are to be noticed, so the key alone counts.
+    assert_eq!(nonce_of(Some("x"), Some(a), b), nonces[0]);
+    assert_eq!(nonce_of(None, Some(a), a), nonces[2]);
+}
+
+#[test]
 fn an_identity_follows_from_the_device_and_hashes_what_no_key_can_be() {
     let reference = ReferenceKey::new([7; 32]);
     let [phone, tablet] = ["phone", "tablet"].map(|name| identity_of(&reference.device(name)));

@@ -8,12 +8,12 @@ use crate::service::NOW_S;
 const SECRET: [u8; 32] = [0x6b; 32];
 
 /// A service that asks `server`.
-struct CallbackService {
-    service: TestService,
+pub struct CallbackService {
+    pub service: TestService,
     _dir: TempDir,
 }
 
-fn ask_at(url: &str, setup: Setup) -> CallbackService {
+pub fn ask_at(url: &str, setup: Setup) -> CallbackService {
     use std::os::unix::fs::PermissionsExt;
     let dir = TempDir::new().unwrap();
     let secret = dir.path().join("secret");

@@ -28,8 +28,13 @@ struct Asking<'a> {
     keys: RequestKeys,
     /// Why it could not be prepared; that only matters if it was not granted before.
     unprepared: Option<Denied>,
+    /// A key in it is not the one that its KID has: it has to be prepared again.
+    outdated: bool,
     correlation: &'a str,
 }
+
+/// How long to wait before preparing again: a key that another request is registering will be there.
+const REGISTERING: std::time::Duration = std::time::Duration::from_millis(5);
 
 impl Licensing {
     pub(super) async fn acquire(
@@ -43,26 +48,33 @@ impl Licensing {
             let detail = "a certificate of the chain is revoked";
             return Err(Denied::Fault(Fault::new(FaultCode::DeviceRevoked, detail)));
         }
-        let mut asking = match self.prepare(challenge, message, query) {
-            Ok((command, keys)) => {
-                Asking { challenge, message, command, keys, unprepared: None, correlation }
-            }
-            Err(denied) => Asking {
-                challenge,
-                message,
-                command: bare(challenge, message),
-                keys: RequestKeys::default(),
-                unprepared: Some(denied),
-                correlation,
-            },
-        };
+        let mut asking = self.asking(challenge, message, query, correlation);
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
             if let Some(answer) = self.acquire_once(&mut asking).await? {
                 return Ok(answer);
             }
+            if asking.outdated {
+                tokio::time::sleep(REGISTERING).await;
+                asking = self.asking(challenge, message, query, correlation);
+            }
         }
+    }
+
+    /// Prepares, and keeps what failed.
+    fn asking<'a>(
+        &self,
+        challenge: &'a VerifiedChallenge,
+        message: &'a AcquireRequest,
+        query: &str,
+        correlation: &'a str,
+    ) -> Asking<'a> {
+        let (command, keys, unprepared) = match self.prepare(challenge, message, query) {
+            Ok((command, keys)) => (command, keys, None),
+            Err(denied) => (bare(challenge, message), RequestKeys::default(), Some(denied)),
+        };
+        Asking { challenge, message, command, keys, unprepared, outdated: false, correlation }
     }
 
     /// Decides once; `None` if something that the decision was made on has changed.
@@ -92,11 +104,10 @@ impl Licensing {
                 let granted = licenses.iter().cloned();
                 let granted = granted.map(|license| Event::LicenseAcquired(Box::new(license)));
                 events.extend(granted.map(|event| (stream.clone(), event)));
-                let Committed::Stored { position } =
-                    self.commit(&mut turn, events, Vec::new(), asking.correlation).await?
-                else {
-                    return Ok(None);
-                };
+                let committed =
+                    self.commit(&mut turn, events, Vec::new(), asking.correlation).await?;
+                asking.outdated = matches!(committed, Committed::PrepareAgain);
+                let Committed::Stored { position } = committed else { return Ok(None) };
                 drop(turn);
                 self.metrics.granted(&licenses);
                 self.seal_answer(asking, &licenses, Some(position)).map(Some)
@@ -105,7 +116,7 @@ impl Licensing {
                 events.push((stream, Event::AcquisitionRefused(*refused)));
                 match self.commit(&mut turn, events, Vec::new(), asking.correlation).await? {
                     Committed::Stored { .. } => Err(self.refuse(refusal)),
-                    Committed::DecideAgain => Ok(None),
+                    Committed::DecideAgain | Committed::PrepareAgain => Ok(None),
                 }
             }
             _ if self.moved(&mut turn).await? => Ok(None),

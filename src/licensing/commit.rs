@@ -34,6 +34,8 @@ pub(super) enum Committed {
     },
     /// Something that the decision was made on has changed: decide again.
     DecideAgain,
+    /// A license's key is not the one that its KID has: prepare and decide again.
+    PrepareAgain,
 }
 
 /// Counts attempts.
@@ -91,7 +93,8 @@ impl Licensing {
     }
 
     /// Stores `events` if nothing has changed since they were decided, and folds them.
-    /// `extra_checks` are for streams beside device, identity and policy.
+    /// `extra_checks` are for streams beside device, identity and policy. Licenses with keys from
+    /// seeds bring what binds their KIDs to those ([`binding`](super::binding)).
     pub(super) async fn commit(
         &self,
         turn: &mut Turn,
@@ -99,6 +102,9 @@ impl Licensing {
         extra_checks: Vec<(StreamName, Expected)>,
         correlation: &str,
     ) -> Result<Committed, LicensingError> {
+        let Some(bindings) = self.bindings(&events, turn.at_ms).await? else {
+            return Ok(Committed::PrepareAgain);
+        };
         let Turn { identity, belonging, policy, guard, .. } = turn;
         let mut append = Append { records: Vec::with_capacity(events.len()), checks: extra_checks };
         append.checks.extend([
@@ -106,7 +112,9 @@ impl Licensing {
             (belonging.stream.clone(), belonging.expected),
             (self.policy.stream.clone(), Expected::At(policy.revision)),
         ]);
-        for (stream, event) in &events {
+        let bound = bindings.iter().map(|(stream, _)| (stream.clone(), Expected::NoStream));
+        append.checks.extend(bound);
+        for (stream, event) in events.iter().chain(&bindings) {
             append.records.push((stream.clone(), NewEvent::of(stream, event, correlation)?));
         }
         match self.append_knowing_outcome(append).await {
@@ -114,6 +122,7 @@ impl Licensing {
                 if belonging.expected == Expected::NoStream {
                     self.identities.forget(*identity);
                 }
+                self.bound(&bindings);
                 let base = guard.head().map_or(0, |head| head + 1);
                 let mine = events.iter().zip(appended.first_sequence..);
                 let mine = mine.filter(|((stream, _), _)| stream == guard.stream());

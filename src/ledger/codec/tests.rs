@@ -28,6 +28,8 @@ fn golden(event: &Event) -> &'static str {
         Event::QuotaPolicyPublished(_) => body!("quota-policy-published.v1"),
         Event::ContentKeyRegistered(_) => body!("content-key-registered.v1"),
         Event::KeySeedRegistered(_) => body!("key-seed-registered.v1"),
+        Event::ContentKeyBound(_) => body!("content-key-bound.v1"),
+        Event::MasterKeyRotated(_) => body!("master-key-rotated.v1"),
         Event::ApiKeyCreated(_) => body!("api-key-created.v1"),
         Event::ApiKeyRevoked(_) => body!("api-key-revoked.v1"),
     }
@@ -46,7 +48,7 @@ fn goldens() -> Vec<(String, String)> {
 #[test]
 fn every_golden_is_read_as_its_type_and_written_with_the_same_members() {
     let goldens = goldens();
-    assert_eq!(goldens.len(), 14);
+    assert_eq!(goldens.len(), 16);
     for (kind, body) in goldens {
         let event = decode(&kind, body.as_bytes()).unwrap();
         assert_eq!(event.kind(), kind);

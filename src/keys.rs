@@ -203,11 +203,7 @@ impl Keys {
     ///
     /// # Errors
     /// Its registered key, the seed that it is bound to, or the one that is named is not here.
-    pub fn source(
-        &self,
-        key_id: KeyId,
-        named: Option<&str>,
-    ) -> Result<Option<Source>, Missing> {
+    pub fn source(&self, key_id: KeyId, named: Option<&str>) -> Result<Option<Source>, Missing> {
         let known = self.known();
         if let Some(key) = known.keys.get(&key_id) {
             return Ok(Some(Source::Registered(key.clone())));
@@ -354,7 +350,10 @@ impl Store {
     }
 
     fn seed_line(&self, seed_id: &str, seed: &KeySeed) -> Line {
-        Line::Seed { seed_id: seed_id.to_owned(), sealed: self.sealer.seal(&aad("seed", seed_id), seed) }
+        Line::Seed {
+            seed_id: seed_id.to_owned(),
+            sealed: self.sealer.seal(&aad("seed", seed_id), seed),
+        }
     }
 
     /// Appends lines and waits until they are on disk.

@@ -270,7 +270,8 @@ mod tests {
     #[test]
     fn a_key_is_replaced_by_the_next_one_and_a_next_one_can_be_discarded() {
         let directory = tempfile::tempdir().unwrap();
-        let (path, next) = (directory.path().join("api.key"), directory.path().join("api.key.next"));
+        let (path, next) =
+            (directory.path().join("api.key"), directory.path().join("api.key.next"));
         create(&path, &Secret::new([1; 32])).unwrap();
         create(&next, &Secret::new([2; 32])).unwrap();
         replace(&path, &next).unwrap();

@@ -36,9 +36,7 @@ pub(super) async fn find(
     };
     match Fact::of(recorded)?.event {
         Event::ContentKeyBound(bound) => Ok(Some(bound.source)),
-        other => {
-            Err(LicensingError::Stream { stream: stream.to_string(), kind: other.kind() })
-        }
+        other => Err(LicensingError::Stream { stream: stream.to_string(), kind: other.kind() }),
     }
 }
 

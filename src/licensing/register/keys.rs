@@ -134,9 +134,8 @@ impl Registry {
     /// Records that keys and seeds were sealed under another master key.
     pub async fn master_key_rotated(&self, actor: &str) -> Result<(), LicensingError> {
         let _book = self.book.lock().await;
-        let event = |at_ms| {
-            Event::MasterKeyRotated(MasterKeyRotated { actor: actor.to_owned(), at_ms })
-        };
+        let event =
+            |at_ms| Event::MasterKeyRotated(MasterKeyRotated { actor: actor.to_owned(), at_ms });
         self.append_one(&Book::stream()?, event).await
     }
 
@@ -216,7 +215,10 @@ impl Registry {
                 Some(KeySource::Seed { seed_id }) => {
                     self.keys.remember_bound(*key_id, &seed_id);
                     let derived = self.keys.seed(&seed_id).map(|seed| derive(*key_id, &seed));
-                    if derived.transpose()?.is_none_or(|derived| !bool::from(derived.ct_eq(key.as_slice()))) {
+                    if derived
+                        .transpose()?
+                        .is_none_or(|derived| !bool::from(derived.ct_eq(key.as_slice())))
+                    {
                         return Err(RegisterError::Bound { key_id: *key_id, seed_id });
                     }
                     Expected::At(0)

@@ -173,7 +173,7 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
         };
         for row in rows {
             if args.json {
-                print_json(&row)?;
+                println!("{}", serde_json::to_string(&row)?);
                 continue;
             }
             println!("{:<13}{:<38}{:<18}{}", row.kind, row.id, row.check_value, row.registered_at);

@@ -302,6 +302,9 @@ impl Default for Rate {
 pub struct PlayReady {
     /// Which responses are signed.
     pub sign_responses: SignResponses,
+    /// Folder of signed revocation lists, in files that end in `.xml`; the newest counts, and newer
+    /// ones are taken up while serving. `revocation` in the PKI's folder if none is named.
+    pub revocation_lists: Option<PathBuf>,
 }
 
 /// Which responses of the license protocol are signed.

@@ -110,6 +110,7 @@ pub const KEYS: &[Key] = &[
     key("rate.per_identity_per_minute", Kind::Integer(1, 1_000_000_000)),
     key("rate.burst", Kind::Integer(1, 1_000_000_000)),
     key("playready.sign_responses", Kind::OneOf(&["always", "persistent", "never"])),
+    key("playready.revocation_lists", Kind::Path),
     key("log.format", Kind::OneOf(&["text", "json"])),
     key("log.level", Kind::Text),
 ];

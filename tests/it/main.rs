@@ -18,5 +18,6 @@ mod process;
 mod quota;
 mod repeats;
 mod replay;
+mod revocation;
 mod service;
 mod wire;

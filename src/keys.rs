@@ -10,7 +10,7 @@
 //!
 //! `sealed` is nonce(12) ‖ AES-256-GCM ciphertext ‖ tag(16) under HMAC-SHA-256(master key,
 //! `license-ledger keys v1`); the associated data is the line's kind and id, so that a sealed key
-//! cannot be moved to another id. A record is durable when [`Keys::add`] returns. A last line
+//! cannot be moved to another id. A record is durable when [`Keys::store`] returns. A last line
 //! without its line feed was never acknowledged and is cut off at the next start. A key id that
 //! stands there twice has the last key: only one that the ledger never came to know is overwritten.
 //!

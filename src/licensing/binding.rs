@@ -15,10 +15,13 @@
 //! tests are known to everybody and bound to nothing: registering a key or a seed replaces them.
 
 use super::{Licensing, LicensingError};
-use crate::domain::event::{ContentKeyBound, KeySource};
+use crate::domain::event::{ContentKeyBound, KeySource, LicenseAcquired};
 use crate::domain::{Event, KeyId};
+use crate::keys::Source;
 use crate::ledger::tail::Fact;
 use crate::ledger::{InvalidStreamName, Ledger, StreamName};
+
+const REGISTERING: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// The stream that says where the KID's key comes from.
 pub(super) fn stream_of(key_id: KeyId) -> Result<StreamName, InvalidStreamName> {
@@ -42,7 +45,7 @@ pub(super) async fn find(
 
 impl Licensing {
     /// The events that settle where the keys of the licenses among `events` come from, for KIDs of
-    /// which that is not settled. `None` if it is settled otherwise: prepare again.
+    /// which that is not settled. `None` if it is settled otherwise.
     pub(super) async fn bindings(
         &self,
         events: &[(StreamName, Event)],
@@ -77,6 +80,22 @@ impl Licensing {
             }
         }
         Ok(Some(bindings))
+    }
+
+    /// Names the key sources that KIDs are bound to in licenses that named others. Waits a little: a
+    /// key that another request is registering in this moment will be there.
+    pub(super) async fn follow_bindings(&self, licenses: &mut [LicenseAcquired]) {
+        tokio::time::sleep(REGISTERING).await;
+        for license in licenses {
+            if let KeySource::Seed { .. } = license.key_source {
+                license.key_source = match self.keys.source(license.key_id, None) {
+                    Ok(Some(Source::Registered(_))) => KeySource::Registered,
+                    Ok(Some(Source::Seed { seed_id, .. })) => KeySource::Seed { seed_id },
+                    // Not there yet, or missing: the next attempt finds out.
+                    Ok(None) | Err(_) => continue,
+                };
+            }
+        }
     }
 
     /// Remembers bindings that are stored.

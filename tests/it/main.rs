@@ -5,7 +5,9 @@
 
 mod api;
 mod attacks;
+mod browser;
 mod canary;
+mod clearkey;
 mod client;
 mod command_line;
 mod crashes;

@@ -26,13 +26,13 @@ use uuid::Uuid;
 
 use crate::domain::event::KeySource;
 use crate::domain::{DeviceRef, Digest, Identity, KeyId};
-use crate::keys::{DEFAULT_SEED, Keys};
+use crate::keys::{Keys, Source};
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::header::{AlgId, HeaderKey};
 use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
-use crate::playready::soap::{Fault, Refusal};
+use crate::playready::soap::{Fault, FaultCode, Refusal};
 use statement::Available;
 
 pub use callback::Callback;
@@ -241,10 +241,11 @@ impl Asked<'_> {
         if self.kids.is_empty() {
             return Err(Fault::refused(Refusal::NoKid));
         }
-        let found = |kid: &Kid| {
-            registered_key(*kid, keys).map(|(key, source)| Available { kid: *kid, key, source })
-        };
-        let available: Vec<_> = self.kids.iter().filter_map(found).collect();
+        let mut available = Vec::with_capacity(self.kids.len());
+        for kid in self.kids {
+            let found = key_of(*kid, None, keys)?;
+            available.extend(found.map(|(key, source)| Available { kid: *kid, key, source }));
+        }
         if available.is_empty() {
             return Err(Fault::refused(Refusal::KeyUnknown { kids: self.kids.to_vec() }));
         }
@@ -278,11 +279,24 @@ fn is_compact_jws(text: &str) -> bool {
     text.bytes().filter(|byte| *byte == b'.').count() == 2 && text.bytes().all(in_alphabet)
 }
 
-/// The key of a KID: a registered content key, else one of the registered key seed.
-fn registered_key(kid: Kid, keys: &Keys) -> Option<(ContentKey, KeySource)> {
-    if let Some(key) = keys.content_key(KeyId(kid.guid())) {
-        return Some((ContentKey::new(*key), KeySource::Registered));
-    }
-    let seed = KeySeed::new(&keys.seed(DEFAULT_SEED)?).ok()?;
-    Some((seed.content_key(kid), KeySource::Seed { seed_id: DEFAULT_SEED.to_owned() }))
+/// The content key of a KID and where it comes from: a key of its own, the seed that gave it one
+/// before, the seed that is `named`, or the default seed. `None` if there is none of these.
+///
+/// # Errors
+/// The seed that is named, or that gave it a key before, is not registered.
+fn key_of(
+    kid: Kid,
+    named: Option<&str>,
+    keys: &Keys,
+) -> Result<Option<(ContentKey, KeySource)>, Fault> {
+    let failed = |detail: String| Fault::new(FaultCode::Internal, detail);
+    let source = keys.source(KeyId(kid.guid()), named);
+    Ok(match source.map_err(|missing| failed(missing.to_string()))? {
+        None => None,
+        Some(Source::Registered(key)) => Some((ContentKey::new(*key), KeySource::Registered)),
+        Some(Source::Seed { seed_id, seed }) => {
+            let seed = KeySeed::new(&seed).map_err(|short| failed(short.to_string()))?;
+            Some((seed.content_key(kid), KeySource::Seed { seed_id }))
+        }
+    })
 }

@@ -96,6 +96,10 @@ pub(crate) struct Ask {
     pub(crate) transaction: Option<u8>,
     /// Tells two challenges with the same nonce apart.
     pub(crate) content: u8,
+    /// Whether its entitlement names another device.
+    pub(crate) for_other_device: bool,
+    /// Whether another challenge used up its token.
+    pub(crate) token_spent: bool,
 }
 
 impl Ask {
@@ -110,7 +114,17 @@ impl Ask {
             until_ms: None,
             transaction: None,
             content: 0,
+            for_other_device: false,
+            token_spent: false,
         }
+    }
+
+    pub(crate) fn for_other_device(self) -> Self {
+        Self { for_other_device: true, ..self }
+    }
+
+    pub(crate) fn with_spent_token(self) -> Self {
+        Self { token_spent: true, ..self }
     }
 
     pub(crate) fn by(self, identity: u8) -> Self {
@@ -259,6 +273,8 @@ impl Scenario {
             };
             licenses.map(license).collect()
         });
+        seen.names_other_device = ask.for_other_device;
+        seen.token_spent = ask.token_spent;
         let terms = Terms { policy: &self.policy, policy_revision: 3, replay_window_ms: DAY_MS };
         let outcome = self.device.acquire(&command, &seen, terms, self.now_ms);
         match &outcome {

@@ -1,6 +1,6 @@
 //! Test mode: the request says what it wants.
 
-use super::{Asked, Entitled, Grant, registered_key};
+use super::{Asked, Entitled, Grant};
 use crate::domain::event::KeySource;
 use crate::keys::Keys;
 use crate::playready::content_key::ContentKey;
@@ -23,7 +23,7 @@ pub struct Open;
 
 impl Open {
     /// What the request may have. Keys come from the request, else from the registered content
-    /// keys, else from the registered key seed, else from the seed that is published for tests.
+    /// keys, else from a registered key seed, else from the seed that is published for tests.
     /// A device that does not sign is the one that `device=NAME` in the query says, or `anonymous`.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ fn entitled(
     let (key, source) = match (&group.content_key, &group.key_seed) {
         (Some(key), _) => (key.clone(), KeySource::Request),
         (None, Some(seed)) => (seed.content_key(kid), KeySource::Request),
-        (None, None) => key_of(kid, keys),
+        (None, None) => key_of(kid, keys)?,
     };
     let key_type = group.key_type(asked.header_key_type(kid)?).map_err(refused)?;
     asked.note_checksum(kid, key_type, &key);
@@ -104,9 +104,11 @@ fn entitled(
 }
 
 /// The key of a KID that the request names no key for.
-fn key_of(kid: Kid, keys: &Keys) -> (ContentKey, KeySource) {
-    registered_key(kid, keys)
-        .unwrap_or_else(|| (KeySeed::PUBLISHED_TEST.content_key(kid), KeySource::PublishedTestSeed))
+fn key_of(kid: Kid, keys: &Keys) -> Result<(ContentKey, KeySource), Fault> {
+    let found = super::key_of(kid, None, keys)?;
+    Ok(found.unwrap_or_else(|| {
+        (KeySeed::PUBLISHED_TEST.content_key(kid), KeySource::PublishedTestSeed)
+    }))
 }
 
 /// What a request asks for in place of licenses.

@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::commit::{Attempts, Caller, Committed, introduction};
+use super::commit::{Attempts, Caller, Committed, Turn, introduction};
 use super::sealing::RequestKeys;
 use super::{Answer, Denied, Licensing, LicensingError, Posted, random_bytes};
 use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, Terms};
@@ -151,11 +151,7 @@ impl Licensing {
             }
             return asking.unprepared.take().map_or(Ok(None), |denied| Err(denied.into()));
         }
-        seen.names_other_device =
-            claims.device.as_ref().is_some_and(|claimed| *claimed != turn.belonging.device);
-        if let Some((_, stream)) = &claims.spends {
-            seen.token_spent = self.ledger.head(stream).await?.is_some();
-        }
+        self.see_claims(&mut seen, claims, &turn).await?;
         let terms = Terms {
             policy: &turn.policy.policy,
             policy_revision: turn.policy.revision,
@@ -172,19 +168,24 @@ impl Licensing {
                 let (spent, once) = claims.spent_by(command, turn.at_ms).unzip();
                 events.extend(spent);
                 let checks = once.into_iter().collect();
-                let Committed::Stored { position } =
-                    self.commit(&mut turn, events, checks, asking.correlation).await?
-                else {
-                    return Ok(None);
-                };
-                self.metrics.granted(&licenses);
-                Ok(Some(Granted { licenses, position: Some(position) }))
+                match self.commit(&mut turn, events, checks, asking.correlation).await? {
+                    Committed::Stored { position } => {
+                        self.metrics.granted(&licenses);
+                        Ok(Some(Granted { licenses, position: Some(position) }))
+                    }
+                    Committed::DecideAgain => Ok(None),
+                    Committed::BoundOtherwise => {
+                        drop(turn);
+                        self.follow_bindings(&mut asking.command.licenses).await;
+                        Ok(None)
+                    }
+                }
             }
             Outcome::Refuse(refusal, Some(refused)) => {
                 events.push((stream, Event::AcquisitionRefused(*refused)));
                 match self.commit(&mut turn, events, Vec::new(), asking.correlation).await? {
                     Committed::Stored { .. } => Err(self.refused(refusal)),
-                    Committed::DecideAgain => Ok(None),
+                    Committed::DecideAgain | Committed::BoundOtherwise => Ok(None),
                 }
             }
             _ if self.moved(&mut turn).await? => Ok(None),
@@ -194,6 +195,21 @@ impl Licensing {
             }
             Outcome::Refuse(refusal, None) => Err(self.refused(refusal)),
         }
+    }
+
+    /// Looks up what an entitlement's claims are compared with.
+    async fn see_claims(
+        &self,
+        seen: &mut Seen,
+        claims: &Claims,
+        turn: &Turn,
+    ) -> Result<(), LicensingError> {
+        let other = |claimed: &DeviceRef| *claimed != turn.belonging.device;
+        seen.names_other_device = claims.device.as_ref().is_some_and(other);
+        if let Some((_, stream)) = &claims.spends {
+            seen.token_spent = self.ledger.head(stream).await?.is_some();
+        }
+        Ok(())
     }
 
     fn refused(&self, refusal: DomainRefusal) -> NotGranted {
@@ -283,7 +299,7 @@ impl Licensing {
             let policy = license.policy.effective(&client, license.key_type, now_s);
             let policy = policy.map_err(|refusal| Denied::from(Refusal::from(refusal)))?;
             recorded.push(batch.license(&license, &policy, ordinal)?);
-            keys.remember(license.kid, license.key);
+            keys.remember(license.kid, license.key, license.source);
         }
         Ok((Acquire { licenses: recorded, ..command }, keys, claims))
     }

@@ -182,7 +182,7 @@ impl Licensing {
         for (ordinal, license) in (0..).zip(grant.licenses) {
             let policy = fitted(&license.policy, now_s)?;
             licenses.push(batch.license(&license, &policy, ordinal)?);
-            keys.remember(license.kid, license.key);
+            keys.remember(license.kid, license.key, license.source);
         }
         Ok((licenses, keys))
     }

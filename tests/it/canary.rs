@@ -1,5 +1,7 @@
 //! Planted secrets: wherever the service writes, they are not there.
 
+mod authorize;
+
 use std::path::{Path, PathBuf};
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};

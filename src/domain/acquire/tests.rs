@@ -413,3 +413,21 @@ fn refuses_a_transaction_id_that_was_used_before() {
     assert_eq!(device.repeated(&ask), licenses);
     device.granted(&Ask::new(3, &kids([3])).under(40).by(TV));
 }
+
+#[test]
+fn refuses_what_an_entitlement_does_not_allow_and_records_nothing() {
+    let mut device = Scenario::with_room_for(1);
+    let ask = Ask::new(1, &kids([1]));
+    assert_eq!(device.refused(&ask.clone().for_other_device()), Refusal::OtherDevice);
+    assert_eq!(device.refused(&ask.clone().with_spent_token()), Refusal::TokenSpent);
+    assert_eq!(device.events.len(), 0);
+    device.granted(&ask);
+}
+
+#[test]
+fn repeats_a_granted_challenge_whatever_its_token_is_good_for_by_then() {
+    let mut device = Scenario::with_room_for(1);
+    let ask = Ask::new(1, &kids([1]));
+    let licenses = device.granted(&ask);
+    assert_eq!(device.repeated(&ask.with_spent_token().for_other_device()), licenses);
+}

@@ -212,7 +212,7 @@ impl Inner {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.due_ms = self.clock.now().0.saturating_add(wait_ms);
         if let Some(keys) = keys? {
-            tracing::info!(keys = keys.len(), "the token key set has {} keys", keys.len());
+            tracing::info!(keys = keys.len(), "a key set to verify tokens with is in force");
             known.keys = keys;
             known.digest = digest;
         }

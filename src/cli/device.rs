@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{one_line, print_json};
 use crate::clock::Clock;
+use crate::playready::content_key::KeyType;
 use crate::playready::header::HeaderVersion;
 use crate::playready::kid::Kid;
 use crate::playready::soap::FaultReply;
@@ -163,6 +164,7 @@ fn acquire(args: AcquireArgs) -> anyhow::Result<ExitCode> {
     let wanted = Wanted {
         keys: args.kids,
         header_version: args.header_version.into(),
+        key_type: Some(KeyType::AesCtr),
         cfg: args.persistent.then(|| "(persist:true)".to_owned()).or(args.cfg),
         session: args.session,
         custom_data: None,

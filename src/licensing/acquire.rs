@@ -17,7 +17,7 @@ use crate::ledger::tail::Fact;
 use crate::playready::acquire::AcquireRequest;
 use crate::playready::challenge::VerifiedChallenge;
 use crate::playready::kid::Kid;
-use crate::playready::policy::Client;
+use crate::playready::policy::{Client, Conflict, Refusal as PolicyRefusal};
 use crate::playready::soap::{Fault, FaultCode, LimitScope, Refusal};
 
 /// A challenge with everything prepared that can fail before deciding.
@@ -205,6 +205,8 @@ impl Licensing {
             DomainRefusal::TransactionUsed => {
                 Refusal::InvalidCfg { detail: "tid was used before".to_owned() }.into()
             }
+            DomainRefusal::RootMissing(_) => invalid_policy(Conflict::RootMissing),
+            DomainRefusal::RootReserved(_) => invalid_policy(Conflict::RootKidReserved),
             DomainRefusal::Quota(exceeded) => limit_refusal(exceeded).into(),
         }
     }
@@ -283,6 +285,10 @@ impl Batch<'_> {
             at_ms: self.now_ms,
         })
     }
+}
+
+fn invalid_policy(conflict: Conflict) -> Denied {
+    Refusal::from(PolicyRefusal::from(conflict)).into()
 }
 
 fn limit_refusal(exceeded: QuotaExceeded) -> Refusal {

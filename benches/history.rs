@@ -31,7 +31,7 @@ use license_ledger::domain::{
 use license_ledger::ledger::state::store::DEVICE_STREAM;
 use license_ledger::ledger::tail::Fact;
 use license_ledger::ledger::{Append, Expected, NewEvent, StreamName};
-use license_ledger::licensing::Licensing;
+use license_ledger::licensing::{Licensing, Posted};
 use report::{median, setting, surroundings};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -112,7 +112,8 @@ impl Device {
 fn acquire(challenge: &[u8], licensing: &Licensing, runtime: &Runtime) -> Duration {
     let started = Instant::now();
     let request = licensing.verify(challenge).unwrap_or_else(|reply| panic!("{:?}", reply.detail));
-    let reply = runtime.block_on(licensing.answer(request, "cfg=(persist:true)", "bench"));
+    let posted = Posted { query: "cfg=(persist:true)", ..Posted::default() };
+    let reply = runtime.block_on(licensing.answer(request, posted));
     let took = started.elapsed();
     assert!(!reply.is_fault, "{:?}", reply.detail);
     took

@@ -18,12 +18,13 @@ mod sealing;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::domain::quota::{InvalidPolicy, QuotaPolicy};
 use crate::domain::{Digest, Identity, ReferenceKey};
-use crate::entitlement::Open;
+use crate::entitlement::Entitlement;
 use crate::keys::Keys;
 use crate::ledger::codec::CodecError;
 use crate::ledger::state::{Deciding, StateError};
@@ -112,7 +113,7 @@ pub struct Parts {
     /// Turns external ids into references.
     pub reference_key: ReferenceKey,
     /// Says what may be issued.
-    pub entitlement: Open,
+    pub entitlement: Entitlement,
     /// The time.
     pub clock: Clock,
     /// Seeds the quota policy of an empty ledger.
@@ -130,7 +131,7 @@ pub struct Licensing {
     root_digest: Digest,
     signer: ResponseSigner,
     revocation: Option<Revocation>,
-    entitlement: Open,
+    entitlement: Entitlement,
     clock: Clock,
     policy: policy::PolicyInForce,
     identities: identities::Identities,
@@ -141,6 +142,19 @@ pub struct Licensing {
 
 /// A request whose sender is proven.
 pub struct Request(VerifiedChallenge);
+
+/// How a request came, beside its body.
+#[derive(Clone, Copy, Default)]
+pub struct Posted<'a> {
+    /// The query string of its URL.
+    pub query: &'a str,
+    /// The credentials of its `Authorization: Bearer` header.
+    pub bearer: Option<&'a str>,
+    /// The address it came from.
+    pub ip: Option<IpAddr>,
+    /// Names it in the metadata of its events.
+    pub correlation: &'a str,
+}
 
 /// What is sent back to a device.
 #[derive(Debug)]
@@ -242,16 +256,15 @@ impl Licensing {
         })
     }
 
-    /// Answers a request. `query` is the query string of its URL, `correlation` names the request
-    /// in the metadata of its events.
-    pub async fn answer(&self, request: Request, query: &str, correlation: &str) -> Reply {
+    /// Answers a request.
+    pub async fn answer(&self, request: Request, posted: Posted<'_>) -> Reply {
         let challenge = &request.0;
         let answer = match challenge.message() {
-            Message::Acquire(message) => self.acquire(challenge, message, query, correlation).await,
+            Message::Acquire(message) => self.acquire(challenge, message, posted).await,
             Message::Acknowledge(message) => {
-                self.acknowledge(challenge, message, correlation).await
+                self.acknowledge(challenge, message, posted.correlation).await
             }
-            Message::Delete(message) => self.delete(challenge, message, correlation).await,
+            Message::Delete(message) => self.delete(challenge, message, posted.correlation).await,
         };
         match answer {
             Ok(Answer { body, position }) => {

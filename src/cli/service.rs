@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::domain::ReferenceKey;
 use crate::domain::quota::QuotaPolicy;
-use crate::entitlement::Open;
+use crate::entitlement::{Entitlement, Open};
 use crate::http::health::Readiness;
 use crate::http::metrics::Metrics;
 use crate::http::routes::{Services, install};
@@ -144,7 +144,7 @@ impl Opened {
             ),
             revocation,
             reference_key: ReferenceKey::new(*secrets.reference),
-            entitlement: Open,
+            entitlement: Entitlement::Open(Open),
             clock: clock.clone(),
             quota: QuotaPolicy::with_device_limit(
                 config.quota.device_limit,

@@ -26,7 +26,7 @@ impl Open {
     /// one that asks for what is not offered.
     pub fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
         let groups = cfg::from_request(asked.query, asked.custom_data).map_err(refused)?;
-        cfg::check_header_kids(&groups, asked.header_kids.len()).map_err(refused)?;
+        cfg::check_header_kids(&groups, asked.kids.len()).map_err(refused)?;
         if let Some(scripted) = cfg::scripted(&groups) {
             return Err(act_out(scripted));
         }
@@ -35,7 +35,7 @@ impl Open {
             refuse_unoffered(group)?;
             let policy = group.policy(None).map_err(refused)?;
             let kids = match &group.kid {
-                KidChoice::Header => asked.header_kids,
+                KidChoice::Header => asked.kids,
                 KidChoice::Kid(kid) => std::slice::from_ref(kid),
             };
             for kid in kids {
@@ -46,7 +46,14 @@ impl Open {
             return Err(Fault::refused(Refusal::NoKid));
         }
         let transaction_id = groups.iter().find_map(|group| group.transaction_id);
-        Ok(Grant { licenses, transaction_id })
+        Ok(Grant {
+            licenses,
+            transaction_id,
+            authorized_by: "open",
+            account: None,
+            device: None,
+            spends: None,
+        })
     }
 }
 
@@ -71,12 +78,14 @@ fn entitled(
         key_type,
         key,
         source,
+        title: None,
+        content_group: None,
     })
 }
 
 /// The type the header gives a KID's key; CTR when it says nothing.
 fn header_key_type(kid: Kid, asked: &Asked<'_>) -> Result<KeyType, Fault> {
-    let entry = asked.header.keys.iter().find(|key| key.kid == kid);
+    let entry = asked.header_keys.iter().find(|key| key.kid == kid);
     match entry.and_then(|key| key.algid) {
         Some(AlgId::Cocktail) => Err(Fault::refused(Refusal::UnsupportedKeyType)),
         Some(AlgId::AesCbc) => Ok(KeyType::AesCbc),
@@ -87,7 +96,7 @@ fn header_key_type(kid: Kid, asked: &Asked<'_>) -> Result<KeyType, Fault> {
 /// A header whose checksum is not that of our key was made with another one: worth a line, never a
 /// refusal (section 12).
 fn note_checksum(kid: Kid, key_type: KeyType, key: &ContentKey, asked: &Asked<'_>) {
-    let entry = asked.header.keys.iter().find(|entry| entry.kid == kid);
+    let entry = asked.header_keys.iter().find(|entry| entry.kid == kid);
     let stated = entry.and_then(|entry| entry.checksum.as_deref());
     if key_type == KeyType::AesCtr && stated.is_some_and(|stated| stated != key.checksum(kid)) {
         tracing::warn!(%kid, "the header's checksum is not that of our content key for {kid}");

@@ -95,3 +95,10 @@ fn authorize(request: &HttpRequest, scope: Scope) -> Result<Principal, Problem> 
     }
     Ok(principal)
 }
+
+/// What `Authorization: Bearer` says; the scheme's case does not matter (RFC 9110, section 11.1).
+pub(super) fn bearer(request: &HttpRequest) -> Option<&str> {
+    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credentials) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(credentials.trim())
+}

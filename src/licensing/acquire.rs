@@ -5,20 +5,25 @@ use uuid::Uuid;
 
 use super::commit::{Attempts, Committed, introduction, model_of};
 use super::sealing::RequestKeys;
-use super::{Answer, Denied, Licensing, LicensingError, random_bytes};
+use super::{Answer, Denied, Licensing, LicensingError, Posted, random_bytes};
 use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, Terms};
 use crate::domain::event::{LicenseAcquired, Persistence};
 use crate::domain::ids::Wire16;
 use crate::domain::lookup::GrantPlace;
 use crate::domain::quota::{QuotaExceeded, Scope};
-use crate::domain::{Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId};
-use crate::entitlement::{Asked, Entitled, Grant};
+use crate::domain::{
+    AccountRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId,
+};
+use crate::entitlement::{Asked, Asker, Entitled, Grant};
 use crate::ledger::tail::Fact;
 use crate::playready::acquire::AcquireRequest;
 use crate::playready::challenge::VerifiedChallenge;
 use crate::playready::kid::Kid;
 use crate::playready::policy::{Client, Conflict, Refusal as PolicyRefusal};
 use crate::playready::soap::{Fault, FaultCode, LimitScope, Refusal};
+
+/// How events name licenses of this protocol.
+const DRM_SYSTEM: &str = "playready";
 
 /// A challenge with everything prepared that can fail before deciding.
 struct Asking<'a> {
@@ -36,14 +41,14 @@ impl Licensing {
         &self,
         challenge: &VerifiedChallenge,
         message: &AcquireRequest,
-        query: &str,
-        correlation: &str,
+        posted: Posted<'_>,
     ) -> Result<Answer, Denied> {
         if self.is_revoked(challenge) {
             let detail = "a certificate of the chain is revoked";
             return Err(Denied::Fault(Fault::new(FaultCode::DeviceRevoked, detail)));
         }
-        let mut asking = match self.prepare(challenge, message, query) {
+        let correlation = posted.correlation;
+        let mut asking = match self.prepare(challenge, message, posted).await {
             Ok((command, keys)) => {
                 Asking { challenge, message, command, keys, unprepared: None, correlation }
             }
@@ -147,22 +152,35 @@ impl Licensing {
     }
 
     /// Finds keys, makes policies effective and draws ids: all that can fail before deciding.
-    fn prepare(
+    async fn prepare(
         &self,
         challenge: &VerifiedChallenge,
         message: &AcquireRequest,
-        query: &str,
+        posted: Posted<'_>,
     ) -> Result<(Acquire, RequestKeys), Denied> {
         let sender = challenge.sender();
-        let header_kids = message.kids();
+        let command = bare(challenge, message);
+        let (kids, model) = (message.kids(), model_of(sender));
         let asked = Asked {
-            query,
+            query: posted.query,
+            bearer: posted.bearer,
             custom_data: message.custom_data.as_deref(),
-            header: &message.header,
-            header_kids: &header_kids,
+            header_keys: &message.header.keys,
+            kids: &kids,
+            asker: Asker {
+                drm_system: DRM_SYSTEM,
+                identity: Some(command.identity),
+                device: None,
+                security_level: Some(sender.security_level()),
+                model: Some(&model),
+                client_version: message.client_version.as_deref(),
+                request_sha256: Some(command.signed_sha256),
+                ip: posted.ip,
+            },
         };
-        let Grant { licenses, transaction_id } =
-            self.entitlement.grant(&asked, &self.keys).map_err(Denied::Fault)?;
+        let grant = self.entitlement.grant(&asked, &self.keys).await;
+        let grant = grant.map_err(Denied::Fault)?;
+        let Grant { licenses, transaction_id, authorized_by, account, .. } = grant;
         let client = Client {
             security_level: sender.security_level(),
             version_major: message.client_major(),
@@ -170,8 +188,8 @@ impl Licensing {
             reads_cbc: sender.handles_cbc(),
         };
         let batch = Batch {
-            identity: Identity(Digest(*sender.identity())),
-            nonce: Nonce(Wire16(message.nonce)),
+            identity: command.identity,
+            nonce: command.nonce,
             session: SessionId(Wire16(*message.session_or_nonce())),
             message,
             challenge,
@@ -182,6 +200,9 @@ impl Licensing {
                 }
                 None => None,
             },
+            model,
+            account: account.map(|id| self.reference_key.account(&id)),
+            authorized_by,
             now_ms: self.clock.now().0,
         };
         let mut keys = RequestKeys::default();
@@ -190,8 +211,7 @@ impl Licensing {
             recorded.push(batch.license(&license, &client, ordinal)?);
             keys.remember(license.kid, license.key);
         }
-        let command = Acquire { licenses: recorded, ..bare(challenge, message) };
-        Ok((command, keys))
+        Ok((Acquire { licenses: recorded, ..command }, keys))
     }
 
     fn refuse(&self, refusal: DomainRefusal) -> Denied {
@@ -230,6 +250,9 @@ struct Batch<'a> {
     message: &'a AcquireRequest,
     challenge: &'a VerifiedChallenge,
     transaction_id: Option<TransactionId>,
+    model: String,
+    account: Option<AccountRef>,
+    authorized_by: &'static str,
     now_ms: i64,
 }
 
@@ -269,18 +292,18 @@ impl Batch<'_> {
             },
             policy: stored,
             counted_until_ms: counted_until_s.map(|at| at.saturating_mul(1000)),
-            account: None,
-            title: None,
-            content_group: None,
+            account: self.account.clone(),
+            title: entitled.title.clone(),
+            content_group: entitled.content_group.clone(),
             security_level: sender.security_level(),
-            model: model_of(sender),
+            model: self.model.clone(),
             client_version: self.message.client_version.clone(),
-            drm_system: "playready".to_owned(),
+            drm_system: DRM_SYSTEM.to_owned(),
             key_type: entitled.key_type.name().to_owned(),
             key_source: entitled.source.clone(),
             quota_policy_revision: 0,
             overage: false,
-            authorized_by: "open".to_owned(),
+            authorized_by: self.authorized_by.to_owned(),
             signed_sha256: Digest(*self.challenge.signed_digest()),
             at_ms: self.now_ms,
         })

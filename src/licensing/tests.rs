@@ -10,6 +10,7 @@ use super::*;
 use crate::clock::UnixMillis;
 use crate::domain::event::{IdentityLinked, QuotaPolicyPublished};
 use crate::domain::{Event, KeyId};
+use crate::entitlement::Open;
 use crate::ledger::embedded::Options;
 use crate::ledger::state::StateStore;
 use crate::ledger::tail::Fact;
@@ -74,7 +75,7 @@ impl Site {
             signer: ResponseSigner::new(pki.server_sign, chain, SignResponses::Always),
             revocation: None,
             reference_key: ReferenceKey::new([7; 32]),
-            entitlement: Open,
+            entitlement: Entitlement::Open(Open),
             clock: Clock::manual(UnixMillis(NOW_S as i64 * 1000)),
             quota,
             replay_window_ms: 24 * 60 * 60 * 1000,
@@ -126,8 +127,12 @@ fn kid(n: u8) -> Kid {
     Kid::from(Uuid::from_u128(n.into()))
 }
 
+fn posted(query: &str) -> Posted<'_> {
+    Posted { query, correlation: "test", ..Posted::default() }
+}
+
 async fn send(node: &Licensing, body: &[u8], query: &str) -> Reply {
-    node.answer(node.verify(body).unwrap(), query, "test").await
+    node.answer(node.verify(body).unwrap(), posted(query)).await
 }
 
 async fn granted(node: &Licensing, body: &[u8]) {
@@ -183,7 +188,7 @@ async fn challenge_given_up_in_the_middle_is_answered_with_what_it_was_granted()
     let node = site.node("a", 1).await;
     for (n, key) in [(1, 1), (2, 1)] {
         let ask = site.ask(n, key, None);
-        let waiting = node.answer(node.verify(&ask).unwrap(), PERSIST, "test");
+        let waiting = node.answer(node.verify(&ask).unwrap(), posted(PERSIST));
         assert!(Box::pin(waiting).now_or_never().is_none(), "it waits for the disk");
         granted(&node, &ask).await;
         assert_eq!(site.count("license-acquired.v1").await, usize::from(n));

@@ -1,7 +1,7 @@
 //! Golden requests, cut and mutated: nothing panics, and nothing is believed that was not signed.
 
 use data_encoding::BASE64;
-use license_ledger::licensing::Licensing;
+use license_ledger::licensing::{Licensing, Posted};
 
 use crate::device::PERSISTENT;
 use crate::service::{Setup, TestService, block_on, golden, golden_flow};
@@ -108,7 +108,7 @@ fn put(licensing: &Licensing, message: &[u8]) -> bool {
     let query = format!("cfg=(persist:true,tid:{})", transaction());
     match licensing.verify(message) {
         Ok(verified) => {
-            block_on(licensing.answer(verified, &query, "mutation"));
+            block_on(licensing.answer(verified, Posted { query: &query, ..Posted::default() }));
             true
         }
         Err(reply) => {

@@ -8,10 +8,10 @@ use license_ledger::access::secrets;
 use license_ledger::clock::Clock;
 use license_ledger::domain::ReferenceKey;
 use license_ledger::domain::quota::QuotaPolicy;
-use license_ledger::entitlement::Open;
+use license_ledger::entitlement::{Entitlement, Open};
 use license_ledger::keys::Keys;
 use license_ledger::ledger::state::{Deciding, StateStore};
-use license_ledger::licensing::{Licensing, Parts};
+use license_ledger::licensing::{Licensing, Parts, Posted};
 use license_ledger::playready::acquire::{ResponseSigner, SignResponses};
 use license_ledger::playready::challenge::Verifier;
 use license_ledger::playready::pki::Pki;
@@ -80,7 +80,8 @@ const UNMOVED: license_ledger::clock::UnixMillis =
 
 fn answer(licensing: &Licensing, challenge: &[u8]) -> Vec<u8> {
     let verified = licensing.verify(challenge).map_err(|reply| reply.detail).unwrap();
-    block_on(licensing.answer(verified, PERSISTENT, "race")).body
+    let posted = Posted { query: PERSISTENT, ..Posted::default() };
+    block_on(licensing.answer(verified, posted)).body
 }
 
 #[test]
@@ -152,7 +153,7 @@ fn second_node(service: &TestService, own: &TempDir) -> Licensing {
         ),
         revocation: None,
         reference_key: ReferenceKey::new(secret("reference.key")),
-        entitlement: Open,
+        entitlement: Entitlement::Open(Open),
         clock: Clock::manual(UNMOVED),
         quota: QuotaPolicy::default(),
         replay_window_ms: 24 * 60 * 60 * 1000,

@@ -7,8 +7,9 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 
 use super::Services;
 use crate::http::RequestId;
+use crate::http::auth::bearer;
 use crate::http::problem::{Case, Problem};
-use crate::licensing::Reply;
+use crate::licensing::{Posted, Reply};
 
 /// Where an answer says up to which position of the ledger reads have to look to see its effect.
 const POSITION: &str = "ledger-position";
@@ -32,8 +33,13 @@ pub(super) async fn rights_manager(
     note_action(&request, verified.operation());
     let id = request.extensions().get::<RequestId>().map(ToString::to_string);
     let correlation = id.unwrap_or_default();
-    let query = request.query_string();
-    Ok(respond(services.licensing.answer(verified, query, &correlation).await))
+    let posted = Posted {
+        query: request.query_string(),
+        bearer: bearer(&request),
+        ip: request.peer_addr().map(|peer| peer.ip()),
+        correlation: &correlation,
+    };
+    Ok(respond(services.licensing.answer(verified, posted).await))
 }
 
 fn respond(reply: Reply) -> HttpResponse {

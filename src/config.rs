@@ -266,6 +266,9 @@ impl Default for Rate {
 pub struct PlayReady {
     /// Which responses are signed.
     pub sign_responses: SignResponses,
+    /// Metering id of the secure stop service, base64 of 16 bytes, for licenses that ask for
+    /// secure stop. Without one they are refused.
+    pub secure_stop_id: Option<String>,
 }
 
 /// Which responses of the license protocol are signed.

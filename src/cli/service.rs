@@ -27,6 +27,7 @@ use crate::licensing::{Licensing, Parts, Registry};
 use crate::playready::acquire::{ResponseSigner, SignResponses};
 use crate::playready::challenge::Verifier;
 use crate::playready::pki::Pki;
+use crate::playready::policy::BinaryId;
 use crate::playready::rev_info::RevInfo;
 use crate::playready::revocation::Revocation;
 use crate::projections::{History, Inventory};
@@ -144,7 +145,7 @@ impl Opened {
             ),
             revocation,
             reference_key: ReferenceKey::new(*secrets.reference),
-            entitlement: Entitlement::Open(Open),
+            entitlement: Entitlement::Open(Open { secure_stop_id: secure_stop_id(config)? }),
             clock: clock.clone(),
             quota: QuotaPolicy::with_device_limit(
                 config.quota.device_limit,
@@ -161,6 +162,11 @@ impl Opened {
         let readiness = readiness(ledger, &store, &inventory, clock, missing);
         Ok(Self { admin, admin_key, licensing, inventory, readiness, pki: pki_dir })
     }
+}
+
+fn secure_stop_id(config: &Config) -> anyhow::Result<Option<BinaryId>> {
+    let id = config.playready.secure_stop_id.clone();
+    id.map(BinaryId::try_from).transpose().context("playready.secure_stop_id cannot be used")
 }
 
 fn sign_responses(config: &Config) -> SignResponses {

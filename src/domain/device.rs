@@ -47,8 +47,9 @@ struct LiveLicense {
     /// Whether its deletion was signed, on evidence that the policy found too weak to stop it
     /// from counting.
     deleted: bool,
-    /// Of a root, where its key came from.
-    root_key: Option<KeySource>,
+    /// Of a root, where its key came from: the [label](KeySource::label), since the form in which
+    /// this state is stored has no tagged enumerations.
+    root_key: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +102,7 @@ impl Device {
             counted_until_ms: e.counted_until_ms,
             confirmed: false,
             deleted: false,
-            root_key: e.is_root().then(|| e.key_source.clone()),
+            root_key: e.is_root().then(|| e.key_source.label()),
         });
     }
 
@@ -161,9 +162,9 @@ impl Device {
     /// Whether the device holds a root license for this KID under which a leaf can be made with
     /// the root's key from `source`. What a request named cannot be found again.
     pub fn holds_root(&self, key_id: KeyId, source: &KeySource, now_ms: i64) -> bool {
+        let label = Some(source.label());
         let mut live = self.live_in(key_id, now_ms).filter(|license| !license.deleted);
-        *source != KeySource::Request
-            && live.any(|license| license.root_key.as_ref() == Some(source))
+        *source != KeySource::Request && live.any(|license| license.root_key == label)
     }
 
     /// Whether a license that the device holds for this KID stands in the way of one that

@@ -86,6 +86,18 @@ pub enum KeySource {
     Request,
 }
 
+impl KeySource {
+    /// The source in one word, or two: what keys of one KID that have it in common are equal by.
+    pub(super) fn label(&self) -> String {
+        match self {
+            Self::Registered => "registered".to_owned(),
+            Self::Seed { seed_id } => format!("seed {seed_id}"),
+            Self::PublishedTestSeed => "published_test_seed".to_owned(),
+            Self::Request => "request".to_owned(),
+        }
+    }
+}
+
 /// What a license is in a chain (section 5.5 of the license protocol page): leaves hold content
 /// keys, and open only with the key of their root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

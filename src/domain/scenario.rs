@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::acknowledge::{Acknowledge, acknowledge};
 use super::acquire::{self, Acquire, Terms};
 use super::delete::{self, Delete};
-use super::event::{KeySource, LicenseAcquired, Persistence};
+use super::event::{Chain, KeySource, LicenseAcquired, Persistence};
 use super::ids::{ReferenceKey, Wire16};
 use super::lookup::{self, Key, Place, Row, Rows, Value};
 use super::quota::QuotaPolicy;

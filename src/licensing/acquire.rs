@@ -174,6 +174,8 @@ impl Licensing {
                 security_level: Some(sender.security_level()),
                 model: Some(&model),
                 client_version: message.client_version.as_deref(),
+                client_time: message.client_time,
+                features: sender.features(),
                 request_sha256: Some(command.signed_sha256),
                 ip: posted.ip,
             },
@@ -209,7 +211,7 @@ impl Licensing {
         let mut recorded = Vec::with_capacity(licenses.len());
         for (ordinal, license) in (0..).zip(licenses) {
             recorded.push(batch.license(&license, &client, ordinal)?);
-            keys.remember(license.kid, license.key);
+            keys.remember(license.kid, license.source, license.key);
         }
         Ok((Acquire { licenses: recorded, ..command }, keys))
     }
@@ -301,6 +303,7 @@ impl Batch<'_> {
             drm_system: DRM_SYSTEM.to_owned(),
             key_type: entitled.key_type.name().to_owned(),
             key_source: entitled.source.clone(),
+            chain: entitled.chain.clone(),
             quota_policy_revision: 0,
             overage: false,
             authorized_by: self.authorized_by.to_owned(),

@@ -3,22 +3,23 @@
 use std::collections::HashMap;
 
 use super::{Denied, Licensing, LicensingError, random_bytes};
-use crate::domain::event::{KeySource, LicenseAcquired};
+use crate::domain::event::{Chain, KeySource, LicenseAcquired};
 use crate::playready::acquire::{AcquireRequest, LicenseAnswer, rights_id};
 use crate::playready::challenge::VerifiedChallenge;
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
-use crate::playready::xmr::{self, LicenseSpec};
+use crate::playready::xmr::{self, LicenseSpec, Root};
 
-/// Keys at hand for sealing: those that preparation found.
+/// Keys at hand for sealing: those that preparation found, and where. The same challenge may come
+/// again with another policy string, which then does not say what was granted.
 #[derive(Default)]
-pub(super) struct RequestKeys(HashMap<Kid, ContentKey>);
+pub(super) struct RequestKeys(HashMap<Kid, (KeySource, ContentKey)>);
 
 impl RequestKeys {
-    pub(super) fn remember(&mut self, kid: Kid, key: ContentKey) {
-        self.0.insert(kid, key);
+    pub(super) fn remember(&mut self, kid: Kid, source: KeySource, key: ContentKey) {
+        self.0.insert(kid, (source, key));
     }
 }
 
@@ -64,10 +65,7 @@ impl Licensing {
             .map_err(|_| failed("its recorded policy cannot be read"))?;
         let kid = Kid::from(license.key_id.0);
         let key_type = KeyType::from_name(&license.key_type);
-        let content_key = match keys.0.get(&kid) {
-            Some(key) => Some(key.clone()),
-            None => self.content_key(kid, &license.key_source),
-        };
+        let content_key = self.key(kid, &license.key_source, keys);
         let spec = LicenseSpec {
             rights_id: if license.persistent.effective {
                 license.license_id.0.into_bytes()
@@ -85,8 +83,25 @@ impl Licensing {
         let mut random = |bytes: &mut [u8]| {
             random_failed |= aws_lc_rs::rand::fill(bytes).is_err();
         };
-        let sealed = xmr::seal(&spec, challenge.sender().encrypt_key(), &mut random);
+        let sealed = match &license.chain {
+            Some(Chain::Leaf { root_key_id, root_key_source }) => {
+                let kid = Kid::from(root_key_id.0);
+                let key = self.key(kid, root_key_source, keys);
+                let key = &key.ok_or_else(|| failed("the key of its root is missing"))?;
+                xmr::seal_leaf(&spec, &Root { kid, key }, &mut random)
+            }
+            None | Some(Chain::Root) => {
+                xmr::seal(&spec, challenge.sender().encrypt_key(), &mut random)
+            }
+        };
         if random_failed { Err(LicensingError::Random) } else { Ok(sealed) }
+    }
+
+    fn key(&self, kid: Kid, source: &KeySource, keys: &RequestKeys) -> Option<ContentKey> {
+        match keys.0.get(&kid) {
+            Some((found, key)) if found == source => Some(key.clone()),
+            _ => self.content_key(kid, source),
+        }
     }
 
     /// The content key of a license, from where it came from when it was granted.

@@ -192,11 +192,13 @@ impl Device {
     fn chains(&self, held: Held<'_>) -> Vec<Result<Chain, OpenError>> {
         let root_kid = match open(held.xmr, &self.encrypt) {
             Err(OpenError::NeedsRoot(root_kid)) => root_kid,
-            opened => return vec![opened.map(|opened| Chain { own: held.link(opened), root: None })],
+            opened => {
+                return vec![opened.map(|opened| Chain { own: held.link(opened), root: None })];
+            }
         };
-        let roots = self.held(root_kid).filter_map(|root| {
-            open(root.xmr, &self.encrypt).ok().map(|opened| root.link(opened))
-        });
+        let roots = self
+            .held(root_kid)
+            .filter_map(|root| open(root.xmr, &self.encrypt).ok().map(|opened| root.link(opened)));
         let chains = roots.map(|root| {
             let key = Root { kid: root_kid, key: &root.opened.content_key };
             let own = held.link(open_leaf(held.xmr, &key)?);

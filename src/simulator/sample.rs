@@ -113,8 +113,7 @@ mod tests {
         let key = ContentKey::new(hex("2b7e151628aed2a6abf7158809cf4f3c").try_into().unwrap());
         let iv = hex("000102030405060708090a0b0c0d0e0f").try_into().unwrap();
         let mut media = hex("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51");
-        let mut encrypted =
-            hex("7649abac8119b246cee98e9b12e9197d5086cb9b507219ee95db113a917678b2");
+        let mut encrypted = hex("7649abac8119b246cee98e9b12e9197d5086cb9b507219ee95db113a917678b2");
         for rest in [&[][..], b"rest"] {
             media.extend_from_slice(rest);
             encrypted.extend_from_slice(rest);

@@ -142,7 +142,10 @@ fn a_license_that_may_not_be_stored_is_gone_with_the_process() {
     let sample = Sample { key_type: KeyType::AesCtr, iv: [0; 16], bytes: vec![1] };
     assert!(device.play(kid, &sample).is_ok());
     drop(device);
-    assert!(matches!(lab.device("golden").play(kid, &sample), Err(SimulatorError::CannotPlay { because: Unplayable::NotHeld, .. })));
+    assert!(matches!(
+        lab.device("golden").play(kid, &sample),
+        Err(SimulatorError::CannotPlay { because: Unplayable::NotHeld, .. })
+    ));
 }
 
 #[test]

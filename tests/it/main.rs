@@ -6,6 +6,7 @@
 mod api;
 mod attacks;
 mod canary;
+mod chains;
 mod client;
 mod command_line;
 mod crashes;
@@ -13,7 +14,9 @@ mod device;
 mod golden_flow;
 mod http_shell;
 mod layout;
+mod matrix;
 mod mutations;
+mod policies;
 mod process;
 mod quota;
 mod repeats;

@@ -101,6 +101,9 @@ fn refused(refusal: Refusal) -> (String, String) {
         Refusal::UnsupportedKeyType => {
             ("keys of this type are not issued", "ask for a key for AES-CTR or AES-CBC")
         }
+        Refusal::ClientInfo { .. } => {
+            ("--cfg asked what the server knows of the device", "see the custom data")
+        }
         Refusal::ChallengeSpent => {
             ("this challenge was answered before and is spent", "ask again with a new one")
         }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::Event;
+use crate::domain::event::KeySource;
 use crate::domain::quota::{DEVICE_SLOTS, LICENSES_PER_SLOT, QuotaRule};
 use crate::domain::scenario::{Ask, DAY_MS, Removal, Scenario, kid, kids, session};
 
@@ -426,7 +427,7 @@ fn a_leaf_needs_a_root_that_comes_with_it_or_is_held() {
     // Held, but not as a root.
     device.granted(&Ask::new(2, &[root]));
     assert_eq!(device.refused(&leaf(3, first)), missing);
-    device.deleted(&Removal::new(2, &[root]));
+    device.delete(&Removal::new(2, &[root]));
 
     let both = Ask::new(4, &[root, first]).root(root).leaf(first, root, REGISTERED);
     device.granted(&both);
@@ -439,7 +440,7 @@ fn a_leaf_needs_a_root_that_comes_with_it_or_is_held() {
     }
     // Root and leaves are slots like any others: a leaf counts even when its root is gone.
     assert_eq!(device.held(), [root, first, second]);
-    device.deleted(&Removal::new(4, &[root]));
+    device.delete(&Removal::new(4, &[root]));
     assert_eq!(device.refused(&leaf(8, second)), missing);
     assert_eq!(device.held(), [first, second]);
     device.granted(&Ask::new(9, &[root]).root(root));

@@ -11,9 +11,11 @@ pub mod inventory;
 pub mod keys;
 pub mod pki;
 pub mod rebuild;
+pub mod revocation;
 pub mod serve;
 pub mod service;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -116,7 +118,10 @@ fn one_line(error: &anyhow::Error) -> String {
 pub(crate) fn log_to_stderr(log: &Log) {
     let filter = tracing_subscriber::EnvFilter::try_new(format!("actix_server=warn,{}", log.level))
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // Somebody who embeds the library may log already.
     let _ = match log.format {
         LogFormat::Text => lines.with_target(false).try_init(),

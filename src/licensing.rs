@@ -14,6 +14,7 @@ mod identities;
 mod metrics;
 mod policy;
 mod register;
+mod revocation;
 mod sealing;
 #[cfg(test)]
 mod tests;
@@ -108,7 +109,7 @@ pub struct Parts {
     pub root: PublicKey,
     /// Signs responses.
     pub signer: ResponseSigner,
-    /// The revocation lists in force, if there are any.
+    /// The revocation lists to begin with, if there are any.
     pub revocation: Option<Revocation>,
     /// Turns external ids into references.
     pub reference_key: ReferenceKey,
@@ -130,7 +131,7 @@ pub struct Licensing {
     verifier: Verifier,
     root_digest: Digest,
     signer: ResponseSigner,
-    revocation: Option<Revocation>,
+    revocation: revocation::RevocationInForce,
     entitlement: Entitlement,
     clock: Clock,
     policy: policy::PolicyInForce,
@@ -224,6 +225,10 @@ impl Licensing {
     pub async fn new(parts: Parts) -> Result<Self, LicensingError> {
         let now = parts.clock.now();
         let policy = policy::PolicyInForce::open(&parts.ledger, &parts.quota, now.0).await?;
+        let metrics = Metrics::default();
+        if let Some(lists) = &parts.revocation {
+            metrics.revocation_in_force(lists.sequence(), lists.issued_at_s());
+        }
         Ok(Self {
             policy,
             identities: identities::Identities::new(parts.reference_key.clone()),
@@ -233,12 +238,12 @@ impl Licensing {
             keys: parts.keys,
             verifier: parts.verifier,
             signer: parts.signer,
-            revocation: parts.revocation,
+            revocation: revocation::RevocationInForce::new(parts.revocation),
             entitlement: parts.entitlement,
             clock: parts.clock,
             reference_key: parts.reference_key,
             replay_window_ms: parts.replay_window_ms,
-            metrics: Metrics::default(),
+            metrics,
         })
     }
 
@@ -276,11 +281,6 @@ impl Licensing {
                 Fault::new(FaultCode::Internal, error).into()
             }
         }
-    }
-
-    fn is_revoked(&self, challenge: &VerifiedChallenge) -> bool {
-        let chain = challenge.sender().chain();
-        self.revocation.as_ref().is_some_and(|lists| lists.is_revoked(chain))
     }
 }
 

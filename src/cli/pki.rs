@@ -1,5 +1,7 @@
 //! `pki`: a public key infrastructure for labs.
 
+mod revoke;
+
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -27,6 +29,10 @@ pub enum PkiCommand {
     Init(InitArgs),
     /// Make a device for the simulator
     Device(DeviceArgs),
+    /// Revoke certificates: issue signed lists, which a serving process takes up in seconds
+    Revoke(revoke::RevokeArgs),
+    /// Show the revocation lists of the infrastructure, and what the newest revokes
+    Revocations(revoke::ListPlace),
 }
 
 /// Arguments of `pki init`.
@@ -88,6 +94,8 @@ pub fn run(command: PkiCommand) -> anyhow::Result<ExitCode> {
                 println!("  identity {identity}");
             }
         }
+        PkiCommand::Revoke(args) => return revoke::revoke(&args, &Clock::System),
+        PkiCommand::Revocations(place) => return revoke::show(&place, &Clock::System),
     }
     Ok(ExitCode::SUCCESS)
 }

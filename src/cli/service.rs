@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::admin::Admin;
 use super::control::Control;
+use super::revocation::{ListFiles, Watch};
 use super::{pki, runtime};
 use crate::access::{ApiKeyText, RateLimiter, Registry as ApiKeys, Scope};
 use crate::clock::Clock;
@@ -28,8 +29,6 @@ use crate::playready::acquire::{ResponseSigner, SignResponses};
 use crate::playready::challenge::Verifier;
 use crate::playready::pki::Pki;
 use crate::playready::policy::BinaryId;
-use crate::playready::rev_info::RevInfo;
-use crate::playready::revocation::Revocation;
 use crate::projections::{History, Inventory};
 
 /// A clock that runs behind the newest event by more than this would date new events falsely.
@@ -52,6 +51,8 @@ pub struct Service {
     /// The PKI that it reads.
     pub pki: PathBuf,
     control: Option<Control>,
+    /// What goes on besides answering; ends with the service.
+    background: tokio::task::JoinSet<()>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -62,7 +63,7 @@ impl Service {
         let runtime = runtime()?;
         let ledger = Arc::new(Ledger::Embedded(Embedded::open(&data, Options::default())?));
         let opened = runtime.block_on(Opened::open(config, &data, &ledger, &clock))?;
-        let Opened { admin, admin_key, licensing, inventory, readiness, pki } = opened;
+        let Opened { admin, admin_key, licensing, inventory, readiness, pki, lists } = opened;
         let admin = Arc::new(admin);
         let metrics = Arc::new(Metrics::default());
         metrics.register(|registry| licensing.metrics().register(registry));
@@ -76,6 +77,8 @@ impl Service {
         let shell = Shell::new(config, Arc::clone(admin.api_keys()), metrics, readiness);
         let running = Server::start(config, shell, move |routes| install(routes, &services))?;
         let control = Control::listen(&data, Arc::clone(&admin), &runtime)?;
+        let mut background = tokio::task::JoinSet::new();
+        background.spawn_on(lists.follow(Arc::clone(&licensing)), runtime.handle());
         Ok(Self {
             running,
             admin_key,
@@ -84,6 +87,7 @@ impl Service {
             ledger,
             pki,
             control: Some(control),
+            background,
             runtime,
         })
     }
@@ -103,7 +107,10 @@ impl Service {
     pub fn wait(mut self) -> anyhow::Result<()> {
         self.running.wait().context("the HTTP server failed")?;
         drop(self.control.take());
-        self.runtime.block_on(self.ledger.close());
+        self.runtime.block_on(async {
+            self.background.shutdown().await;
+            self.ledger.close().await;
+        });
         Ok(())
     }
 }
@@ -116,6 +123,7 @@ struct Opened {
     inventory: Arc<Inventory>,
     readiness: Readiness,
     pki: PathBuf,
+    lists: Watch,
 }
 
 impl Opened {
@@ -131,7 +139,10 @@ impl Opened {
         let keys = Arc::new(Keys::open(&data.join("keys.sealed"), &secrets.master)?);
         let store = Arc::new(StateStore::open(data, Arc::clone(ledger)).await?);
         let inventory = Arc::new(Inventory::open(data, Arc::clone(ledger)).await?);
-        let Loaded { pki, revocation } = load_pki(&pki_dir, clock)?;
+        let pki = load_pki(&pki_dir, clock)?;
+        let named = config.playready.revocation_lists.as_deref();
+        let lists = ListFiles::new(&pki_dir, named, pki.root);
+        let (lists, revocation) = Watch::open(lists, clock.clone())?;
         let parts = Parts {
             ledger: Arc::clone(ledger),
             deciding: Deciding::new(Arc::clone(ledger), Arc::clone(&store)),
@@ -160,7 +171,7 @@ impl Opened {
         let admin = Admin::new(registry, api_keys, clock.clone()).await?;
         let admin_key = admin.first_key(&[Scope::Admin]).await?;
         let readiness = readiness(ledger, &store, &inventory, clock, missing);
-        Ok(Self { admin, admin_key, licensing, inventory, readiness, pki: pki_dir })
+        Ok(Self { admin, admin_key, licensing, inventory, readiness, pki: pki_dir, lists })
     }
 }
 
@@ -196,12 +207,7 @@ fn pki_dir(config: &Config, empty: bool) -> anyhow::Result<PathBuf> {
     Ok(pki)
 }
 
-struct Loaded {
-    pki: Pki,
-    revocation: Option<Revocation>,
-}
-
-fn load_pki(dir: &Path, clock: &Clock) -> anyhow::Result<Loaded> {
+fn load_pki(dir: &Path, clock: &Clock) -> anyhow::Result<Pki> {
     anyhow::ensure!(
         dir.is_dir(),
         "there is no PKI folder {}; make one with `license-ledger pki init --out {}`",
@@ -209,17 +215,10 @@ fn load_pki(dir: &Path, clock: &Clock) -> anyhow::Result<Loaded> {
         dir.display()
     );
     let now_s = u64::try_from(clock.now().seconds()).unwrap_or_default();
-    let in_dir = || format!("cannot use the PKI in {}", dir.display());
-    let pki = Pki::load(|path| std::fs::read(dir.join(path)), now_s).with_context(in_dir)?;
+    let pki = Pki::load(|path| std::fs::read(dir.join(path)), now_s)
+        .with_context(|| format!("cannot use the PKI in {}", dir.display()))?;
     pki::warn_of_readable_keys(dir);
-    let revocation = match &pki.revinfo {
-        Some(text) => {
-            let lists = RevInfo::parse(text.as_bytes()).with_context(in_dir)?;
-            Some(lists.verify(&pki.root, now_s).with_context(in_dir)?)
-        }
-        None => None,
-    };
-    Ok(Loaded { pki, revocation })
+    Ok(pki)
 }
 
 fn readiness(

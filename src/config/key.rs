@@ -114,6 +114,7 @@ pub const KEYS: &[Key] = &[
     key("rate.burst", Kind::Integer(1, 1_000_000_000)),
     key("playready.sign_responses", Kind::OneOf(&["always", "persistent", "never"])),
     key("playready.secure_stop_id", Kind::Id16),
+    key("playready.revocation_lists", Kind::Path),
     key("log.format", Kind::OneOf(&["text", "json"])),
     key("log.level", Kind::Text),
 ];

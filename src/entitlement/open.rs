@@ -14,7 +14,7 @@ use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::cfg::{self, Group, KidChoice, Scripted};
 use crate::playready::policy::{BinaryId, LicensePolicy, Refusal as PolicyRefusal};
-use crate::playready::soap::{Fault, FaultCode, Refusal};
+use crate::playready::soap::{ClientInfo, Fault, FaultCode, Refusal};
 
 /// Serves every verified device as the policy string of its request says (section 10 of the
 /// license protocol page).
@@ -176,13 +176,13 @@ fn act_out(scripted: Scripted, asker: &Asker<'_>) -> Fault {
     match scripted {
         Scripted::Fault(code) => Fault::new(FaultCode::from_number(code), detail),
         Scripted::Revoked => Fault::new(FaultCode::DeviceRevoked, detail),
-        Scripted::ClientInfo => Fault::refused(Refusal::ClientInfo {
+        Scripted::ClientInfo => Fault::refused(Refusal::ClientInfo(Box::new(ClientInfo {
             client_version: asker.client_version.map(str::to_owned),
             client_time: asker.client_time,
             features: asker.features.to_vec(),
             security_level: asker.security_level,
             device: asker.identity.map(|identity| identity.to_string()),
-        }),
+        }))),
     }
 }
 

@@ -43,7 +43,8 @@ impl Licensing {
         message: &AcquireRequest,
         posted: Posted<'_>,
     ) -> Result<Answer, Denied> {
-        if self.is_revoked(challenge) {
+        let chain = challenge.sender().chain();
+        if self.revocation().is_some_and(|lists| lists.is_revoked(chain)) {
             let detail = "a certificate of the chain is revoked";
             return Err(Denied::Fault(Fault::new(FaultCode::DeviceRevoked, detail)));
         }

@@ -21,11 +21,14 @@ impl Licensing {
         correlation: &str,
     ) -> Result<Answer, Denied> {
         let identity = Identity(Digest(*challenge.sender().identity()));
+        // One set of lists grades the deletion and is named by its evidence.
+        let lists = self.revocation();
+        let chain = challenge.sender().chain();
         let command = Delete {
             identity,
             session: SessionId(Wire16(message.session)),
             security_level: challenge.sender().security_level(),
-            chain_revoked: self.is_revoked(challenge),
+            chain_revoked: lists.as_ref().is_some_and(|lists| lists.is_revoked(chain)),
             evidence: Digest::of(challenge.request()),
         };
         let key_ids: Vec<_> = message.kids.iter().map(|kid| KeyId(kid.guid())).collect();
@@ -49,7 +52,8 @@ impl Licensing {
                 }
                 Outcome::UnknownSession => return Err(Refusal::UnknownSession.into()),
             };
-            let (kept, checks) = self.evidence(challenge, &command, turn.at_ms).await?;
+            let sequence = lists.as_ref().map(|lists| lists.sequence());
+            let (kept, checks) = self.evidence(challenge, &command, sequence, turn.at_ms).await?;
             let stream = turn.guard.stream().clone();
             let facts = deletions.iter().cloned().map(|d| (stream.clone(), d.into()));
             let events = facts.chain(kept).collect();
@@ -70,6 +74,7 @@ impl Licensing {
         &self,
         challenge: &VerifiedChallenge,
         command: &Delete,
+        revocation_sequence: Option<u32>,
         at_ms: i64,
     ) -> Result<(Option<(StreamName, Event)>, Vec<(StreamName, Expected)>), LicensingError> {
         let stream = StreamName::new(&format!("evidence-{}", command.evidence))?;
@@ -81,7 +86,7 @@ impl Licensing {
             envelope: BASE64.encode(challenge.request()),
             certificate_chain: BASE64.encode(challenge.sender().chain().bytes()),
             root: self.root_digest,
-            revocation_sequence: self.revocation.as_ref().map(|lists| lists.sequence()),
+            revocation_sequence,
             at_ms,
         });
         let checks = vec![(stream.clone(), Expected::NoStream)];

@@ -3,7 +3,8 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::domain::acquire::Refusal;
 use crate::domain::event::LicenseAcquired;
@@ -23,7 +24,7 @@ struct Outcome {
     outcome: &'static str,
 }
 
-/// Counters. Clones share their values.
+/// Counters and gauges. Clones share their values.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     acquired: Family<Persistent, Counter>,
@@ -33,6 +34,8 @@ pub struct Metrics {
     acknowledged: Counter,
     deletions: Family<Outcome, Counter>,
     decisions: Family<Outcome, Counter>,
+    revocation_sequence: Gauge,
+    revocation_issued: Gauge,
 }
 
 impl Metrics {
@@ -58,6 +61,17 @@ impl Metrics {
             self.deletions.clone(),
         );
         registry.register("quota_decisions", "Quota decisions asked for", self.decisions.clone());
+        registry.register(
+            "revocation_list_sequence",
+            "Sequence of the revocation lists in force, 0 if there are none",
+            self.revocation_sequence.clone(),
+        );
+        registry.register_with_unit(
+            "revocation_list_issued_timestamp",
+            "When the revocation lists in force were issued, 0 if there are none",
+            Unit::Seconds,
+            self.revocation_issued.clone(),
+        );
     }
 
     pub(super) fn granted(&self, licenses: &[LicenseAcquired]) {
@@ -111,6 +125,11 @@ impl Metrics {
     pub(super) fn decided(&self, allowed: bool) {
         let outcome = if allowed { "allow" } else { "deny" };
         self.decisions.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(super) fn revocation_in_force(&self, sequence: u32, issued_at_s: u64) {
+        self.revocation_sequence.set(sequence.into());
+        self.revocation_issued.set(i64::try_from(issued_at_s).unwrap_or(i64::MAX));
     }
 
     fn deletion(&self, outcome: &'static str) -> Counter {

@@ -33,11 +33,13 @@ impl Licensing {
         licenses: &[LicenseAcquired],
         keys: &RequestKeys,
     ) -> Result<Vec<u8>, Denied> {
+        let revocation = self.revocation();
+        let revinfo_version = revocation.as_ref().map_or(0, |lists| lists.sequence());
         let mut sealed = Vec::with_capacity(licenses.len());
         for license in licenses {
-            sealed.push(self.seal_one(challenge, message, license, keys)?);
+            sealed.push(self.seal_one(challenge, message, license, keys, revinfo_version)?);
         }
-        let rev_info = self.revocation.as_ref();
+        let rev_info = revocation.as_ref();
         let rev_info = rev_info.filter(|lists| message.wants_rev_info(lists.sequence()));
         let transaction_id = licenses.first().and_then(|license| license.transaction_id);
         let answer = LicenseAnswer {
@@ -58,6 +60,7 @@ impl Licensing {
         message: &AcquireRequest,
         license: &LicenseAcquired,
         keys: &RequestKeys,
+        revinfo_version: u32,
     ) -> Result<Vec<u8>, LicensingError> {
         let failed =
             |reason| LicensingError::Seal { license: license.license_id.to_string(), reason };
@@ -77,7 +80,7 @@ impl Licensing {
             content_key: &content_key.ok_or_else(|| failed("its content key is missing"))?,
             policy: &policy,
             issue_date: u32::try_from(license.at_ms / 1000).unwrap_or(u32::MAX),
-            revinfo_version: self.revocation.as_ref().map_or(0, |lists| lists.sequence()),
+            revinfo_version,
         };
         let mut random_failed = false;
         let mut random = |bytes: &mut [u8]| {

@@ -5,7 +5,7 @@
 //! root.pub.pem                      the key that every chain must end at
 //! server_sign.pem                   signs responses
 //! server_chain.bcert                CHAI of its certificate
-//! revinfo.xml                       optional: one <RevInfo> element
+//! revinfo.xml, revocation/*.xml     optional: signed revocation lists, one <RevInfo> element each
 //! root.pem                          labs only: the private half of the root
 //! models/<name>/model.pem           labs only: issues devices
 //! models/<name>/model.bcert         CHAI of its certificate, without a leaf
@@ -32,7 +32,8 @@ use super::ecc::{BadKeyFile, PrivateKey, PublicKey};
 /// Files with secrets that a server reads: readable by their owner only.
 pub const PRIVATE_FILES: [&str; 2] = ["wmrm.pem", "server_sign.pem"];
 
-/// What a license server needs, checked as section 14 says. Has no `Debug`.
+/// What a license server needs, checked as section 14 says, apart from its revocation lists, which
+/// [`RevInfo`](super::rev_info::RevInfo) reads. Has no `Debug`.
 pub struct Pki {
     /// The private half of the WMRMServer key: decrypts challenges.
     pub wmrm: PrivateKey,
@@ -42,9 +43,6 @@ pub struct Pki {
     pub server_sign: PrivateKey,
     /// The chain of `server_sign`.
     pub server_chain: VerifiedChain,
-    /// The text of `revinfo.xml`, not yet verified; see
-    /// [`Revocation::verify`](super::revocation::Revocation::verify).
-    pub revinfo: Option<String>,
 }
 
 /// What a simulated device needs. Has no `Debug`.
@@ -106,12 +104,6 @@ pub enum PkiError {
         /// The chain's file.
         chain: &'static str,
     },
-    /// The file is not text.
-    #[error("{path} of the PKI is not UTF-8; replace the file")]
-    Text {
-        /// The file.
-        path: String,
-    },
     /// A name that cannot be a folder's.
     #[error("{name:?} cannot name a folder; use up to 64 letters, digits, '-', '_' and '.'")]
     Name {
@@ -137,11 +129,7 @@ impl Pki {
         if server_chain.signing_key() != server_sign.public() {
             return Err(PkiError::Mismatch { key: "server_sign.pem", chain: "server_chain.bcert" });
         }
-        let revinfo = optional(&mut read, "revinfo.xml")?
-            .map(String::from_utf8)
-            .transpose()
-            .map_err(|_| PkiError::Text { path: "revinfo.xml".to_owned() })?;
-        Ok(Self { wmrm, root, server_sign, server_chain, revinfo })
+        Ok(Self { wmrm, root, server_sign, server_chain })
     }
 }
 

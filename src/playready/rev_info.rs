@@ -1,5 +1,5 @@
-//! Revocation information as XML carries it: the file `revinfo.xml` (section 14) and the `RevInfo`
-//! element of a response (section 6.2).
+//! Revocation information as XML carries it: files such as `revinfo.xml` (section 14) and the
+//! `RevInfo` element of a response (section 6.2).
 //!
 //! ```text
 //! RevInfo
@@ -12,8 +12,8 @@ use super::ecc::PublicKey;
 use super::revocation::{Revocation, RevocationError};
 use super::xml::{Document, Element, FieldError, PROTOCOLS, XmlError};
 
-/// The most bytes that `revinfo.xml` may have; it comes from the operator, not from a client.
-const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The most bytes that such a file may have; it comes from the operator, not from a client.
+pub const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// One signed list, not verified yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,19 +33,19 @@ pub struct RevInfo {
     pub lists: Vec<ListData>,
 }
 
-/// Why a file is not a `RevInfo` document.
+/// Why bytes are not a `RevInfo` document.
 #[derive(Debug, thiserror::Error)]
 pub enum RevInfoError {
     /// Not XML.
-    #[error("revinfo.xml cannot be read")]
+    #[error("not a RevInfo document")]
     Xml(#[from] XmlError),
     /// An element is missing, repeated, or not what it must be.
-    #[error("revinfo.xml is malformed")]
+    #[error("the RevInfo element is malformed")]
     Field(#[from] FieldError),
 }
 
 impl RevInfo {
-    /// Reads the bytes of `revinfo.xml`: one `RevInfo` element.
+    /// Reads the bytes of a file: one `RevInfo` element.
     ///
     /// # Errors
     ///

@@ -14,13 +14,16 @@
 //! then, in both: signature type u8 (2, or 1 in a CRL), u16 64, r‖s[64], CHAI of the signer
 //! ```
 //!
-//! The signature covers everything before its type byte. The server reads both from the `<RevInfo>`
-//! element of `revinfo.xml`, whose text it copies into responses.
+//! The signature covers everything before its type byte. The server reads both from a `<RevInfo>`
+//! element, whose text it copies into responses. A FILETIME counts 100 ns from 1601-01-01.
+
+mod issue;
 
 use std::collections::HashSet;
 
-use data_encoding::HEXLOWER;
 use uuid::{Uuid, uuid};
+
+pub use issue::RevocationSpec;
 
 use super::bcert::{ChainError, Leaf, VerifiedChain, verify};
 use super::ecc::PublicKey;
@@ -38,6 +41,10 @@ const LEGACY_LISTS: [Uuid; 2] = [
     uuid!("cd75e604-543d-4a9c-9f09-fe6d24e8bf90"), // legacy ND
 ];
 
+/// From 1601-01-01 to 1970-01-01.
+const FILETIME_EPOCH_S: u64 = 11_644_473_600;
+const FILETIME_PER_S: u64 = 10_000_000;
+
 /// Lists in a RevInfo, at most; five are published.
 const LISTS_MAX: usize = 32;
 
@@ -45,6 +52,7 @@ const LISTS_MAX: usize = 32;
 #[derive(Clone)]
 pub struct Revocation {
     sequence: u32,
+    issued_at_s: u64,
     revoked: HashSet<[u8; 32]>,
     element: String,
 }
@@ -118,7 +126,8 @@ impl Revocation {
             }
         }
         let revoked = crls.into_iter().flat_map(|crl| crl.digests).collect();
-        Ok(Self { sequence: revinfo.sequence, revoked, element })
+        let RevInfo { sequence, issued_at_s, .. } = revinfo;
+        Ok(Self { sequence, issued_at_s, revoked, element })
     }
 
     /// Sequence of the RevInfo: what licenses and responses state, and never goes backwards.
@@ -126,14 +135,19 @@ impl Revocation {
         self.sequence
     }
 
+    /// When the RevInfo says it was made, in Unix seconds; 0 for a time before 1970.
+    pub fn issued_at_s(&self) -> u64 {
+        self.issued_at_s
+    }
+
     /// The verbatim `<RevInfo>` element.
     pub fn element(&self) -> &str {
         &self.element
     }
 
-    /// The digests of keys that are revoked, as lower-case hex, in no particular order.
-    pub fn revoked(&self) -> impl Iterator<Item = String> {
-        self.revoked.iter().map(|digest| HEXLOWER.encode(digest))
+    /// `public_key_digest`s of the certificates that are revoked, in no particular order.
+    pub fn revoked(&self) -> impl Iterator<Item = &[u8; 32]> {
+        self.revoked.iter()
     }
 
     /// Whether any certificate of the chain is revoked, from the leaf to the topmost issuer.
@@ -144,6 +158,7 @@ impl Revocation {
 
 struct RevInfo {
     sequence: u32,
+    issued_at_s: u64,
     versions: Vec<(Uuid, u64)>,
 }
 
@@ -154,7 +169,7 @@ impl RevInfo {
         let length = reader.length()?;
         reader.expect(&[2, 0, 0, 0], "RevInfo is not version 2")?;
         let sequence = reader.u32()?;
-        let _filetime = reader.u64()?;
+        let issued_at_s = (reader.u64()? / FILETIME_PER_S).saturating_sub(FILETIME_EPOCH_S);
         let count = reader.length()?;
         if count > LISTS_MAX || length != 28 + 24 * count {
             return Err(Malformed("RevInfo states another length"));
@@ -163,7 +178,7 @@ impl RevInfo {
             .map(|_| Ok((Uuid::from_bytes_le(reader.array()?), reader.u64()?)))
             .collect::<Result<_, Malformed>>()?;
         let signed = Signed::parse(data, reader, 2)?;
-        Ok((Self { sequence, versions }, signed))
+        Ok((Self { sequence, issued_at_s, versions }, signed))
     }
 }
 
@@ -225,7 +240,7 @@ impl<'a> Signed<'a> {
 
 #[cfg(test)]
 mod tests {
-    use data_encoding::BASE64;
+    use data_encoding::{BASE64, HEXLOWER};
     use serde_json::Value;
 
     use super::*;
@@ -266,8 +281,9 @@ mod tests {
             serde_json::from_str(include_str!("../../tests/golden/vectors.json")).unwrap();
         let revocation = outcome(&lists()).unwrap();
         assert_eq!(u64::from(revocation.sequence()), vectors["revinfo"]["sequence"]);
-        let revoked: Vec<_> = revocation.revoked().collect();
+        let revoked: Vec<_> = revocation.revoked().map(|digest| HEXLOWER.encode(digest)).collect();
         assert_eq!(Value::from(revoked), vectors["revinfo"]["revoked"]);
+        assert_eq!(revocation.issued_at_s(), NOW_S);
         assert_eq!(revocation.element(), REVINFO);
 
         let golden = include_bytes!("../../tests/golden/pki/devices/golden/chain.bcert");
@@ -282,7 +298,8 @@ mod tests {
         let chain = device(golden);
         for digest in chain.digests() {
             let revoked = HashSet::from([*digest]);
-            let revocation = Revocation { sequence: 1, revoked, element: String::new() };
+            let element = String::new();
+            let revocation = Revocation { sequence: 1, issued_at_s: 0, revoked, element };
             assert!(revocation.is_revoked(&chain));
         }
     }

@@ -2,6 +2,7 @@
 
 mod keys;
 mod reading;
+mod revocation;
 mod serving;
 
 use std::path::PathBuf;

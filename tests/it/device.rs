@@ -14,6 +14,7 @@ use license_ledger::playready::ecc::{PrivateKey, PublicKey};
 use license_ledger::playready::header::{AlgId, Header, HeaderKey, HeaderVersion};
 use license_ledger::playready::kid::Kid;
 use license_ledger::playready::pki::DeviceFiles;
+use license_ledger::playready::rev_info::RevInfo;
 use license_ledger::playready::soap::{FaultReply, ResponseError};
 use license_ledger::playready::xmr::{OpenedLicense, open};
 use license_ledger::playready::{acknowledge, delete};
@@ -36,6 +37,7 @@ pub struct Device {
 pub struct Acquired {
     pub licenses: Vec<OpenedLicense>,
     pub transaction_id: Option<Uuid>,
+    pub rev_info: Option<RevInfo>,
 }
 
 impl Device {
@@ -116,7 +118,8 @@ impl Device {
         let response = response.map_err(fault)?;
         let licenses = response.licenses.iter();
         let licenses = licenses.map(|bytes| open(bytes, &self.files.encrypt).unwrap()).collect();
-        Ok(Acquired { licenses, transaction_id: response.transaction_id })
+        let AcquireResponse { transaction_id, rev_info, .. } = response;
+        Ok(Acquired { licenses, transaction_id, rev_info })
     }
 
     /// Asks over HTTP for one license a KID.

@@ -21,5 +21,7 @@ mod process;
 mod quota;
 mod repeats;
 mod replay;
+mod revocation;
 mod service;
+mod shapes;
 mod wire;

@@ -48,7 +48,6 @@ fn golden_pki_loads() {
     assert_eq!(pki.server_chain.signing_key(), pki.server_sign.public());
     let wmrm = PublicKey::from_pem(&golden("wmrm.pub.pem").unwrap()).unwrap();
     assert_eq!(pki.wmrm.public(), &wmrm);
-    assert_eq!(pki.revinfo.unwrap().into_bytes(), golden("revinfo.xml").unwrap());
     let root = PrivateKey::from_pem(&golden("root.pem").unwrap()).unwrap();
     assert_eq!(root.public(), &pki.root);
 }
@@ -68,7 +67,6 @@ fn golden_devices_load_and_trust_the_root_of_the_pki() {
 fn a_new_lab_loads_and_makes_devices_of_every_security_level() {
     let mut files = lab();
     let pki = Pki::load(from(&files, ""), NOW_S).unwrap();
-    assert!(pki.revinfo.is_none());
     let levels = [SecurityLevel::Test, SecurityLevel::Software, SecurityLevel::Hardware];
     for (level, name) in levels.into_iter().zip(["a", "b-2", "c_3.x"]) {
         files.extend(mint(&files, name, level).unwrap());
@@ -130,11 +128,6 @@ fn missing_and_malformed_files_are_named() {
         let malformed = with(path, Ok(b"nothing".to_vec())).unwrap();
         assert!(malformed.to_string().starts_with(path), "{malformed}");
     }
-    assert!(with("revinfo.xml", Err(io::ErrorKind::NotFound.into())).is_none());
-    let unreadable = with("revinfo.xml", Err(io::ErrorKind::PermissionDenied.into()));
-    assert!(matches!(unreadable, Some(PkiError::Read { .. })));
-    let binary = with("revinfo.xml", Ok(vec![0xff]));
-    assert!(matches!(binary, Some(PkiError::Text { .. })));
 }
 
 #[test]

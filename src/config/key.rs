@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use data_encoding::BASE64;
 
+use super::Origins;
+
 /// One setting.
 #[derive(Debug)]
 pub struct Key {
@@ -35,6 +37,8 @@ pub enum Kind {
     Path,
     /// The base64 of 16 bytes.
     Id16,
+    /// Origins of pages, or `*`: see [`Origins`].
+    Origins,
     /// Any text but the empty one.
     Text,
 }
@@ -49,6 +53,9 @@ impl Kind {
             Self::Address => "an IP address and a port, such as 127.0.0.1:8290".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Id16 => "the base64 of 16 bytes".to_owned(),
+            Self::Origins => {
+                "origins such as https://player.example, separated by spaces, or *".to_owned()
+            }
             Self::Text => "text".to_owned(),
         }
     }
@@ -75,6 +82,7 @@ impl Kind {
             (Self::Id16, toml::Value::String(text)) => {
                 BASE64.decode(text.as_bytes()).is_ok_and(|bytes| bytes.len() == 16)
             }
+            (Self::Origins, toml::Value::String(text)) => text.parse::<Origins>().is_ok(),
             (Self::Path | Self::Text, toml::Value::String(text)) => !text.is_empty(),
             _ => false,
         }
@@ -115,6 +123,8 @@ pub const KEYS: &[Key] = &[
     key("playready.sign_responses", Kind::OneOf(&["always", "persistent", "never"])),
     key("playready.secure_stop_id", Kind::Id16),
     key("playready.revocation_lists", Kind::Path),
+    key("clearkey.enabled", Kind::Bool),
+    key("clearkey.origins", Kind::Origins),
     key("log.format", Kind::OneOf(&["text", "json"])),
     key("log.level", Kind::Text),
 ];

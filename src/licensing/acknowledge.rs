@@ -26,7 +26,7 @@ impl Licensing {
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
-            let mut turn = self.turn(identity).await?;
+            let mut turn = self.turn(identity, None).await?;
             let licenses = turn.guard.read(|rows| command.transaction(|key| rows.value(key)))?;
             let events = acknowledge(&command, &licenses, turn.at_ms);
             if events.is_empty() {

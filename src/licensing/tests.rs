@@ -260,7 +260,7 @@ async fn answer_is_checked_against_the_policy_and_the_device_it_was_decided_on()
     let ask = site.ask(1, 1, None);
     granted(&node, &ask).await;
     let identity = node.verify(&ask).unwrap().identity();
-    let mut turn = node.turn(identity).await.unwrap();
+    let mut turn = node.turn(identity, None).await.unwrap();
     assert!(!node.moved(&mut turn).await.unwrap());
 
     let published = Event::QuotaPolicyPublished(QuotaPolicyPublished {

@@ -5,8 +5,10 @@
 
 mod api;
 mod attacks;
+mod browser;
 mod canary;
 mod chains;
+mod clearkey;
 mod client;
 mod command_line;
 mod crashes;

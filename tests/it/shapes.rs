@@ -64,7 +64,6 @@ fn answers() -> Vec<(String, Answer)> {
     send("spent", &device.ask(&stored), PERSISTENT);
     let other = request(&[kid(2)]);
     for query in [
-        "cfg=(h\u{e9}llo:<>)",
         "cfg=(h%C3%A9:1)",
         "cfg=(msg:clientinfo)",
         "cfg=(errorcode:8004C60D)",
@@ -88,7 +87,7 @@ fn no_answer_has_a_shape_that_a_client_rejects() {
     let answers = answers();
     let mut faults = 0;
     for (what, answer) in &answers {
-        let text = answer.text();
+        let text = &answer.text();
         // Never a fault with 200, never an answer with 500.
         assert_eq!(answer.status, if answer.is_fault() { 500 } else { 200 }, "{what}: {text}");
         assert_eq!(answer.header("content-type"), Some("text/xml; charset=utf-8"), "{what}");
@@ -109,7 +108,8 @@ fn no_answer_has_a_shape_that_a_client_rejects() {
             assert!(codes[0].len() == 10 && codes[0].starts_with("0x8004c"), "{what}: {codes:?}");
             continue;
         }
-        assert!(!text.contains("xmlns:") || !text[200..].contains("xmlns:"), "{what}: a prefix");
+        let body = text.split("<soap:Body>").nth(1).unwrap();
+        assert!(!body.contains("xmlns:"), "{what}: another prefix than soap");
         if text.contains("<LicenseResponse ") {
             assert_license_response(what, text);
         }

@@ -9,6 +9,7 @@ pub mod device;
 pub mod events;
 pub mod inventory;
 pub mod keys;
+mod master_key;
 pub mod pki;
 pub mod rebuild;
 pub mod revocation;

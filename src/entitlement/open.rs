@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 use super::{Asked, Asker, Entitled, Grant};
 use crate::domain::KeyId;
 use crate::domain::event::{Chain, KeySource};
-use crate::keys::{DEFAULT_SEED, Keys};
+use crate::keys::Keys;
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::header::AlgId;
 use crate::playready::key_seed::KeySeed;
@@ -32,7 +32,7 @@ pub struct Open {
 
 impl Open {
     /// What the request may have. Keys come from the request, else from the registered content
-    /// keys, else from the registered key seed, else from the seed that is published for tests;
+    /// keys, else from a registered key seed, else from the seed that is published for tests;
     /// those of roots as well. A device that does not sign is the one that `device=NAME` in the
     /// query says, or `anonymous`.
     ///
@@ -51,7 +51,7 @@ impl Open {
                 return Err(invalid("accountid: there are no domains on this server"));
             }
             let policy = group.policy(self.secure_stop_id).map_err(refused)?;
-            let chain = chain(group, &groups, keys);
+            let chain = chain(group, &groups, keys)?;
             let kids = match &group.kid {
                 KidChoice::Header => asked.kids,
                 KidChoice::Kid(kid) => std::slice::from_ref(kid),
@@ -101,7 +101,7 @@ fn entitled(
     asked: &Asked<'_>,
     keys: &Keys,
 ) -> Result<Entitled, Fault> {
-    let (key, source) = group_key(kid, group, keys);
+    let (key, source) = group_key(kid, group, keys)?;
     let key_type = group.key_type(header_key_type(kid, asked)?).map_err(refused)?;
     note_checksum(kid, key_type, &key, asked);
     Ok(Entitled {
@@ -119,17 +119,15 @@ fn entitled(
 
 /// What the licenses of a group are in a chain. A root that is not in the request is one that the
 /// device holds, or the ledger refuses the leaf.
-fn chain(group: &Group, groups: &[Group], keys: &Keys) -> Option<Chain> {
-    if group.root {
-        return Some(Chain::Root);
-    }
-    group.root_kid.map(|root_kid| {
-        let (_, root_key_source) = match cfg::root_group(groups, root_kid) {
-            Some(root) => group_key(root_kid, root, keys),
-            None => key_of(root_kid, keys),
-        };
-        Chain::Leaf { root_key_id: KeyId(root_kid.guid()), root_key_source }
-    })
+fn chain(group: &Group, groups: &[Group], keys: &Keys) -> Result<Option<Chain>, Fault> {
+    let Some(root_kid) = group.root_kid else {
+        return Ok(group.root.then_some(Chain::Root));
+    };
+    let (_, root_key_source) = match cfg::root_group(groups, root_kid) {
+        Some(root) => group_key(root_kid, root, keys)?,
+        None => key_of(root_kid, keys)?,
+    };
+    Ok(Some(Chain::Leaf { root_key_id: KeyId(root_kid.guid()), root_key_source }))
 }
 
 /// A KID has one key, which is for one mode of AES (section 11).
@@ -169,27 +167,20 @@ fn note_checksum(kid: Kid, key_type: KeyType, key: &ContentKey, asked: &Asked<'_
 }
 
 /// The key of a KID: the one that its group names, else the one that is known here.
-fn group_key(kid: Kid, group: &Group, keys: &Keys) -> (ContentKey, KeySource) {
+fn group_key(kid: Kid, group: &Group, keys: &Keys) -> Result<(ContentKey, KeySource), Fault> {
     match (&group.content_key, &group.key_seed) {
-        (Some(key), _) => (key.clone(), KeySource::Request),
-        (None, Some(seed)) => (seed.content_key(kid), KeySource::Request),
+        (Some(key), _) => Ok((key.clone(), KeySource::Request)),
+        (None, Some(seed)) => Ok((seed.content_key(kid), KeySource::Request)),
         (None, None) => key_of(kid, keys),
     }
 }
 
 /// The key of a KID that the request names no key for.
-fn key_of(kid: Kid, keys: &Keys) -> (ContentKey, KeySource) {
-    if let Some(key) = keys.content_key(KeyId(kid.guid())) {
-        return (ContentKey::new(*key), KeySource::Registered);
-    }
-    let registered = keys.seed(DEFAULT_SEED).and_then(|seed| KeySeed::new(&seed).ok());
-    match registered {
-        Some(seed) => {
-            let source = KeySource::Seed { seed_id: DEFAULT_SEED.to_owned() };
-            (seed.content_key(kid), source)
-        }
-        None => (KeySeed::PUBLISHED_TEST.content_key(kid), KeySource::PublishedTestSeed),
-    }
+fn key_of(kid: Kid, keys: &Keys) -> Result<(ContentKey, KeySource), Fault> {
+    let found = super::key_of(kid, None, keys)?;
+    Ok(found.unwrap_or_else(|| {
+        (KeySeed::PUBLISHED_TEST.content_key(kid), KeySource::PublishedTestSeed)
+    }))
 }
 
 /// What a request asks for in place of licenses.

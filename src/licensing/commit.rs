@@ -34,6 +34,8 @@ pub(super) enum Committed {
     },
     /// Something that the decision was made on has changed: decide again.
     DecideAgain,
+    /// A license has another key source than its KID: follow that and decide again.
+    BoundOtherwise,
 }
 
 /// Counts attempts.
@@ -113,7 +115,8 @@ impl Licensing {
     }
 
     /// Stores `events` if nothing has changed since they were decided, and folds them.
-    /// `extra_checks` are for streams beside device, identity and policy.
+    /// `extra_checks` are for streams beside device, identity and policy. Licenses with keys from
+    /// seeds bring what binds their KIDs to those ([`binding`](super::binding)).
     pub(super) async fn commit(
         &self,
         turn: &mut Turn,
@@ -121,6 +124,9 @@ impl Licensing {
         extra_checks: Vec<(StreamName, Expected)>,
         correlation: &str,
     ) -> Result<Committed, LicensingError> {
+        let Some(bindings) = self.bindings(&events, turn.at_ms).await? else {
+            return Ok(Committed::BoundOtherwise);
+        };
         let Turn { identity, belonging, policy, guard, .. } = turn;
         let mut append = Append { records: Vec::with_capacity(events.len()), checks: extra_checks };
         append.checks.extend([
@@ -128,7 +134,9 @@ impl Licensing {
             (belonging.stream.clone(), belonging.expected),
             (self.policy.stream.clone(), Expected::At(policy.revision)),
         ]);
-        for (stream, event) in &events {
+        let bound = bindings.iter().map(|(stream, _)| (stream.clone(), Expected::NoStream));
+        append.checks.extend(bound);
+        for (stream, event) in events.iter().chain(&bindings) {
             append.records.push((stream.clone(), NewEvent::of(stream, event, correlation)?));
         }
         match self.append_knowing_outcome(append).await {
@@ -136,6 +144,7 @@ impl Licensing {
                 if belonging.expected == Expected::NoStream {
                     self.identities.forget(*identity);
                 }
+                self.bound(&bindings);
                 let base = guard.head().map_or(0, |head| head + 1);
                 let mine = events.iter().zip(appended.first_sequence..);
                 let mine = mine.filter(|((stream, _), _)| stream == guard.stream());

@@ -12,14 +12,14 @@ use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
 use crate::playready::xmr::{self, LicenseSpec, Root};
 
-/// Keys at hand for sealing: those that preparation found, and where. The same challenge may come
-/// again with another policy string, which then does not say what was granted.
+/// Keys at hand for sealing: those that preparation found, and where. A license of the ledger may
+/// have its key from elsewhere.
 #[derive(Default)]
-pub(super) struct RequestKeys(HashMap<Kid, (KeySource, ContentKey)>);
+pub(super) struct RequestKeys(HashMap<Kid, (ContentKey, KeySource)>);
 
 impl RequestKeys {
-    pub(super) fn remember(&mut self, kid: Kid, source: KeySource, key: ContentKey) {
-        self.0.insert(kid, (source, key));
+    pub(super) fn remember(&mut self, kid: Kid, key: ContentKey, source: KeySource) {
+        self.0.insert(kid, (key, source));
     }
 }
 
@@ -114,7 +114,7 @@ impl Licensing {
 
     fn key(&self, kid: Kid, source: &KeySource, keys: &RequestKeys) -> Option<ContentKey> {
         match keys.0.get(&kid) {
-            Some((found, key)) if found == source => Some(key.clone()),
+            Some((key, found)) if found == source => Some(key.clone()),
             _ => self.content_key(kid, source),
         }
     }

@@ -201,7 +201,7 @@ impl Licensing {
                 model: Some(&caller.model),
                 client_version: message.client_version.as_deref(),
                 client_time: message.client_time,
-                features: sender.features(),
+                features: challenge.sender().features(),
                 request_sha256: Some(command.signed_sha256),
                 ip: posted.ip,
             },

@@ -29,6 +29,7 @@ use crate::licensing::{Licensing, Parts, Registry};
 use crate::playready::acquire::{ResponseSigner, SignResponses};
 use crate::playready::challenge::Verifier;
 use crate::playready::pki::Pki;
+use crate::playready::policy::BinaryId;
 use crate::projections::{History, Inventory};
 
 /// A clock that runs behind the newest event by more than this would date new events falsely.
@@ -190,7 +191,9 @@ impl Opened {
 /// Who says what may be issued.
 fn entitlement(config: &Config, clock: &Clock) -> anyhow::Result<Entitlement> {
     Ok(match config.authorize {
-        config::Authorize::Open => Entitlement::Open(Open),
+        config::Authorize::Open => {
+            Entitlement::Open(Open { secure_stop_id: secure_stop_id(config)? })
+        }
         config::Authorize::Token => Entitlement::Token(Token::open(&config.token, clock.clone())?),
         config::Authorize::Callback => {
             let path = config.callback.secret_file.as_deref().unwrap_or(Path::new(""));
@@ -199,6 +202,11 @@ fn entitlement(config: &Config, clock: &Clock) -> anyhow::Result<Entitlement> {
             Entitlement::Callback(Callback::open(&config.callback, &secret, clock.clone())?)
         }
     })
+}
+
+fn secure_stop_id(config: &Config) -> anyhow::Result<Option<BinaryId>> {
+    let id = config.playready.secure_stop_id.clone();
+    id.map(BinaryId::try_from).transpose().context("playready.secure_stop_id cannot be used")
 }
 
 /// A default seed that somebody chose has to be there: without it KIDs would have other keys.

@@ -157,6 +157,7 @@ impl Statement {
                 key_type,
                 key,
                 source,
+                chain: None,
                 title: name(&stated.title),
                 content_group: name(&stated.content_group),
             });

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::authorize::{Answer, Issuer, Server, license, with_token};
 
-const WEBHOOK_SECRET: [u8; 32] = *b"\x9cw3bh00k-secret\xd1\x07!\xee-of-32-b\x80yte";
+const WEBHOOK_SECRET: [u8; 31] = *b"\x9cw3bh00k-secret\xd1\x07!\xee-of-32-b\x80yte";
 const ACCOUNT: &str = "account-canary-Qk7@example";
 const DEVICE: &str = "device-canary-Wv3";
 const JTI: &str = "jti-canary-Lm2";

@@ -182,7 +182,7 @@ impl Statement {
 /// unknown, missing or there twice, but never a value, which may be somebody's id.
 pub(super) fn shape_error(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let names_only = ["unknown field", "missing field", "duplicate field", "unknown variant"];
+    let names_only = ["unknown field", "missing field", "duplicate field"];
     if names_only.iter().any(|start| text.starts_with(start)) {
         return text;
     }

@@ -58,7 +58,7 @@ impl Inventory {
         let path = dir.join(FILE);
         let (file, next_sequence) = open_for(&path, &ledger).await?;
         let builder = apply::Builder { file };
-        let tail = Tail::spawn("inventory", ledger, next_sequence, PAUSE, builder)?;
+        let tail = Tail::spawn("inventory", ledger, next_sequence, PAUSE, builder).await?;
         Ok(Self { readers: Readers::new(path), tail: Some(tail) })
     }
 

@@ -19,7 +19,7 @@ use crate::domain::{Device, DeviceRef, Digest, Identity, KeyId, Nonce, SessionId
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-const FOLD_VERSION: i64 = 2;
+const FOLD_VERSION: i64 = 3;
 
 /// How long events gather before they are applied: events of many devices change the same pages,
 /// which are then written once. Decisions do not wait for it, since recent events are folded forward
@@ -60,7 +60,7 @@ impl StateStore {
     pub async fn open(dir: &Path, ledger: Arc<Ledger>) -> Result<Self, StateError> {
         let path = dir.join("state.db");
         let (file, next_sequence) = open_for(&path, &ledger).await?;
-        let tail = Tail::spawn("state", ledger, next_sequence, PAUSE, Folder { file })?;
+        let tail = Tail::spawn("state", ledger, next_sequence, PAUSE, Folder { file }).await?;
         Ok(Self { readers: Readers::new(path), tail })
     }
 

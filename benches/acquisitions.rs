@@ -10,7 +10,7 @@
 //! The limit is the crypto floor: the same P-256, AES and SHA-256 operations in a bare loop on all
 //! cores. Both run in turns, and the line gives the medians. `cpu` is the processor time of one
 //! acquisition in the service, without the load generator, beside that of the floor: it says the
-//! same when others use the machine.
+//! same when others use the machine. The time to catch up is part of it.
 //!
 //! Then 40 % of that rate, sent on a schedule whether answers come or not. A time runs from the
 //! moment a request was to be sent.
@@ -39,8 +39,8 @@ use load::{CONNECTIONS, Outcome, Pace};
 use report::{cores, median, setting, surroundings};
 
 fn main() {
-    let count = setting("ACQUISITIONS", 10_000) as usize;
-    let rounds = setting("ACQUISITION_ROUNDS", 5) as usize;
+    let count = setting("ACQUISITIONS", 20_000) as usize;
+    let rounds = setting("ACQUISITION_ROUNDS", 4) as usize;
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let lab = Lab::new(&dir.path().join("pki"));
     let measured = (rounds + 1) * count;
@@ -67,6 +67,9 @@ fn main() {
         let Outcome { seconds, cpu_seconds: client, .. } =
             load::run(address, TARGET, round, Pace::Closed);
         behind = lab::events_behind(dir.path(), &service);
+        while lab::events_behind(dir.path(), &service) != [0; 2] {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         ours.push(round.len() as f64 / seconds);
         let each_us = |seconds: f64| seconds / round.len() as f64 * 1e6;
         cpu.push(each_us(cpu::of_process() - started - client));

@@ -26,6 +26,19 @@ pub enum Key {
     Transaction(Identity, TransactionId),
 }
 
+impl Key {
+    /// Whose row it is.
+    pub fn identity(&self) -> Identity {
+        match self {
+            Self::Challenge(identity, _)
+            | Self::SessionKid(identity, ..)
+            | Self::ExplicitSession(identity, _)
+            | Self::Kid(identity, _)
+            | Self::Transaction(identity, _) => *identity,
+        }
+    }
+}
+
 /// An index row and the event that last changed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {

@@ -34,6 +34,7 @@ mod tests;
 mod unfiled;
 mod writer;
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -53,6 +54,8 @@ pub struct Embedded {
     reader: Reader,
     tail: watch::Receiver<Option<u64>>,
     writer: Option<Writer>,
+    /// Closed last: closing it drops the locks that SQLite holds on the same file.
+    _database: Option<Arc<File>>,
 }
 
 /// The sizes of the engine. The defaults suit a ledger of ten million events.
@@ -96,12 +99,13 @@ impl Embedded {
         let reader = Reader::open(&database, options.read_connections, Arc::clone(&unfiled), None);
         let reader = reader.map_err(sqlite)?;
         let checkpointer = open::connect_checkpointer(&database).map_err(sqlite)?;
+        let file = Arc::new(File::open(&database).map_err(|error| storage(Arc::new(error)))?);
         let log = Log::new(connection, unfiled, next_sequence, &options);
         let queue = Arc::new(Queue::new(options.queue_appends_max, options.queue_bytes_max));
         let (sender, tail) = watch::channel(log.last_sequence());
-        let writer = Writer::start(log, checkpointer, lock, queue, sender)
+        let writer = Writer::start(log, checkpointer, Arc::clone(&file), lock, queue, sender)
             .map_err(|error| storage(Arc::new(error)))?;
-        Ok(Self { reader, tail, writer: Some(writer) })
+        Ok(Self { reader, tail, writer: Some(writer), _database: Some(file) })
     }
 
     /// Opens the event log in `dir` for reading, also while another process writes to it.
@@ -114,7 +118,7 @@ impl Embedded {
         let reader = reader
             .map_err(|error| OpenError::Storage { dir: dir.into(), source: Arc::new(error) })?;
         let (_, tail) = watch::channel(next_sequence.checked_sub(1));
-        Ok(Self { reader, tail, writer: None })
+        Ok(Self { reader, tail, writer: None, _database: None })
     }
 
     /// See [`Ledger::append`](super::Ledger::append).

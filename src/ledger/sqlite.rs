@@ -2,22 +2,31 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use uuid::Uuid;
 
-/// Opens a derived file for writing and brings it to the schema whose steps are `migrations`, in
+use super::{Ledger, ReadError};
+
+/// Opens a derived file for writing, and brings it to the schema whose steps are `migrations`, in
 /// order. WAL, so that readers never wait; `synchronous=NORMAL`, since what a power failure takes
-/// is derived again. The write-ahead log grows to 32 MiB before it is copied: events of many devices
-/// change the same pages again and again, and each copy waits for the disk that the ledger commits to.
-pub fn open_disposable(path: &Path, migrations: &[&str]) -> rusqlite::Result<Connection> {
+/// is derived again.
+pub fn open_for_writing(path: &Path, migrations: &[&str]) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.set_prepared_statement_cache_capacity(64);
-    connection.busy_timeout(Duration::from_secs(5))?;
-    connection.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768;
-         PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 8192;",
-    )?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_FRAMES)?;
+    migrate(&mut connection, migrations)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     let applied: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     for (step, migration) in migrations.iter().enumerate().skip(applied) {
         let transaction = connection.transaction()?;
@@ -25,14 +34,56 @@ pub fn open_disposable(path: &Path, migrations: &[&str]) -> rusqlite::Result<Con
         transaction.pragma_update(None, "user_version", step + 1)?;
         transaction.commit()?;
     }
-    Ok(connection)
+    Ok(())
 }
 
-/// Opens a derived file for reading.
-pub fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
+/// How far a derived file has come.
+pub struct Checkpoint {
+    /// Sequence of the next event to apply.
+    pub next_sequence: u64,
+    /// Id of the last event applied.
+    pub last_event_id: Option<Uuid>,
+}
+
+impl Checkpoint {
+    /// Whether it was `ledger` that the file was derived from.
+    pub async fn is_of(&self, ledger: &Ledger) -> Result<bool, ReadError> {
+        let applied = match self.next_sequence.checked_sub(1) {
+            Some(last) => ledger.read_all(last, 1).await?.first().map(|recorded| recorded.id),
+            None => None,
+        };
+        Ok(applied == self.last_event_id)
+    }
+}
+
+/// Connections that read a derived file, as many as are needed at once.
+pub struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    /// Readers of the file at `path`. None is opened yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, idle: Mutex::default() }
+    }
+
+    /// A connection that nobody else has.
+    pub fn take(&self) -> rusqlite::Result<Connection> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.map_or_else(|| open_read_only(&self.path), Ok)
+    }
+
+    /// Takes a connection back that is in no transaction.
+    pub fn give_back(&self, connection: Connection) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+}
+
+fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
 }
@@ -49,3 +100,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The page cache of the connection that writes.
+const CACHE_KIB: i64 = 32 << 10;
+/// The write-ahead log grows to 16 MiB before it is copied: events of many devices change the same
+/// pages again and again, and each copy waits for the disk that the ledger commits to.
+const CHECKPOINT_FRAMES: i64 = 4096;

@@ -59,15 +59,16 @@ pub struct Tail {
 impl Tail {
     /// Follows `ledger` from `next_sequence` on. `pause` is how long events may gather before they
     /// are applied together: rows that several of them change are then written once.
-    pub fn spawn(
+    pub async fn spawn(
         name: &str,
         ledger: Arc<Ledger>,
         next_sequence: u64,
         pause: Duration,
         apply: impl Apply,
     ) -> std::io::Result<Self> {
+        let last_at_ms = time_before(&ledger, next_sequence).await;
         let (sender, progress) =
-            watch::channel(Progress { next_sequence, last_at_ms: 0, failed: None });
+            watch::channel(Progress { next_sequence, last_at_ms, failed: None });
         let (hurry, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let follower = Follower {
             ledger,
@@ -146,7 +147,6 @@ enum TailError {
 impl<A: Apply> Follower<A> {
     async fn run(mut self, name: &str) {
         let mut committed = self.ledger.subscribe();
-        self.take_up().await;
         loop {
             match self.apply_next_batch().await {
                 Ok(true) => {
@@ -183,16 +183,6 @@ impl<A: Apply> Follower<A> {
         }
     }
 
-    /// Learns the time of the last event applied before this start. If that fails, so will the first
-    /// batch, and that is reported.
-    async fn take_up(&self) {
-        let Some(last) = self.next_sequence.checked_sub(1) else { return };
-        let recorded = self.ledger.read_all(last, 1).await.unwrap_or_default().pop();
-        if let Some(Ok(fact)) = recorded.map(Fact::of) {
-            self.progress.send_modify(|progress| progress.last_at_ms = fact.event.at_ms());
-        }
-    }
-
     /// Applies what is there, up to one batch; tells whether there is likely more at once.
     async fn apply_next_batch(&mut self) -> Result<bool, TailError> {
         let recorded = self.ledger.read_all(self.next_sequence, BATCH_EVENTS).await?;
@@ -213,6 +203,14 @@ impl<A: Apply> Follower<A> {
         }
         Ok(full)
     }
+}
+
+/// The time of the last event applied before; 0 if there is none. If it cannot be read, neither can
+/// the first batch, and that is reported.
+async fn time_before(ledger: &Ledger, next_sequence: u64) -> i64 {
+    let Some(last) = next_sequence.checked_sub(1) else { return 0 };
+    let recorded = ledger.read_all(last, 1).await.unwrap_or_default().pop();
+    recorded.map(Fact::of).and_then(Result::ok).map_or(0, |fact| fact.event.at_ms())
 }
 
 /// An error and its causes in one line.

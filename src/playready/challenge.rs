@@ -174,9 +174,27 @@ impl Verifier {
         let (operation, challenge) = soap::challenge(&document)?;
         let name = operation.signed_element();
         let signed = Signed::in_request(&document, challenge, name)?;
-        let alone = Document::parse(signed.bytes().as_bytes()).map_err(fault)?;
-        let element = alone.root();
-        if !element.is(PROTOCOLS, name) {
+        let verify =
+            |element: Element<'_, '_>| self.verify_alone(operation, &signed, element, now_s);
+        let (sender, message, signed_digest) = signed.element().alone(verify).map_err(fault)??;
+        Ok(VerifiedChallenge {
+            sender,
+            message,
+            signed_digest,
+            signed_span: signed.span(),
+            request: body.into(),
+        })
+    }
+
+    /// Steps 3 to 7. `element` is the signed element, read alone.
+    fn verify_alone(
+        &self,
+        operation: Operation,
+        signed: &Signed<'_, '_>,
+        element: Element<'_, '_>,
+        now_s: u64,
+    ) -> Result<(Sender, Message, [u8; 32]), Fault> {
+        if !element.is(PROTOCOLS, operation.signed_element()) {
             return Err(element.problem("has another name when read alone").into());
         }
         let encrypted = element.required(ENCRYPTION, "EncryptedData")?;
@@ -186,13 +204,7 @@ impl Verifier {
         let sender = self
             .identify(encrypted, &key, now_s)
             .ok_or_else(|| Fault::invalid_message(NOT_ACCEPTED))?;
-        Ok(VerifiedChallenge {
-            sender,
-            message: Message::read(operation, element, version)?,
-            signed_digest,
-            signed_span: signed.span(),
-            request: body.into(),
-        })
+        Ok((sender, Message::read(operation, element, version)?, signed_digest))
     }
 
     /// Steps 5 and 6. Deliberately does not say why it fails.

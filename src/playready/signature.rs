@@ -67,7 +67,7 @@ enum KeySource {
 /// A signed element and its signature at their places; nothing is verified yet.
 pub(super) struct Signed<'d, 'a> {
     element: Element<'d, 'a>,
-    signed_info: &'a str,
+    signed_info: Element<'d, 'a>,
     value: Element<'d, 'a>,
     key_info: Option<Element<'d, 'a>>,
 }
@@ -123,12 +123,12 @@ impl<'d, 'a> Signed<'d, 'a> {
                 (info, value, None)
             }
         };
-        Ok(Self { element: signed, signed_info: signed_info.raw(), value, key_info })
+        Ok(Self { element: signed, signed_info, value, key_info })
     }
 
-    /// The signed element as transmitted.
-    pub(super) fn bytes(&self) -> &'a str {
-        self.element.raw()
+    /// The signed element.
+    pub(super) fn element(&self) -> Element<'d, 'a> {
+        self.element
     }
 
     /// Where the signed element stands in the message.
@@ -152,22 +152,19 @@ impl<'d, 'a> Signed<'d, 'a> {
     /// Checks `SignedInfo`, the digest and the signature (section 2.2 and rules 3 to 5 of 2.3).
     /// Returns SHA-256 of the signed element.
     pub(super) fn verify(&self, key: &PublicKey) -> Result<[u8; 32], SignatureError> {
-        let stated = stated_digest(self.signed_info)?;
-        let digest: [u8; 32] = Sha256::digest(self.bytes()).into();
+        // Alone, so that a prefix declared outside cannot change a name.
+        let stated = self.signed_info.alone(|info| stated_digest(info))??;
+        let digest: [u8; 32] = Sha256::digest(self.element.raw()).into();
         if stated != digest {
             return Err(SignatureError::Digest);
         }
         let signature = self.value.base64_array::<64>()?;
-        key.verify(self.signed_info.as_bytes(), &signature)?;
+        key.verify(self.signed_info.raw().as_bytes(), &signature)?;
         Ok(digest)
     }
 }
 
-/// Reads `SignedInfo` from a parse of exactly its own bytes, so that a prefix declared outside
-/// cannot change a name.
-fn stated_digest(signed_info: &str) -> Result<[u8; 32], SignatureError> {
-    let document = Document::parse(signed_info.as_bytes())?;
-    let info = document.root();
+fn stated_digest(info: Element<'_, '_>) -> Result<[u8; 32], SignatureError> {
     if !info.is(SIGNATURES, "SignedInfo") {
         return Err(info.problem("is not SignedInfo when read alone").into());
     }

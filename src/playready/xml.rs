@@ -84,6 +84,10 @@ pub struct Document<'a> {
 struct Node<'a> {
     namespace: &'a str,
     local: &'a str,
+    /// How many elements it stands in.
+    level: usize,
+    /// The lowest level whose declarations its name and those of its attributes depend on.
+    names_from: usize,
     /// From `<` of the start tag past `>` of the end tag.
     start: usize,
     end: usize,
@@ -105,6 +109,8 @@ pub struct Attribute<'a> {
     pub local: &'a str,
     /// The value with references decoded and white space normalized.
     pub value: Cow<'a, str>,
+    /// Level of the element that declares its prefix.
+    level: usize,
 }
 
 /// One element of a [`Document`].
@@ -213,6 +219,21 @@ impl<'d, 'a> Element<'d, 'a> {
     pub fn span(self) -> Range<usize> {
         let offset = self.document.offset;
         self.node.start.saturating_add(offset)..self.node.end.saturating_add(offset)
+    }
+
+    /// Reads the element as a parse of exactly its own bytes shows it, so that no prefix declared
+    /// outside can change a name. Where nothing inside depends on such a prefix, that is the element
+    /// as it is.
+    ///
+    /// # Errors
+    ///
+    /// The bytes alone are no document.
+    pub fn alone<T>(self, read: impl FnOnce(Element<'_, 'a>) -> T) -> Result<T, XmlError> {
+        let inside = self.document.nodes.get(self.index..self.node.next).unwrap_or_default();
+        if inside.iter().all(|node| node.names_from >= self.node.level) {
+            return Ok(read(self));
+        }
+        Ok(read(Document::parse(self.raw().as_bytes())?.root()))
     }
 
     /// The element as it was transmitted, tags included.

@@ -3,14 +3,14 @@
 mod apply;
 mod query;
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use crate::ledger::sqlite;
+use crate::ledger::sqlite::{self, Checkpoint, Readers};
 use crate::ledger::tail::{Progress, Tail};
 use crate::ledger::{Ledger, ReadError};
 
@@ -20,7 +20,7 @@ pub use query::{
 
 /// How long events gather before they are applied, unless a reader waits for them. Together they
 /// change the same pages, which are then written once.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(500);
 
 const FILE: &str = "read_models.db";
 const SCHEMA: &[&str] = &[
@@ -48,8 +48,7 @@ pub enum InventoryError {
 
 /// Answers questions about devices. Clones of an `Arc` share one tail.
 pub struct Inventory {
-    path: PathBuf,
-    readers: Mutex<Vec<Connection>>,
+    readers: Readers,
     tail: Option<Tail>,
 }
 
@@ -58,17 +57,18 @@ impl Inventory {
     /// the ledger does this.
     pub async fn open(dir: &Path, ledger: Arc<Ledger>) -> Result<Self, InventoryError> {
         let path = dir.join(FILE);
-        let (connection, next_sequence) = open_for(&path, &ledger).await?;
-        let builder = apply::Builder { connection };
-        let tail = Tail::spawn("inventory", ledger, next_sequence, PAUSE, builder)?;
-        Ok(Self { path, readers: Mutex::new(Vec::new()), tail: Some(tail) })
+        let (file, next_sequence) = open_for(&path, &ledger).await?;
+        let builder = apply::Builder { file };
+        let tail = Tail::spawn("inventory", ledger, next_sequence, PAUSE, builder).await?;
+        Ok(Self { readers: Readers::new(path), tail: Some(tail) })
     }
 
     /// Opens an inventory that another process keeps, for reading.
     pub fn open_read_only(dir: &Path) -> Result<Self, InventoryError> {
-        let path = dir.join(FILE);
-        let connection = sqlite::open_read_only(&path)?;
-        Ok(Self { path, readers: Mutex::new(vec![connection]), tail: None })
+        let readers = Readers::new(dir.join(FILE));
+        // Says at once if there is none.
+        readers.give_back(readers.take()?);
+        Ok(Self { readers, tail: None })
     }
 
     /// Drops the inventory in `dir`; the next [`open`](Self::open) builds it anew.
@@ -102,15 +102,11 @@ impl Inventory {
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, InventoryError> {
-        let pooled = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match pooled {
-            Some(connection) => connection,
-            None => sqlite::open_read_only(&self.path)?,
-        };
+        let mut connection = self.readers.take()?;
         let transaction = connection.transaction()?;
         let answer = query(&transaction);
         transaction.finish()?;
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        self.readers.give_back(connection);
         Ok(answer?)
     }
 }
@@ -121,32 +117,31 @@ fn next_sequence(connection: &Connection) -> rusqlite::Result<u64> {
 
 /// Opens the file for writing; builds from the start when it is damaged or not this ledger's.
 async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), InventoryError> {
-    let connection = match open_current(path) {
-        Ok(connection) => connection,
+    let file = match open_current(path) {
+        Ok(file) => file,
         Err(error) => {
             tracing::warn!(%error, "the inventory cannot be used and is built anew: {error}");
             sqlite::remove(path)?;
             open_current(path)?
         }
     };
-    let next = next_sequence(&connection)?;
-    let last_event_id: Option<[u8; 16]> =
-        connection.query_row("SELECT last_event_id FROM checkpoint", [], |row| row.get(0))?;
-    let applied = match next.checked_sub(1) {
-        Some(last) => ledger.read_all(last, 1).await?.first().map(|recorded| recorded.id),
-        None => None,
-    };
-    if applied == last_event_id.map(Uuid::from_bytes) {
-        return Ok((connection, next));
+    let checkpoint =
+        file.query_row("SELECT next_sequence, last_event_id FROM checkpoint", [], |row| {
+            let last_event_id: Option<[u8; 16]> = row.get(1)?;
+            let last_event_id = last_event_id.map(Uuid::from_bytes);
+            Ok(Checkpoint { next_sequence: row.get(0)?, last_event_id })
+        })?;
+    if checkpoint.is_of(ledger).await? {
+        return Ok((file, checkpoint.next_sequence));
     }
     tracing::warn!("the inventory belongs to another ledger and is built anew");
-    drop(connection);
+    drop(file);
     sqlite::remove(path)?;
     Ok((open_current(path)?, 0))
 }
 
 fn open_current(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = sqlite::open_disposable(path, SCHEMA)?;
-    connection.execute("INSERT OR IGNORE INTO checkpoint VALUES (1, 0, NULL)", [])?;
-    Ok(connection)
+    let file = sqlite::open_for_writing(path, SCHEMA)?;
+    file.execute("INSERT OR IGNORE INTO checkpoint VALUES (1, 0, NULL)", [])?;
+    Ok(file)
 }

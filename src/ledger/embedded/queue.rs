@@ -68,12 +68,7 @@ impl Queue {
 
     /// Takes everything that waits, and waits for something if there is nothing. `None` once the
     /// queue has ended and is empty.
-    ///
-    /// Writers that were answered together come back within microseconds of each other. So up to
-    /// [`GATHER`] is spent on waiting for as many as half of `expected`, the size of the last
-    /// group: otherwise the first to return pays for a commit of its own, and all the others wait
-    /// for it.
-    pub(super) fn take(&self, expected: usize) -> Option<Vec<Pending>> {
+    pub(super) fn take(&self, gathering: &mut Gathering) -> Option<Vec<Pending>> {
         let mut waiting = self.lock();
         waiting.wanted = 1;
         while waiting.appends.is_empty() {
@@ -82,15 +77,35 @@ impl Queue {
             }
             waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
-        waiting.wanted = expected / 2;
-        let few = |waiting: &mut Waiting| waiting.appends.len() < waiting.wanted;
-        if few(&mut waiting) {
-            let gathered = self.arrived.wait_timeout_while(waiting, GATHER, few);
-            waiting = gathered.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        waiting = self.gather(waiting, gathering.wanted());
+        gathering.took(waiting.appends.len());
         waiting.wanted = 0;
         waiting.bytes = 0;
         Some(std::mem::take(&mut waiting.appends))
+    }
+
+    /// Waits for `wanted` appends as long as more of them keep coming.
+    fn gather<'a>(
+        &self,
+        mut waiting: MutexGuard<'a, Waiting>,
+        wanted: usize,
+    ) -> MutexGuard<'a, Waiting> {
+        waiting.wanted = wanted;
+        let few = |waiting: &mut Waiting| {
+            waiting.appends.len() < waiting.wanted && waiting.ended.is_none()
+        };
+        for _ in 0..PACES {
+            let before = waiting.appends.len();
+            let (gathered, timeout) = self
+                .arrived
+                .wait_timeout_while(waiting, PACE, few)
+                .unwrap_or_else(PoisonError::into_inner);
+            waiting = gathered;
+            if !timeout.timed_out() || waiting.appends.len() == before {
+                break;
+            }
+        }
+        waiting
     }
 
     /// Takes no more. What waits is still taken by the writer.
@@ -116,8 +131,42 @@ impl Queue {
     }
 }
 
-/// A sixth of what a commit takes on a fast disk.
-const GATHER: Duration = Duration::from_micros(50);
+/// How many appends a commit is worth waiting for.
+///
+/// A commit costs nearly the same for one append as for fifty, and takes that time from the threads
+/// that prepare the next ones. So as many are gathered as there are writers, which is found out: now
+/// and then a commit waits for whoever comes, and what it got is waited for afterwards. A writer that
+/// is alone never waits.
+pub(super) struct Gathering {
+    writers: usize,
+    commits: usize,
+}
+
+impl Gathering {
+    pub(super) fn new() -> Self {
+        Self { writers: 1, commits: 0 }
+    }
+
+    fn finds_out(&self) -> bool {
+        self.writers > 1 && self.commits.is_multiple_of(FIND_OUT_EVERY)
+    }
+
+    fn wanted(&self) -> usize {
+        if self.finds_out() { usize::MAX } else { self.writers }
+    }
+
+    fn took(&mut self, appends: usize) {
+        self.writers = if self.finds_out() { appends } else { self.writers.max(appends) };
+        self.commits = self.commits.wrapping_add(1);
+    }
+}
+
+const FIND_OUT_EVERY: usize = 16;
+/// Waiting goes on while each such span brings an append: writers that were answered together first
+/// seal and send what they were answered.
+const PACE: Duration = Duration::from_millis(1);
+/// For so many spans at most.
+const PACES: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -134,7 +183,7 @@ mod tests {
         queue.push(pending().0).unwrap();
         queue.push(pending().0).unwrap();
         assert!(matches!(queue.push(pending().0), Err(Unavailable::QueueFull)));
-        assert_eq!(queue.take(0).unwrap().len(), 2);
+        assert_eq!(queue.take(&mut Gathering::new()).unwrap().len(), 2);
         queue.push(pending().0).unwrap();
     }
 
@@ -144,8 +193,8 @@ mod tests {
         queue.push(pending().0).unwrap();
         queue.close();
         assert!(matches!(queue.push(pending().0), Err(Unavailable::Closed)));
-        assert_eq!(queue.take(0).unwrap().len(), 1);
-        assert!(queue.take(0).is_none());
+        assert_eq!(queue.take(&mut Gathering::new()).unwrap().len(), 1);
+        assert!(queue.take(&mut Gathering::new()).is_none());
     }
 
     #[test]
@@ -157,5 +206,34 @@ mod tests {
         let refused = answer.try_recv().unwrap();
         assert!(matches!(refused, Err(AppendError::Unavailable(Unavailable::Stopped))));
         assert!(matches!(queue.push(pending().0), Err(Unavailable::Stopped)));
+    }
+
+    #[test]
+    fn a_writer_that_is_alone_is_not_kept_waiting_for_others() {
+        let mut gathering = Gathering::new();
+        for _ in 0..40 {
+            assert_eq!(gathering.wanted(), 1);
+            gathering.took(1);
+        }
+    }
+
+    #[test]
+    fn as_many_are_waited_for_as_there_are_writers() {
+        let mut gathering = Gathering::new();
+        gathering.took(2);
+        let mut found_out = 0;
+        for _ in 0..40 {
+            let wanted = gathering.wanted();
+            assert!(matches!(wanted, 2 | 8 | usize::MAX), "{wanted}");
+            found_out += usize::from(wanted == usize::MAX);
+            gathering.took(if wanted == usize::MAX { 8 } else { wanted });
+        }
+        assert_eq!(found_out, 2);
+        assert_eq!(gathering.wanted(), 8);
+        // They leave.
+        for _ in 0..FIND_OUT_EVERY {
+            gathering.took(1);
+        }
+        assert_eq!(gathering.wanted(), 1);
     }
 }

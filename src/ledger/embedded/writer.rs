@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::log::{Checkpointed, Log, Outcome, checkpoint};
-use super::queue::{Pending, Queue};
+use super::queue::{Gathering, Pending, Queue};
 use crate::ledger::append::Unavailable;
 
 /// The threads, and the queue in front of them. Dropping it commits what is queued.
@@ -26,6 +26,7 @@ impl Writer {
     pub(super) fn start(
         log: Log,
         checkpointer: Connection,
+        database: Arc<File>,
         lock: File,
         queue: Arc<Queue>,
         tail: watch::Sender<Option<u64>>,
@@ -35,7 +36,7 @@ impl Writer {
         let restart = Arc::clone(&restart_due);
         let checkpointer = thread::Builder::new()
             .name("ledger-checkpoint".into())
-            .spawn(move || copy_write_ahead_log(&checkpointer, &due, &restart))?;
+            .spawn(move || copy_write_ahead_log(&checkpointer, &database, &due, &restart))?;
         let committer = Committer {
             queue: Arc::clone(&queue),
             log,
@@ -77,14 +78,14 @@ struct Committer {
 
 impl Committer {
     fn run(mut self) {
-        let mut expected = 0;
-        while let Some(group) = self.queue.take(expected) {
-            expected = group.len();
+        let mut gathering = Gathering::new();
+        while let Some(group) = self.queue.take(&mut gathering) {
+            let appends = group.len();
             let bytes: usize = group.iter().map(|pending| pending.append.size_bytes()).sum();
             if !self.commit(group) {
                 return;
             }
-            self.keep_write_ahead_log_short(bytes + expected * OVERHEAD_BYTES);
+            self.keep_write_ahead_log_short(bytes + appends * OVERHEAD_BYTES);
         }
     }
 
@@ -143,9 +144,20 @@ impl Drop for Committer {
     }
 }
 
-fn copy_write_ahead_log(connection: &Connection, due: &Receiver<()>, restart_due: &AtomicBool) {
+/// SQLite brings the database to disk when all of the write-ahead log has been copied. That is left
+/// to the committing thread, which must not find much to do: so it is done after each part as well.
+fn copy_write_ahead_log(
+    connection: &Connection,
+    database: &File,
+    due: &Receiver<()>,
+    restart_due: &AtomicBool,
+) {
     while due.recv().is_ok() {
-        match checkpoint(connection) {
+        let copied = checkpoint(connection);
+        if let Err(error) = database.sync_data() {
+            tracing::warn!(%error, "the database could not be brought to disk: {error}");
+        }
+        match copied {
             Ok(Checkpointed { frames, .. }) if frames >= RESTART_FRAMES => {
                 restart_due.store(true, Ordering::Relaxed);
             }

@@ -4,7 +4,7 @@
 //! their time in conflicts. That is for speed only: what keeps two decisions apart is the append,
 //! which names the head it was decided on, whoever else writes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,9 +13,9 @@ use tokio::sync::{OwnedMappedMutexGuard, OwnedMutexGuard};
 
 use super::super::tail::Fact;
 use super::super::{Ledger, StreamName};
-use super::store::{DEVICE_STREAM, Moment, StateError, StateStore};
+use super::store::{DEVICE_STREAM, Moment, StateError, StateStore, StoredKey};
 use crate::domain::lookup::{self, Key, Place, Row, Rows, Value};
-use crate::domain::{Device, DeviceRef, Event};
+use crate::domain::{Device, DeviceRef, Event, Identity};
 
 /// Devices kept in memory. One with 25 live licenses takes about 4 KiB. The most that one can take
 /// under the default policy is about 130 KiB: 25 slots of 16 licenses (25 KiB), 100 refusals of 50
@@ -26,6 +26,13 @@ const CACHED_DEVICES: usize = 16 * 1024;
 
 /// Recent index rows a device keeps in memory before it asks which of them are stored by now.
 const OVERLAY_ROWS: usize = 64;
+
+/// Rows of an identity of which it is learned once which there are: those of about 30 licenses. An
+/// identity with more is asked for each row, so that no length of history makes a first decision slow.
+const PRESENT_READ: usize = 128;
+
+/// Rows of which it is kept while they become more (8 bytes each, and the table's slack).
+const PRESENT_KEPT: usize = 512;
 
 /// Events read in one step when a device is folded forward.
 const READ_EVENTS: usize = 1024;
@@ -43,6 +50,8 @@ struct Loaded {
     head: Option<u64>,
     /// Rows changed by events that the store may not hold yet.
     overlay: HashMap<Key, Row>,
+    /// What rows there are of the identity that asked last.
+    present: Present,
 }
 
 /// One device, held for one decision.
@@ -93,7 +102,7 @@ impl Deciding {
             Some((revision, device)) => (Some(revision), device),
             None => (None, Device::default()),
         };
-        Ok(Loaded { device, head, overlay: HashMap::new() })
+        Ok(Loaded { device, head, overlay: HashMap::new(), present: Present::default() })
     }
 }
 
@@ -128,11 +137,9 @@ impl DeviceGuard {
     }
 
     fn rows(&mut self) -> DeviceRows<'_> {
-        DeviceRows {
-            overlay: &mut self.loaded.overlay,
-            read: &mut self.read,
-            moment: self.deciding.store.moment(),
-        }
+        let Loaded { overlay, present, .. } = &mut *self.loaded;
+        let moment = self.deciding.store.moment();
+        DeviceRows { overlay, present, read: &mut self.read, moment }
     }
 
     /// Reads the head of the stream and folds what is new; tells whether there was anything.
@@ -189,12 +196,60 @@ impl Loaded {
     }
 }
 
+/// Which rows one identity has, in the store or in memory: most of what a decision asks for is
+/// not there, and need not be looked for.
+///
+/// Rows are never removed, so what was read from the store holds together with what was put since.
+/// Once an identity belongs to another device, that device's events put its rows: this is forgotten
+/// with the device it was read for.
+#[derive(Default)]
+struct Present {
+    identity: Option<Identity>,
+    /// The [mark](StoredKey::mark) of each key; `None` if there are too many.
+    keys: Option<HashSet<u64>>,
+}
+
+impl Present {
+    /// Sees to it that this is of `identity`.
+    fn learn(
+        &mut self,
+        identity: Identity,
+        overlay: &HashMap<Key, Row>,
+        moment: &mut Moment<'_>,
+    ) -> Result<(), StateError> {
+        if self.identity == Some(identity) {
+            return Ok(());
+        }
+        self.keys = moment.keys_of(identity, PRESENT_READ)?;
+        self.identity = Some(identity);
+        overlay.keys().for_each(|key| self.add(key));
+        Ok(())
+    }
+
+    /// `false` if there is certainly no row under `key`.
+    fn may_hold(&self, key: &Key) -> bool {
+        self.keys.as_ref().is_none_or(|keys| keys.contains(&StoredKey::of(key).mark()))
+    }
+
+    fn add(&mut self, key: &Key) {
+        if self.identity == Some(key.identity())
+            && let Some(keys) = &mut self.keys
+        {
+            keys.insert(StoredKey::of(key).mark());
+            if keys.len() > PRESENT_KEPT {
+                self.keys = None;
+            }
+        }
+    }
+}
+
 /// The rows as of a device's head: recent ones from memory, all others from the store.
 ///
 /// The store may have advanced past the head meanwhile. A row from there has seen the event
 /// already, and [`lookup::apply`] leaves such a row alone.
 pub struct DeviceRows<'a> {
     overlay: &'a mut HashMap<Key, Row>,
+    present: &'a mut Present,
     read: &'a mut HashMap<Key, Option<Row>>,
     moment: Moment<'a>,
 }
@@ -216,6 +271,10 @@ impl Rows for DeviceRows<'_> {
         if let Some(row) = self.read.get(key) {
             return Ok(row.clone());
         }
+        self.present.learn(key.identity(), self.overlay, &mut self.moment)?;
+        if !self.present.may_hold(key) {
+            return Ok(None);
+        }
         let row = self.moment.row(key)?;
         self.read.insert(key.clone(), row.clone());
         Ok(row)
@@ -223,6 +282,7 @@ impl Rows for DeviceRows<'_> {
 
     fn put(&mut self, key: Key, row: Row) -> Result<(), StateError> {
         self.read.remove(&key);
+        self.present.add(&key);
         self.overlay.insert(key, row);
         Ok(())
     }

@@ -1,28 +1,30 @@
 //! `state.db`: the folded devices and the index rows, and the tail that keeps them.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use uuid::Uuid;
 
-use super::super::sqlite;
+use super::super::sqlite::{self, Checkpoint, Readers};
 use super::super::tail::{Apply, Fact, Progress, Tail, error_text};
 use super::super::{Ledger, ReadError};
+use crate::domain::ids::Wire16;
 use crate::domain::lookup::{self, Key, Place, Row, Rows};
-use crate::domain::{Device, DeviceRef};
+use crate::domain::{Device, DeviceRef, Digest, Identity, KeyId, Nonce, SessionId, TransactionId};
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-const FOLD_VERSION: i64 = 2;
+const FOLD_VERSION: i64 = 3;
 
 /// How long events gather before they are applied: events of many devices change the same pages,
 /// which are then written once. Decisions do not wait for it, since recent events are folded forward
 /// in memory.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Prefix of the streams that hold one device each.
 pub const DEVICE_STREAM: &str = "device-";
@@ -49,8 +51,7 @@ pub enum StateError {
 
 /// Reads the folded state; a tail on its own thread keeps it.
 pub struct StateStore {
-    readers: Mutex<Vec<Connection>>,
-    path: std::path::PathBuf,
+    readers: Readers,
     tail: Tail,
 }
 
@@ -58,10 +59,9 @@ impl StateStore {
     /// Opens or makes `state.db` in `dir` and starts to follow `ledger`.
     pub async fn open(dir: &Path, ledger: Arc<Ledger>) -> Result<Self, StateError> {
         let path = dir.join("state.db");
-        let (connection, next_sequence) = open_for(&path, &ledger).await?;
-        let folder = Folder { connection };
-        let tail = Tail::spawn("state", ledger, next_sequence, PAUSE, folder)?;
-        Ok(Self { readers: Mutex::new(Vec::new()), path, tail })
+        let (file, next_sequence) = open_for(&path, &ledger).await?;
+        let tail = Tail::spawn("state", ledger, next_sequence, PAUSE, Folder { file }).await?;
+        Ok(Self { readers: Readers::new(path), tail })
     }
 
     /// Drops the state in `dir`; the next [`open`](Self::open) folds it anew.
@@ -76,24 +76,15 @@ impl StateStore {
 
     /// The folded state of a device and the revision of its stream it was folded to.
     pub fn device(&self, device: &DeviceRef) -> Result<Option<(u64, Device)>, StateError> {
-        let connection = self.reader()?;
+        let connection = self.readers.take()?;
         let state = read_device(&connection, device);
-        self.give_back(connection);
+        self.readers.give_back(connection);
         state
     }
 
     /// Reads index rows as of one moment.
     pub fn moment(&self) -> Moment<'_> {
         Moment { store: self, connection: None }
-    }
-
-    fn reader(&self) -> Result<Connection, StateError> {
-        let pooled = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        pooled.map_or_else(|| Ok(sqlite::open_read_only(&self.path)?), Ok)
-    }
-
-    fn give_back(&self, connection: Connection) {
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 }
 
@@ -107,12 +98,34 @@ pub struct Moment<'a> {
 impl Moment<'_> {
     /// The index row under `key`.
     pub fn row(&mut self, key: &Key) -> Result<Option<Row>, StateError> {
-        if self.connection.is_none() {
-            let connection = self.store.reader()?;
-            connection.prepare_cached("BEGIN")?.execute([])?;
-            self.connection = Some(connection);
+        stored_row(self.connection()?, &StoredKey::of(key))
+    }
+
+    /// The [marks](StoredKey::mark) of the keys that `identity` has rows under; `None` if they are
+    /// more than `limit`.
+    pub(super) fn keys_of(
+        &mut self,
+        identity: Identity,
+        limit: usize,
+    ) -> Result<Option<HashSet<u64>>, StateError> {
+        let first = identity_bytes(&identity);
+        let last = [first, &[u8::MAX]].concat();
+        let mut query = self.connection()?.prepare_cached(SELECT_KEYS)?;
+        let keys = query
+            .query_map(params![first, last, limit + 1], |row| Ok(StoredKey(row.get(0)?).mark()))?;
+        let keys = keys.collect::<Result<HashSet<_>, _>>()?;
+        Ok((keys.len() <= limit).then_some(keys))
+    }
+
+    fn connection(&mut self) -> Result<&Connection, StateError> {
+        match &mut self.connection {
+            Some(connection) => Ok(connection),
+            none => {
+                let connection = self.store.readers.take()?;
+                connection.prepare_cached("BEGIN")?.execute([])?;
+                Ok(none.insert(connection))
+            }
         }
-        self.connection.as_ref().map_or(Ok(None), |connection| read_row(connection, key))
     }
 }
 
@@ -121,7 +134,7 @@ impl Drop for Moment<'_> {
         let Some(connection) = self.connection.take() else { return };
         // A connection that cannot end its transaction is closed, which ends it.
         if connection.prepare_cached("COMMIT").and_then(|mut end| end.execute([])).is_ok() {
-            self.store.give_back(connection);
+            self.store.readers.give_back(connection);
         }
     }
 }
@@ -141,25 +154,60 @@ fn read_device(
     }
 }
 
-fn read_row(connection: &Connection, key: &Key) -> Result<Option<Row>, StateError> {
+fn stored_row(connection: &Connection, key: &StoredKey) -> Result<Option<Row>, StateError> {
     let mut query = connection.prepare_cached("SELECT value FROM lookups WHERE key = ?1")?;
-    let key = postcard::to_allocvec(key)?;
-    let value: Option<Vec<u8>> = query.query_row([key], |row| row.get(0)).optional()?;
+    let value: Option<Vec<u8>> = query.query_row([&key.0], |row| row.get(0)).optional()?;
     Ok(value.map(|value| postcard::from_bytes(&value)).transpose()?)
+}
+
+/// What an index row is stored under: the first half of its identity, so that the rows of one device
+/// share pages, then the kind of the key and its ids, 16 bytes each.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct StoredKey(Vec<u8>);
+
+const IDENTITY_BYTES: usize = 16;
+
+impl StoredKey {
+    pub(super) fn of(key: &Key) -> Self {
+        let mut bytes = Vec::with_capacity(IDENTITY_BYTES + 33);
+        bytes.extend_from_slice(identity_bytes(&key.identity()));
+        match key {
+            Key::Challenge(_, Nonce(Wire16(nonce))) => put(&mut bytes, 0, [nonce]),
+            Key::SessionKid(_, SessionId(Wire16(session)), KeyId(kid)) => {
+                put(&mut bytes, 1, [session, kid.as_bytes()]);
+            }
+            Key::ExplicitSession(_, SessionId(Wire16(session))) => put(&mut bytes, 2, [session]),
+            Key::Kid(_, KeyId(kid)) => put(&mut bytes, 3, [kid.as_bytes()]),
+            Key::Transaction(_, TransactionId(id)) => put(&mut bytes, 4, [id.as_bytes()]),
+        }
+        Self(bytes)
+    }
+
+    /// A number that tells the keys of one identity apart, almost always.
+    pub(super) fn mark(&self) -> u64 {
+        let own = self.0.get(IDENTITY_BYTES..).unwrap_or_default();
+        let mut hasher = DefaultHasher::new();
+        own.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+fn identity_bytes(Identity(Digest(identity)): &Identity) -> &[u8] {
+    identity.first_chunk::<IDENTITY_BYTES>().map_or(&[], |bytes| bytes)
+}
+
+fn put<const N: usize>(bytes: &mut Vec<u8>, kind: u8, ids: [&[u8; 16]; N]) {
+    bytes.push(kind);
+    ids.iter().for_each(|id| bytes.extend_from_slice(*id));
 }
 
 /// Opens the file for writing, and says from where on to fold: from the start if the file is not of
 /// this ledger or not of this version, or damaged.
 async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), StateError> {
     let reason = match open_current(path) {
-        Ok((connection, Some(checkpoint))) => {
-            let Checkpoint { next_sequence, last_event_id } = checkpoint;
-            let applied = match next_sequence.checked_sub(1) {
-                Some(last) => ledger.read_all(last, 1).await?.first().map(|recorded| recorded.id),
-                None => None,
-            };
-            if applied == last_event_id {
-                return Ok((connection, next_sequence));
+        Ok((file, Some(checkpoint))) => {
+            if checkpoint.is_of(ledger).await? {
+                return Ok((file, checkpoint.next_sequence));
             }
             "it belongs to another ledger".to_owned()
         }
@@ -168,21 +216,15 @@ async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), Sta
     };
     tracing::warn!(%reason, "state.db cannot be used and is folded again: {reason}");
     sqlite::remove(path)?;
-    let (connection, _) = open_current(path)?;
-    Ok((connection, 0))
-}
-
-struct Checkpoint {
-    next_sequence: u64,
-    last_event_id: Option<Uuid>,
+    let (file, _) = open_current(path)?;
+    Ok((file, 0))
 }
 
 /// Opens the file, or makes it. No checkpoint: another version folded it.
 fn open_current(path: &Path) -> Result<(Connection, Option<Checkpoint>), StateError> {
-    let connection = sqlite::open_disposable(path, SCHEMA)?;
-    connection
-        .execute("INSERT OR IGNORE INTO checkpoint VALUES (1, ?1, 0, NULL)", [FOLD_VERSION])?;
-    let checkpoint = connection.query_row(
+    let file = sqlite::open_for_writing(path, SCHEMA)?;
+    file.execute("INSERT OR IGNORE INTO checkpoint VALUES (1, ?1, 0, NULL)", [FOLD_VERSION])?;
+    let checkpoint = file.query_row(
         "SELECT next_sequence, last_event_id FROM checkpoint WHERE fold_version = ?1",
         [FOLD_VERSION],
         |row| {
@@ -191,14 +233,15 @@ fn open_current(path: &Path) -> Result<(Connection, Option<Checkpoint>), StateEr
             Ok(Checkpoint { next_sequence: row.get(0)?, last_event_id })
         },
     );
-    Ok((connection, checkpoint.optional()?))
+    Ok((file, checkpoint.optional()?))
 }
 
+const SELECT_KEYS: &str = "SELECT key FROM lookups WHERE key BETWEEN ?1 AND ?2 LIMIT ?3";
 const SCHEMA: &[&str] = &[include_str!("../../../migrations/state/0001_state.sql")];
 
 /// Folds batches of events into the file.
 struct Folder {
-    connection: Connection,
+    file: Connection,
 }
 
 impl Apply for Folder {
@@ -210,9 +253,9 @@ impl Apply for Folder {
 impl Folder {
     fn fold(&mut self, batch: &[Fact]) -> Result<(), StateError> {
         let Some(last) = batch.last() else { return Ok(()) };
-        let transaction = self.connection.transaction()?;
+        let transaction = self.file.transaction()?;
         let mut devices = BTreeMap::<DeviceRef, (u64, Device)>::new();
-        let mut rows = BatchRows { transaction: &transaction, rows: HashMap::new() };
+        let mut rows = BatchRows { transaction: &transaction, rows: BTreeMap::new() };
         for fact in batch {
             let Some(device) = device_of(fact) else { continue };
             let (sequence, revision) = (fact.recorded.sequence, fact.recorded.revision);
@@ -260,36 +303,32 @@ fn write_devices(
 /// Index rows of one batch: read through, written once at its end, in key order.
 struct BatchRows<'a> {
     transaction: &'a Transaction<'a>,
-    rows: HashMap<Key, Row>,
+    rows: BTreeMap<StoredKey, Row>,
 }
 
 impl Rows for BatchRows<'_> {
     type Error = StateError;
 
     fn get(&mut self, key: &Key) -> Result<Option<Row>, StateError> {
-        match self.rows.get(key) {
+        let key = StoredKey::of(key);
+        match self.rows.get(&key) {
             Some(row) => Ok(Some(row.clone())),
-            None => read_row(self.transaction, key),
+            None => stored_row(self.transaction, &key),
         }
     }
 
     fn put(&mut self, key: Key, row: Row) -> Result<(), StateError> {
-        self.rows.insert(key, row);
+        self.rows.insert(StoredKey::of(&key), row);
         Ok(())
     }
 }
 
 impl BatchRows<'_> {
     fn flush(self) -> Result<(), StateError> {
-        let mut encoded = Vec::with_capacity(self.rows.len());
-        for (key, row) in &self.rows {
-            encoded.push((postcard::to_allocvec(key)?, postcard::to_allocvec(row)?));
-        }
-        encoded.sort_unstable();
         let mut write =
             self.transaction.prepare_cached("INSERT OR REPLACE INTO lookups VALUES (?1, ?2)")?;
-        for (key, value) in encoded {
-            write.execute(params![key, value])?;
+        for (key, row) in &self.rows {
+            write.execute(params![&key.0, postcard::to_allocvec(row)?])?;
         }
         Ok(())
     }

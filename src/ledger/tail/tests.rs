@@ -54,13 +54,14 @@ impl Apply for Tell {
     }
 }
 
-fn follow(
+async fn follow(
     ledger: &Arc<Ledger>,
     next_sequence: u64,
     pause: Duration,
 ) -> (Tail, mpsc::Receiver<Vec<u64>>) {
     let (told, batches) = mpsc::channel();
-    let tail = Tail::spawn("test", Arc::clone(ledger), next_sequence, pause, Tell(told)).unwrap();
+    let tail =
+        Tail::spawn("test", Arc::clone(ledger), next_sequence, pause, Tell(told)).await.unwrap();
     (tail, batches)
 }
 
@@ -79,7 +80,7 @@ async fn failure(tail: &Tail) -> String {
 async fn applies_every_event_once_and_in_order_in_batches_of_bounded_size() {
     let (_dir, ledger) = ledger();
     append(&ledger, 0..BATCH_EVENTS as i64 + 10).await;
-    let (tail, batches) = follow(&ledger, 3, AT_ONCE);
+    let (tail, batches) = follow(&ledger, 3, AT_ONCE).await;
     for _ in 0..20 {
         append(&ledger, 0..7).await;
     }
@@ -95,7 +96,7 @@ async fn applies_every_event_once_and_in_order_in_batches_of_bounded_size() {
 #[tokio::test]
 async fn whoever_waits_does_not_wait_for_events_to_gather() {
     let (_dir, ledger) = ledger();
-    let (tail, batches) = follow(&ledger, 0, FOR_EVER);
+    let (tail, batches) = follow(&ledger, 0, FOR_EVER).await;
     for n in 0..5 {
         append(&ledger, [0]).await;
         assert!(tail.wait_for(n).await);
@@ -106,7 +107,7 @@ async fn whoever_waits_does_not_wait_for_events_to_gather() {
 #[tokio::test]
 async fn waits_for_an_event_that_is_still_to_come() {
     let (_dir, ledger) = ledger();
-    let (tail, _batches) = follow(&ledger, 0, AT_ONCE);
+    let (tail, _batches) = follow(&ledger, 0, AT_ONCE).await;
     let (applied, ()) = tokio::join!(tail.wait_for(1), append(&ledger, [0, 0]));
     assert!(applied);
 }
@@ -116,7 +117,7 @@ async fn stops_at_an_event_it_cannot_read_and_says_why() {
     let (_dir, ledger) = ledger();
     append(&ledger, [0]).await;
     append_unknown(&ledger).await;
-    let (tail, batches) = follow(&ledger, 0, AT_ONCE);
+    let (tail, batches) = follow(&ledger, 0, AT_ONCE).await;
     let reason = failure(&tail).await;
     assert!(reason.contains("event 1") && reason.contains("unheard-of.v1"), "{reason}");
     append(&ledger, [0]).await;
@@ -128,7 +129,7 @@ async fn stops_at_an_event_it_cannot_read_and_says_why() {
 #[tokio::test]
 async fn stops_when_a_batch_cannot_be_applied_and_says_why() {
     let (_dir, ledger) = ledger();
-    let (tail, batches) = follow(&ledger, 0, AT_ONCE);
+    let (tail, batches) = follow(&ledger, 0, AT_ONCE).await;
     drop(batches);
     append(&ledger, [0]).await;
     assert!(!tail.wait_for(0).await);
@@ -141,7 +142,7 @@ async fn stops_when_a_batch_cannot_be_applied_and_says_why() {
 async fn closed_ledger_is_applied_to_its_end() {
     let (_dir, ledger) = ledger();
     append(&ledger, [0]).await;
-    let (tail, _batches) = follow(&ledger, 0, Duration::from_millis(50));
+    let (tail, _batches) = follow(&ledger, 0, Duration::from_millis(50)).await;
     append(&ledger, [0]).await;
     ledger.close().await;
     assert!(tail.wait_for(1).await);
@@ -166,7 +167,7 @@ async fn dropping_a_tail_that_is_far_behind_stops_it_after_the_batch_at_hand() {
     let (_dir, ledger) = ledger();
     append(&ledger, 0..(BATCHES * BATCH_EVENTS) as i64).await;
     let (told, applied) = mpsc::channel();
-    let tail = Tail::spawn("test", Arc::clone(&ledger), 0, AT_ONCE, Slow(told)).unwrap();
+    let tail = Tail::spawn("test", Arc::clone(&ledger), 0, AT_ONCE, Slow(told)).await.unwrap();
     applied.recv().unwrap();
     drop(tail);
     let more = applied.iter().count();
@@ -177,11 +178,11 @@ async fn dropping_a_tail_that_is_far_behind_stops_it_after_the_batch_at_hand() {
 async fn knows_the_latest_time_of_what_is_applied_also_after_a_start() {
     let (_dir, ledger) = ledger();
     append(&ledger, [5, 9, 7]).await;
-    let (tail, _batches) = follow(&ledger, 0, AT_ONCE);
+    let (tail, _batches) = follow(&ledger, 0, AT_ONCE).await;
     assert!(tail.wait_for(2).await);
     assert_eq!(tail.progress().last_at_ms, 9);
     drop(tail);
-    let (tail, _batches) = follow(&ledger, 3, FOR_EVER);
+    let (tail, _batches) = follow(&ledger, 3, FOR_EVER).await;
     append(&ledger, [6]).await;
     assert!(tail.wait_for(3).await);
     assert_eq!(tail.progress().last_at_ms, 7, "of the last one before the start");

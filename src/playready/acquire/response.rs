@@ -175,7 +175,7 @@ impl AcquireResponse {
             return Self::read(alone.raw(), nonce).map(|(answer, _)| answer);
         }
         let signed = Signed::in_response(&document, response, LICENSE_RESPONSE)?;
-        let (mut answer, chain) = Self::read(signed.bytes(), nonce)?;
+        let (mut answer, chain) = Self::read(signed.element().raw(), nonce)?;
         let chain =
             chain.ok_or_else(|| FieldError::new("SigningCertificateChain", "is missing"))?;
         let chain = trust.chains.verify(&chain, Leaf::Server, now_s)?;

@@ -108,6 +108,8 @@ struct Binding<'a> {
     /// Empty for the default namespace.
     prefix: &'a str,
     namespace: &'a str,
+    /// Level of the element that declares it.
+    level: usize,
 }
 
 impl Binding<'_> {
@@ -116,6 +118,18 @@ impl Binding<'_> {
     fn has(&self, prefix: &str) -> bool {
         self.prefix.len() == prefix.len() && self.prefix.bytes().eq(prefix.bytes())
     }
+}
+
+/// What a prefix stands for.
+struct Resolved<'a> {
+    namespace: &'a str,
+    /// Level of the element that says so; the highest number if it means the same anywhere.
+    level: usize,
+}
+
+impl Resolved<'_> {
+    /// A name in no namespace.
+    const ANYWHERE: Self = Self { namespace: "", level: usize::MAX };
 }
 
 struct Open {
@@ -174,9 +188,13 @@ impl<'a> Parser<'a> {
         if prefix == "xmlns" {
             return Err(XmlError::Malformed("an element has the prefix xmlns"));
         }
+        let Resolved { namespace, level } = self.resolve(prefix)?;
+        let attributes = self.attributes.get(attributes_start..).unwrap_or_default();
         let node = Node {
-            namespace: self.resolve(prefix)?,
+            namespace,
             local,
+            level: self.open.len(),
+            names_from: attributes.iter().map(|attribute| attribute.level).fold(level, usize::min),
             start,
             end,
             content_start: end,
@@ -255,7 +273,8 @@ impl<'a> Parser<'a> {
                 ("xmlns", prefix) => self.bind(prefix, value, first_binding),
                 (prefix, local) => {
                     let value = decode(value, Place::Attribute)?;
-                    self.attributes.push(Attribute { namespace: prefix, local, value });
+                    let level = usize::MAX;
+                    self.attributes.push(Attribute { namespace: prefix, local, value, level });
                     Ok(())
                 }
             }
@@ -269,10 +288,12 @@ impl<'a> Parser<'a> {
     /// Replaces the prefix of an attribute by its namespace and refuses a repeated name.
     fn resolve_attribute(&mut self, first: usize, at: usize) -> Result<(), XmlError> {
         let prefix = self.attributes.get(at).map_or("", |attribute| attribute.namespace);
-        let namespace = if prefix.is_empty() { "" } else { self.resolve(prefix)? };
+        let resolved = if prefix.is_empty() { Resolved::ANYWHERE } else { self.resolve(prefix)? };
+        let Resolved { namespace, level } = resolved;
         let earlier = self.attributes.get_mut(first..=at).unwrap_or_default();
         if let Some((attribute, earlier)) = earlier.split_last_mut() {
             attribute.namespace = namespace;
+            attribute.level = level;
             let same = |other: &Attribute<'_>| {
                 other.local == attribute.local && other.namespace == namespace
             };
@@ -305,17 +326,17 @@ impl<'a> Parser<'a> {
         if reserved || (namespace.is_empty() && !prefix.is_empty()) {
             return Err(XmlError::Malformed("a namespace declaration is not allowed"));
         }
-        self.bindings.push(Binding { prefix, namespace });
+        self.bindings.push(Binding { prefix, namespace, level: self.open.len() });
         Ok(())
     }
 
-    fn resolve(&self, prefix: &str) -> Result<&'a str, XmlError> {
+    fn resolve(&self, prefix: &str) -> Result<Resolved<'a>, XmlError> {
         if prefix == "xml" {
-            return Ok(XML_NAMESPACE);
+            return Ok(Resolved { namespace: XML_NAMESPACE, ..Resolved::ANYWHERE });
         }
         match self.bindings.iter().rev().find(|binding| binding.has(prefix)) {
-            Some(binding) => Ok(binding.namespace),
-            None if prefix.is_empty() => Ok(""),
+            Some(&Binding { namespace, level, .. }) => Ok(Resolved { namespace, level }),
+            None if prefix.is_empty() => Ok(Resolved::ANYWHERE),
             None => Err(XmlError::Malformed("a namespace prefix is not declared")),
         }
     }

@@ -10,13 +10,13 @@ use crate::ledger::tail::{Apply, Fact};
 
 /// Applies events to the inventory's tables.
 pub(super) struct Builder {
-    pub(super) connection: Connection,
+    pub(super) file: Connection,
 }
 
 impl Apply for Builder {
     fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let Some(last) = batch.last() else { return Ok(()) };
-        let transaction = self.connection.transaction()?;
+        let transaction = self.file.transaction()?;
         for fact in batch {
             apply(&transaction, fact)?;
         }

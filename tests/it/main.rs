@@ -16,6 +16,7 @@ mod golden_flow;
 mod http_shell;
 mod layout;
 mod mutations;
+mod packaging;
 mod process;
 mod quota;
 mod repeats;

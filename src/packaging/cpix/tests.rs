@@ -110,7 +110,10 @@ fn the_answer_is_the_request_with_what_it_asks_for() {
     };
     assert_eq!(texts("PlainValue"), ["AQEBAQEBAQEBAQEBAQEBAQ==", "AgICAgICAgICAgICAgICAg=="]);
     let (pssh, pro) = (texts("PSSH"), texts("SmoothStreamingProtectionHeaderData"));
-    assert!(pssh[0] != pssh[1] && pssh.iter().all(|text| text.contains("cHNzaAAAAACaBPB5")));
+    assert!(
+        pssh[0] != pssh[1]
+            && pssh.iter().all(|text| text.contains("Bzc2gAAAAAmgTweZhAQoarkuZb4IhflQ"))
+    );
     for (index, manifest) in decoded("ContentProtectionData").iter().enumerate() {
         assert!(manifest.contains(&pssh[index]) && manifest.contains(&pro[index]), "{manifest}");
     }
@@ -145,7 +148,7 @@ fn only_what_is_asked_for_is_signaled() {
         assert!(!answered.contains(absent), "{absent}");
     }
     // A box of version 1 for the common system, with the KID in text order.
-    assert!(answered.contains("cHNzaAEAAAAQd+/swLJNAqzjPB5S4vtLAAAAAQEjRWeJq83vASNFZ4mrze8"));
+    assert!(answered.contains("<cpix:PSSH>AAAANHBzc2gBAAAAEHfv7MCyTQKs4zweUuL7SwAAAAEBI0VniavN7wEjRWeJq83vAAAAAA==</cpix:PSSH>"));
     assert!(refused(&request().replace(PLAYREADY, clear_key)).contains("HLSSignalingData"));
 }
 

@@ -27,9 +27,6 @@ use zeroize::Zeroizing;
 use crate::clock::UnixMillis;
 use crate::keys::ContentKey;
 
-/// Shortest RSA key that keys are wrapped for.
-const RSA_BITS_MIN: usize = 2048;
-
 /// Why no key is wrapped for a certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
@@ -47,12 +44,9 @@ pub enum CertificateError {
         /// Last moment, RFC 3339.
         to: String,
     },
-    /// Its key is none of RSA.
-    #[error("has no RSA key")]
-    NotRsa,
-    /// Its key is too short.
-    #[error("has an RSA key of {0} bits; at least {RSA_BITS_MIN} are needed")]
-    TooShort(usize),
+    /// Its key is of another kind, or too short.
+    #[error("has no RSA key of 2048 to 8192 bits")]
+    Key,
 }
 
 /// The folder of trusted certificates cannot be read.
@@ -110,7 +104,7 @@ impl Trusted {
     /// # Errors
     /// [`CertificateError`].
     pub fn check(&self, der: &[u8], now: UnixMillis) -> Result<Recipient, CertificateError> {
-        use CertificateError::{Expired, NotRsa, TooShort, Unreadable, Untrusted};
+        use CertificateError::{Expired, Key, Unreadable, Untrusted};
         let certificate = Certificate::from_der(der).map_err(|_| Unreadable)?;
         if !self.0.iter().any(|trusted| trusted == der) {
             return Err(Untrusted);
@@ -125,11 +119,9 @@ impl Trusted {
             return Err(Expired { from: from.to_rfc3339(), to: to.to_rfc3339() });
         }
         let key = certificate.subject_public_key_info().to_der().map_err(|_| Unreadable)?;
-        let key = PublicEncryptingKey::from_der(&key).map_err(|_| NotRsa)?;
-        if key.key_size_bits() < RSA_BITS_MIN {
-            return Err(TooShort(key.key_size_bits()));
-        }
-        OaepPublicEncryptingKey::new(key).map(Recipient).map_err(|_| NotRsa)
+        // The library takes no RSA key outside of these bounds.
+        let key = PublicEncryptingKey::from_der(&key).map_err(|_| Key)?;
+        OaepPublicEncryptingKey::new(key).map(Recipient).map_err(|_| Key)
     }
 }
 

@@ -205,8 +205,8 @@ fn every_certificate_in_the_folder_has_to_be_good_at_the_time() {
     for (certificate, why) in [
         ("expired", "not valid at present"),
         ("future", "not valid at present"),
-        ("short", "1024 bits"),
-        ("ec", "no RSA key"),
+        ("short", "no RSA key of 2048"),
+        ("ec", "no RSA key of 2048"),
     ] {
         let answer = exchange(&service.client, &cpix(&[kid(1)], Some(certificate)));
         let detail = answer.problem()["detail"].to_string();

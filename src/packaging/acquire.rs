@@ -74,7 +74,7 @@ impl PackagingRequest {
     /// # Errors
     /// 8004C601 for what is no such request, 8004C604 for a program identifier that is no KID.
     pub fn read(body: &[u8]) -> Result<Self, PackagingFault> {
-        let document = Document::parse(body).map_err(|error| Fault::invalid_message(error))?;
+        let document = Document::parse(body).map_err(Fault::invalid_message)?;
         let body = soap::body(&document)?;
         let challenge = body
             .only_child(PROTOCOLS, "AcquirePackagingData")

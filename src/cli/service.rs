@@ -30,6 +30,7 @@ use crate::packaging::Packager;
 use crate::playready::acquire::{ResponseSigner, SignResponses};
 use crate::playready::challenge::Verifier;
 use crate::playready::pki::Pki;
+use crate::playready::policy::BinaryId;
 use crate::projections::{History, Inventory};
 
 /// A clock that runs behind the newest event by more than this would date new events falsely.
@@ -190,7 +191,7 @@ impl Opened {
             ),
             revocation,
             reference_key: ReferenceKey::new(*secrets.reference),
-            entitlement: Entitlement::Open(Open),
+            entitlement: Entitlement::Open(Open { secure_stop_id: secure_stop_id(config)? }),
             clock: clock.clone(),
             quota: QuotaPolicy::with_device_limit(
                 config.quota.device_limit,
@@ -210,6 +211,11 @@ impl Opened {
         let pki = pki_dir;
         Ok(Self { admin, admin_key, licensing, registry, inventory, readiness, pki, lists })
     }
+}
+
+fn secure_stop_id(config: &Config) -> anyhow::Result<Option<BinaryId>> {
+    let id = config.playready.secure_stop_id.clone();
+    id.map(BinaryId::try_from).transpose().context("playready.secure_stop_id cannot be used")
 }
 
 /// A default seed that somebody chose has to be there: without it KIDs would have other keys.

@@ -118,7 +118,7 @@ struct Store {
     sealer: Sealer,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Known {
     keys: HashMap<KeyId, ContentKey>,
     seeds: HashMap<String, KeySeed>,

@@ -15,6 +15,7 @@
 //! - [`keys`]: content keys and key seeds, sealed at rest.
 //! - [`entitlement`]: may this be issued, and with which policy?
 //! - [`licensing`]: the use cases. The only place where domain, playready and ledger meet.
+//! - [`packaging`]: keys for packagers: headers, CPIX and SPEKE, `AcquirePackagingData`.
 //! - [`projections`]: read models: the inventory and the history.
 //! - [`access`]: API keys, scopes, rate limits, key files.
 //! - [`config`]: what an operator can set.
@@ -33,6 +34,7 @@ pub mod http;
 pub mod keys;
 pub mod ledger;
 pub mod licensing;
+pub mod packaging;
 pub mod playready;
 pub mod projections;
 pub mod simulator;

@@ -50,6 +50,9 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     println!("  data     {}", config.data()?.display());
     println!("  secrets  {}", config.secrets()?.display());
     println!("  pki      {}", service.pki.display());
+    if let Some(packaging) = &service.packaging {
+        println!("  packagers on {}/playready/packaging.asmx", packaging.url());
+    }
     if let Some(key) = &service.admin_key {
         println!("  admin API key, shown this once: {}", key.expose());
     }

@@ -19,13 +19,14 @@ use crate::domain::quota::QuotaPolicy;
 use crate::entitlement::{Callback, Entitlement, Open, Token};
 use crate::http::health::Readiness;
 use crate::http::metrics::Metrics;
-use crate::http::routes::{Services, install};
+use crate::http::routes::{Services, install, install_packaging};
 use crate::http::{Running, Server, Shell};
 use crate::keys::{DEFAULT_SEED, Keys};
 use crate::ledger::embedded::Options;
 use crate::ledger::state::{Deciding, StateStore};
 use crate::ledger::{Embedded, Ledger};
 use crate::licensing::{Licensing, Parts, Registry};
+use crate::packaging::Packager;
 use crate::playready::acquire::{ResponseSigner, SignResponses};
 use crate::playready::challenge::Verifier;
 use crate::playready::pki::Pki;
@@ -41,6 +42,8 @@ const LAG_EVENTS_MAX: u64 = 100_000;
 pub struct Service {
     /// The HTTP side.
     pub running: Running,
+    /// The listener for packagers, if there is one.
+    pub packaging: Option<Running>,
     /// The admin key, if this start made it: shown once and kept nowhere.
     pub admin_key: Option<ApiKeyText>,
     /// The use cases.
@@ -72,19 +75,23 @@ impl Service {
         let services = actix_web::web::Data::new(Services {
             licensing: Arc::clone(&licensing),
             registry,
+            packager: Packager::new(config.packaging.clone(), clock.clone()),
             inventory: Arc::clone(&inventory),
             history: History::new(Arc::clone(&ledger)),
             identity_rate: RateLimiter::new(config.rate.per_identity_per_minute, config.rate.burst),
             clearkey_origins: config.clearkey.enabled.then(|| config.clearkey.origins.clone()),
             clock,
         });
-        let shell = Shell::new(config, Arc::clone(admin.api_keys()), metrics, readiness);
+        let access = Arc::clone(admin.api_keys());
+        let packaging = serve_packaging(config, &access, &metrics, &services)?;
+        let shell = Shell::new(config, access, metrics, readiness);
         let running = Server::start(config, shell, move |routes| install(routes, &services))?;
         let control = Control::listen(&data, Arc::clone(&admin), &runtime)?;
         let mut background = tokio::task::JoinSet::new();
         background.spawn_on(lists.follow(Arc::clone(&licensing)), runtime.handle());
         Ok(Self {
             running,
+            packaging,
             admin_key,
             licensing,
             inventory,
@@ -110,6 +117,9 @@ impl Service {
     /// Waits until the service is told to stop, then closes the ledger.
     pub fn wait(mut self) -> anyhow::Result<()> {
         self.running.wait().context("the HTTP server failed")?;
+        if let Some(packaging) = self.packaging.take() {
+            packaging.stop().context("the packagers' HTTP server failed")?;
+        }
         drop(self.control.take());
         self.runtime.block_on(async {
             self.background.shutdown().await;
@@ -117,6 +127,23 @@ impl Service {
         });
         Ok(())
     }
+}
+
+/// Serves packagers on the address that the configuration has for them.
+fn serve_packaging(
+    config: &Config,
+    access: &Arc<ApiKeys>,
+    metrics: &Arc<Metrics>,
+    services: &actix_web::web::Data<Services>,
+) -> anyhow::Result<Option<Running>> {
+    let Some(listen) = config.packaging.listen else { return Ok(None) };
+    let mut config = config.clone();
+    config.listen = listen;
+    let shell = Shell::new(&config, Arc::clone(access), Arc::clone(metrics), Readiness::default());
+    let services = services.clone();
+    let routes = move |routes: &mut _| install_packaging(routes, &services);
+    let running = Server::start(&config, shell, routes);
+    Ok(Some(running.context("packaging.listen cannot be served")?))
 }
 
 /// All that stands behind HTTP.

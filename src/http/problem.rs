@@ -46,6 +46,8 @@ pub enum Case {
     BodyTooLarge,
     /// The body has a content type that is not read here.
     UnsupportedMediaType,
+    /// A packager's request for keys is read and not answered.
+    KeyExchangeRefused,
     /// The caller's allowance is used up.
     RateLimited,
     /// Our fault.
@@ -88,6 +90,9 @@ impl Case {
                 "unsupported-media-type",
                 "The content type is not read here",
             ),
+            Self::KeyExchangeRefused => {
+                (S::UNPROCESSABLE_ENTITY, "key-exchange-refused", "The key exchange is refused")
+            }
             Self::RateLimited => (S::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The service failed"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "The service is busy"),
@@ -171,6 +176,17 @@ impl Problem {
     ) -> Self {
         let (field, detail) = (field.into(), detail.into());
         let mut problem = Self::new(Case::InvalidRequest, format!("{field}: {detail}"));
+        problem.errors.push(FieldError { field, detail });
+        problem
+    }
+
+    /// A key exchange that is refused because of one part of its document.
+    pub fn refused_exchange(
+        field: impl Into<Cow<'static, str>>,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let (field, detail) = (field.into(), detail.into());
+        let mut problem = Self::new(Case::KeyExchangeRefused, detail.clone());
         problem.errors.push(FieldError { field, detail });
         problem
     }
@@ -288,7 +304,7 @@ impl ResponseError for Problem {
 mod tests {
     use super::*;
 
-    const ALL: [Case; 15] = [
+    const ALL: [Case; 16] = [
         Case::InvalidRequest,
         Case::Unauthenticated,
         Case::MissingScope,
@@ -300,6 +316,7 @@ mod tests {
         Case::BodyTooSlow,
         Case::BodyTooLarge,
         Case::UnsupportedMediaType,
+        Case::KeyExchangeRefused,
         Case::RateLimited,
         Case::Internal,
         Case::Overloaded,

@@ -6,6 +6,7 @@ mod devices;
 mod events;
 mod keys;
 mod license;
+mod packaging;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::Origins;
 use crate::domain::{DeviceRef, Identity};
 use crate::licensing::{Licensing, LicensingError, Registry};
+use crate::packaging::Packager;
 use crate::projections::{History, Inventory};
 
 /// What the handlers ask.
@@ -26,6 +28,8 @@ pub struct Services {
     pub licensing: Arc<Licensing>,
     /// Content keys and seeds.
     pub registry: Arc<Registry>,
+    /// Headers and key exchange for packagers.
+    pub packager: Packager,
     /// What devices hold.
     pub inventory: Arc<Inventory>,
     /// The events.
@@ -55,6 +59,8 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
         .service(
             web::resource("/v1/devices/{device}/events").route(web::get().to(events::of_device)),
         )
+        .service(web::resource("/v1/headers").route(web::get().to(packaging::headers)))
+        .service(web::resource("/v1/speke/v2").route(web::post().to(packaging::speke)))
         .service(web::resource("/v1/keys").route(web::get().to(keys::list)))
         .service(web::resource("/v1/events").route(web::get().to(events::list)))
         .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)));
@@ -65,6 +71,13 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
                 .route(web::post().to(clearkey::acquire)),
         );
     }
+}
+
+/// Installs the route of the packagers' listener.
+pub fn install_packaging(config: &mut web::ServiceConfig, services: &web::Data<Services>) {
+    config.app_data(services.clone()).service(
+        web::resource("/playready/packaging.asmx").route(web::post().to(packaging::acquire)),
+    );
 }
 
 impl Services {

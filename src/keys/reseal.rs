@@ -42,7 +42,8 @@ impl Keys {
         }
         let fresh = Self::open(&path, master)?;
         let mut new = fresh.store.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let known = self.known();
+        // A copy, so that keys can be looked up meanwhile.
+        let known = self.known().clone();
         let keys = known.all_keys().map(|(key_id, key)| new.key_line(*key_id, key));
         let seeds = known.seeds.iter().map(|(seed_id, seed)| new.seed_line(seed_id, seed));
         let lines: Vec<_> = keys.chain(seeds).collect();
@@ -51,7 +52,6 @@ impl Keys {
         if !known.is_same(&written.known()) {
             return Err(KeysError::Unproven { path });
         }
-        drop(known);
         Ok(Resealed { keys: self, old, new, path })
     }
 }

@@ -120,7 +120,8 @@ pub(super) fn response<'d, 'a>(
     Ok(response)
 }
 
-fn body<'d, 'a>(document: &'d Document<'a>) -> Result<Element<'d, 'a>, FieldError> {
+/// The `Body` of an envelope.
+pub(crate) fn body<'d, 'a>(document: &'d Document<'a>) -> Result<Element<'d, 'a>, FieldError> {
     let envelope = document.root();
     if !envelope.is(SOAP, "Envelope") {
         return Err(FieldError::new("Envelope", "is not the root, or not of SOAP 1.1"));
@@ -152,7 +153,7 @@ pub(super) fn write_response(operation: Operation, content: impl FnOnce(&mut Wri
 }
 
 /// Writes the envelope of answers and faults; `content` writes the child of `soap:Body`.
-fn answer(content: impl FnOnce(&mut Writer)) -> Vec<u8> {
+pub(crate) fn answer(content: impl FnOnce(&mut Writer)) -> Vec<u8> {
     envelope(&[XMLNS_SOAP, XSI, XSD], content)
 }
 

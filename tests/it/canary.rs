@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
 use license_ledger::playready::acquire::AcquireRequest;
 use license_ledger::playready::policy::SecurityLevel;
+use license_ledger::playready::xml::Document;
 use uuid::Uuid;
 
 use crate::client::Client;
 use crate::device::{Device, PERSISTENT, fresh_nonce, kid, request};
+use crate::packaging::{cpix, exchange, values};
 use crate::process::{Serving, run};
 use crate::service::make_device;
 
@@ -128,7 +130,7 @@ fn no_secret_is_written_or_told_anywhere() {
     // Everything of ours, down to the last detail; libraries as they come.
     std::fs::write(
         &config,
-        "[clearkey]\nenabled = true\n[log]\nlevel = \"debug,license_ledger=trace\"\n",
+        "[clearkey]\nenabled = true\n[packaging]\nplain_keys = true\n[log]\nlevel = \"debug,license_ledger=trace\"\n",
     )
     .unwrap();
     let start = || Serving::start(&data, &["--config", config.to_str().unwrap()]);
@@ -152,11 +154,15 @@ fn no_secret_is_written_or_told_anywhere() {
     let refused = import(&KEY_OF_REQUEST);
     refused.failed(2, &[&kid(1).to_string()]);
     hear(&refused);
+    let (made, refused_exchange) = exchanged(&service.client(&admin_key));
     hear(&run(&["keys", "seed", "--data", data_arg, seed_file.to_str().unwrap()]).ok());
     let create = ["keys", "api", "create", "--json", "--name", "reader", "--scope", "events:read"];
     let created = run(&[&create[..], &["--data", data_arg]].concat()).ok().json();
     let reader_key = created["api_key"]["key"].as_str().unwrap().to_owned();
     hear(&run(&["keys", "api", "list", "--data", data_arg]).ok());
+    hear(&run(&["keys", "list", "--data", data_arg]).ok());
+    hear(&run(&["keys", "rotate-master", "--data", data_arg]).ok());
+    said.extend(refused_exchange);
 
     let device = make_device(&service.pki, "canary", SecurityLevel::Software);
     said.extend(a_day(&service.client(&admin_key), &device, &reader_key));
@@ -171,6 +177,7 @@ fn no_secret_is_written_or_told_anywhere() {
         Secret::binary("the content key", &CONTENT_KEY),
         Secret::binary("the content key in a request", &KEY_OF_REQUEST),
         Secret::binary("the key seed", &SEED),
+        Secret::binary("a key made for a packager", &made),
         Secret::text("the admin key", &admin_key),
         Secret::text("the API key", &reader_key),
         Secret::text("the secret part of the API key", reader_key.rsplit('_').next().unwrap()),
@@ -199,6 +206,23 @@ fn no_secret_is_written_or_told_anywhere() {
             secret.check(&path.display().to_string(), bytes);
         }
     }
+}
+
+/// Has keys made and refused for a packager. Returns the key that was made, and the refusals.
+fn exchanged(client: &Client) -> ([u8; 16], Vec<u8>) {
+    let asked = cpix(&[kid(1), kid(60)], None);
+    let answer = exchange(client, &asked);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let document = Document::parse(&answer.body).unwrap();
+    let keys = values(&document, "PlainValue");
+    assert_eq!(keys[0], CONTENT_KEY);
+    let refused = exchange(client, &asked.replace("\"cenc\"", "\"cbcs\" explicitIV=\"x\""));
+    assert_eq!(refused.status, 422);
+    let headers = client.get(&format!("/v1/headers?kid={}&kid={}", kid(1), kid(60)));
+    assert_eq!(headers.status, 200);
+    let listed = client.get("/v1/keys");
+    let key = keys[1].as_slice().try_into().unwrap();
+    (key, [refused.body, headers.body, listed.body].concat())
 }
 
 /// The key that the planted seed gives the second KID, which the device acquired.

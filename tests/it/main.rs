@@ -19,6 +19,7 @@ mod http_shell;
 mod layout;
 mod matrix;
 mod mutations;
+mod packaging;
 mod policies;
 mod process;
 mod quota;

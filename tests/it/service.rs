@@ -231,7 +231,8 @@ pub fn golden(name: &str) -> Vec<u8> {
     fs::read(golden_path(name)).unwrap()
 }
 
-fn golden_path(name: &str) -> PathBuf {
+/// The path of a golden file or folder.
+pub fn golden_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 

@@ -54,7 +54,7 @@ fn respond(reply: Reply) -> HttpResponse {
 }
 
 /// `text/xml` or `application/xml`, in UTF-8.
-fn require_xml(request: &HttpRequest) -> Result<(), Problem> {
+pub(super) fn require_xml(request: &HttpRequest) -> Result<(), Problem> {
     let media_type = request.content_type().to_ascii_lowercase();
     let charset = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let charset = charset.and_then(|value| value.split_once("charset=")).map(|(_, rest)| rest);

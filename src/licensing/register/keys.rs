@@ -90,6 +90,11 @@ impl Registry {
         Ok(added)
     }
 
+    /// The content key registered for a KID, if it has one of its own.
+    pub fn registered_key(&self, key_id: KeyId) -> Option<ContentKey> {
+        self.keys.content_key(key_id)
+    }
+
     /// The keys of these KIDs, each named once, for somebody who encrypts content with them: what is
     /// given here never changes. In no order.
     pub async fn keys_for(

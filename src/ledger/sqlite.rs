@@ -1,6 +1,8 @@
 //! SQLite files that are derived from the ledger and may be made anew at any time.
 
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +13,9 @@ use rusqlite::{Connection, OpenFlags};
 /// is derived again. The write-ahead log grows to 32 MiB before it is copied: events of many devices
 /// change the same pages again and again, and each copy waits for the disk that the ledger commits to.
 pub fn open_disposable(path: &Path, migrations: &[&str]) -> rusqlite::Result<Connection> {
+    // For its owner only, and so is what SQLite keeps beside it. If it cannot be made, SQLite says
+    // why.
+    let _ = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
     let mut connection = Connection::open(path)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.busy_timeout(Duration::from_secs(5))?;

@@ -74,7 +74,7 @@ impl Licensing {
     /// Decides once; `None` if something that the decision was made on has changed.
     async fn acquire_once(&self, asking: &mut Asking<'_>) -> Result<Option<Answer>, Denied> {
         let command = &asking.command;
-        let mut turn = self.turn(command.identity).await?;
+        let mut turn = self.turn(command.identity, asking.correlation).await?;
         let (mut seen, granted) =
             turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         if let Some(place) = granted {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod query;
+mod voided;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,13 +16,17 @@ use crate::ledger::tail::{Progress, Tail};
 use crate::ledger::{Ledger, ReadError};
 
 pub use query::{DeviceInventory, DevicePage, DeviceSummary, HeldLicense, LicenseStatus};
+pub use voided::{Unconfirmed, VoidedLicense};
 
 /// How long events gather before they are applied, unless a reader waits for them. Together they
 /// change the same pages, which are then written once.
 const PAUSE: Duration = Duration::from_millis(250);
 
 const FILE: &str = "read_models.db";
-const SCHEMA: &[&str] = &[include_str!("../../migrations/read_models/0001_inventory.sql")];
+const SCHEMA: &[&str] = &[
+    include_str!("../../migrations/read_models/0001_inventory.sql"),
+    include_str!("../../migrations/read_models/0002_voided.sql"),
+];
 
 /// The inventory cannot be read or built.
 #[derive(Debug, thiserror::Error)]

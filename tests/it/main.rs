@@ -3,6 +3,7 @@
 // Here they are assertions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod acknowledgements;
 mod api;
 mod attacks;
 mod canary;
@@ -20,4 +21,5 @@ mod repeats;
 mod replay;
 mod revocation;
 mod service;
+mod voiding;
 mod wire;

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Transaction, params};
 
 use crate::domain::Event;
-use crate::domain::event::{LicenseAcquired, LicenseDeleted};
+use crate::domain::event::{LicenseAcquired, LicenseDeleted, LicenseVoided};
 use crate::ledger::state::store::DEVICE_STREAM;
 use crate::ledger::tail::{Apply, Fact};
 
@@ -53,6 +53,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
             .execute(params![e.license_id.0.as_bytes(), e.at_ms])
             .map(drop),
         Event::LicenseDeleted(e) => deleted(db, device, e),
+        Event::LicenseVoided(e) => voided(db, device, e),
         Event::AcquisitionRefused(e) => count(db, REFUSED, device, e.at_ms),
         Event::DeletionUnmatched(_)
         | Event::EvidenceKept(_)
@@ -75,8 +76,8 @@ fn acquired(
     }
     db.prepare_cached(
         "INSERT INTO licenses (sequence, license_id, device, identity, key_id, session,
-           session_explicit, transaction_id, acquired_at_ms, counted_until_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+           session_explicit, transaction_id, acquired_at_ms, counted_until_ms, security_level)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         sequence,
@@ -89,17 +90,26 @@ fn acquired(
         e.transaction_id.map(|id| *id.0.as_bytes()),
         e.at_ms,
         e.counted_until_ms,
+        e.security_level,
     ])?;
     count(db, ACQUIRED_PERSISTENT, device, e.at_ms)
 }
 
 fn deleted(db: &Transaction<'_>, device: &str, e: &LicenseDeleted) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "UPDATE licenses SET deleted_at_ms = ?2, deletion_grade = ?3, open = ?4
+        "UPDATE licenses SET deleted_at_ms = ?2, deletion_grade = ?3, open = open AND ?4
          WHERE license_id = ?1",
     )?
     .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.grade.letter(), !e.releases])?;
     count(db, DELETED, device, e.at_ms)
+}
+
+fn voided(db: &Transaction<'_>, device: &str, e: &LicenseVoided) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE licenses SET voided_at_ms = ?2, void_reason = ?3, open = 0 WHERE license_id = ?1",
+    )?
+    .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.reason.word()])?;
+    count(db, VOIDED, device, e.at_ms)
 }
 
 fn count(db: &Transaction<'_>, sql: &str, device: &str, at_ms: i64) -> rusqlite::Result<()> {
@@ -113,5 +123,7 @@ const ACQUIRED_NON_PERSISTENT: &str = "UPDATE devices
     WHERE device = ?1";
 const DELETED: &str =
     "UPDATE devices SET deleted = deleted + 1, last_event_at_ms = ?2 WHERE device = ?1";
+const VOIDED: &str =
+    "UPDATE devices SET voided = voided + 1, last_event_at_ms = ?2 WHERE device = ?1";
 const REFUSED: &str =
     "UPDATE devices SET refused = refused + 1, last_event_at_ms = ?2 WHERE device = ?1";

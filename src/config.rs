@@ -16,9 +16,11 @@
 //! at the working directory. Times end in their unit: `_ms`, `_seconds`, `_hours`.
 
 mod key;
+mod origins;
 mod sources;
 
 pub use key::{KEYS, Key, Kind};
+pub use origins::{InvalidOrigins, Origins};
 pub use sources::{ConfigError, ENV_PREFIX, Flag, Sources};
 
 use std::ffi::OsString;
@@ -44,7 +46,8 @@ pub struct Config {
     secrets: Option<PathBuf>,
     /// Who may be issued a license.
     pub authorize: Authorize,
-    /// Confirms settings that are refused without it: `authorize = "open"` on a public address.
+    /// Confirms settings that are refused without it: `authorize = "open"` on a public address, and
+    /// Clear Key there without TLS.
     pub i_know: bool,
     /// Certificate and key for HTTPS.
     pub tls: Tls,
@@ -58,6 +61,8 @@ pub struct Config {
     pub rate: Rate,
     /// Choices of the license protocol.
     pub playready: PlayReady,
+    /// Keys for browsers.
+    pub clearkey: ClearKey,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -77,6 +82,7 @@ impl Default for Config {
             replay: Replay::default(),
             rate: Rate::default(),
             playready: PlayReady::default(),
+            clearkey: ClearKey::default(),
             log: Log::default(),
         }
     }
@@ -297,6 +303,17 @@ pub enum SignResponses {
     Persistent,
     /// None.
     Never,
+}
+
+/// Keys for browsers, through Clear Key of the Encrypted Media Extensions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClearKey {
+    /// Whether `POST /clearkey` is served. Off, because it gives content keys out in the clear: for
+    /// tests, and for content that needs no more than an obstacle.
+    pub enabled: bool,
+    /// The origins whose pages may ask. None: only pages of the service's own origin.
+    pub origins: Origins,
 }
 
 /// What is logged, and how.

@@ -10,6 +10,7 @@
 //! - [`domain`]: pure. What happened, what that makes true, what may happen next.
 //! - [`playready`]: pure. Bytes in, typed values out, and back: SOAP messages, challenges,
 //!   certificates, XMR licenses, headers, keys.
+//! - [`clearkey`]: pure. What browsers ask through Encrypted Media Extensions, and what they get.
 //! - [`ledger`]: the append-only event log, and the state that decisions are made on.
 //! - [`keys`]: content keys and key seeds, sealed at rest.
 //! - [`entitlement`]: may this be issued, and with which policy?
@@ -22,6 +23,7 @@
 //! - [`clock`]: time as a value that is passed in.
 //! - [`cli`]: the command line, one file a subcommand.
 pub mod access;
+pub mod clearkey;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -7,6 +7,7 @@
 
 mod acknowledge;
 mod acquire;
+mod clearkey;
 mod commit;
 mod decide;
 mod delete;
@@ -37,6 +38,7 @@ use crate::playready::ecc::PublicKey;
 use crate::playready::revocation::Revocation;
 use crate::playready::soap::{Fault, FaultCode, Refusal};
 
+pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
 pub use decide::{Decision, DecisionCounted};
 pub use metrics::Metrics;
 pub use register::{RegisterError, Registered, Registry};

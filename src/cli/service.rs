@@ -73,6 +73,7 @@ impl Service {
             inventory: Arc::clone(&inventory),
             history: History::new(Arc::clone(&ledger)),
             identity_rate: RateLimiter::new(config.rate.per_identity_per_minute, config.rate.burst),
+            clearkey_origins: config.clearkey.enabled.then(|| config.clearkey.origins.clone()),
             clock,
         });
         let shell = Shell::new(config, Arc::clone(admin.api_keys()), metrics, readiness);

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use super::Origins;
+
 /// One setting.
 #[derive(Debug)]
 pub struct Key {
@@ -31,6 +33,8 @@ pub enum Kind {
     Address,
     /// A path in the file system.
     Path,
+    /// Origins of pages, or `*`: see [`Origins`].
+    Origins,
     /// Any text but the empty one.
     Text,
 }
@@ -44,6 +48,9 @@ impl Kind {
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
             Self::Address => "an IP address and a port, such as 127.0.0.1:8290".to_owned(),
             Self::Path => "a path".to_owned(),
+            Self::Origins => {
+                "origins such as https://player.example, separated by spaces, or *".to_owned()
+            }
             Self::Text => "text".to_owned(),
         }
     }
@@ -67,6 +74,7 @@ impl Kind {
             }
             (Self::OneOf(words), toml::Value::String(text)) => words.contains(&text.as_str()),
             (Self::Address, toml::Value::String(text)) => text.parse::<SocketAddr>().is_ok(),
+            (Self::Origins, toml::Value::String(text)) => text.parse::<Origins>().is_ok(),
             (Self::Path | Self::Text, toml::Value::String(text)) => !text.is_empty(),
             _ => false,
         }
@@ -109,6 +117,8 @@ pub const KEYS: &[Key] = &[
     key("rate.burst", Kind::Integer(1, 1_000_000_000)),
     key("playready.sign_responses", Kind::OneOf(&["always", "persistent", "never"])),
     key("playready.revocation_lists", Kind::Path),
+    key("clearkey.enabled", Kind::Bool),
+    key("clearkey.origins", Kind::Origins),
     key("log.format", Kind::OneOf(&["text", "json"])),
     key("log.level", Kind::Text),
 ];

@@ -103,6 +103,15 @@ pub enum ConfigError {
         /// The address.
         listen: std::net::SocketAddr,
     },
+    /// Content keys in the clear over a network that others can listen to.
+    #[error(
+        "clearkey.enabled would send content keys unprotected from {listen}; set tls.certificate \
+         and tls.key, listen on 127.0.0.1, or confirm with --i-know"
+    )]
+    KeysUnprotected {
+        /// The address.
+        listen: std::net::SocketAddr,
+    },
     /// The settings are accepted one by one but do not form a configuration.
     #[error("the settings do not fit together; correct the one named")]
     Inconsistent {
@@ -201,6 +210,10 @@ impl Config {
                 return Err(ConfigError::HalfSet { present: "tls.key", absent: "tls.certificate" });
             }
             (Some(_), Some(_)) | (None, None) => {}
+        }
+        let exposed = !self.listen.ip().is_loopback() && !self.i_know;
+        if self.clearkey.enabled && self.tls.certificate.is_none() && exposed {
+            return Err(ConfigError::KeysUnprotected { listen: self.listen });
         }
         match self.authorize {
             Authorize::Open if !self.listen.ip().is_loopback() && !self.i_know => {

@@ -20,6 +20,7 @@ fn sample(kind: Kind) -> String {
         Kind::OneOf(words) => words.last().unwrap().to_string(),
         Kind::Address => "127.0.0.2:1".to_owned(),
         Kind::Path => "/somewhere/else".to_owned(),
+        Kind::Origins => "https://player.example".to_owned(),
         Kind::Text => "debug".to_owned(),
     }
 }
@@ -138,6 +139,7 @@ fn a_bad_value_names_key_value_and_what_is_expected() {
         ("listen = \"localhost\"", ["listen", "localhost", "127.0.0.1:8290"]),
         ("authorize = \"all\"", ["authorize", "all", "one of open"]),
         ("i_know = 1", ["i_know", "is 1", "true or false"]),
+        ("[clearkey]\norigins = \"a.b/\"", ["clearkey.origins", "a.b/", "https://player.example"]),
         ("data = \"\"", ["data", "\"\"", "a path"]),
     ] {
         let refused = load_file(text).unwrap_err().to_string();
@@ -171,6 +173,21 @@ fn open_authorization_on_a_public_address_has_to_be_confirmed() {
     assert!(refused.contains("0.0.0.0:8290") && refused.contains("--i-know"), "{refused}");
     assert!(load_file("listen = \"0.0.0.0:8290\"\ni_know = true").is_ok());
     assert!(load_file("listen = \"[::1]:8290\"").is_ok());
+}
+
+#[test]
+fn clear_key_on_a_public_address_needs_tls_or_a_word() {
+    let public = "listen = \"0.0.0.0:8290\"\n";
+    let refused = load_file(&format!("{public}[clearkey]\nenabled = true")).unwrap_err();
+    let refused = refused.to_string();
+    for part in ["clearkey.enabled", "0.0.0.0:8290", "tls.certificate", "--i-know"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    let tls = "[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"";
+    let secure = load_file(&format!("{public}[clearkey]\nenabled = true\n{tls}"));
+    assert!(!secure.unwrap_err().to_string().contains("clearkey"), "only `authorize` is left");
+    assert!(load_file(&format!("i_know = true\n{public}[clearkey]\nenabled = true")).is_ok());
+    assert!(load_file("[clearkey]\nenabled = true").is_ok());
 }
 
 #[test]

@@ -12,6 +12,12 @@ use crate::playready::policy::cfg::{self, Group, KidChoice, Scripted};
 use crate::playready::policy::{LicensePolicy, Refusal as PolicyRefusal};
 use crate::playready::soap::{Fault, FaultCode, Refusal};
 
+/// What a device is called that neither signs its requests nor names itself.
+const ANONYMOUS: &str = "anonymous";
+/// Longest name that a request gives a device, in characters. Shorter than an identity in text, by
+/// which the ledger calls devices that nobody named: nobody can pass for one of those.
+const NAME_MAX: usize = 63;
+
 /// Serves every verified device as the policy string of its request says (section 10 of the
 /// license protocol page).
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,6 +26,7 @@ pub struct Open;
 impl Open {
     /// What the request may have. Keys come from the request, else from the registered content
     /// keys, else from the registered key seed, else from the seed that is published for tests.
+    /// A device that does not sign is the one that `device=NAME` in the query says, or `anonymous`.
     ///
     /// # Errors
     /// The fault to answer: no KID, a policy string that is malformed or contradicts itself, or
@@ -45,16 +52,31 @@ impl Open {
         if licenses.is_empty() {
             return Err(Fault::refused(Refusal::NoKid));
         }
+        let device = match asked.asker.identity {
+            Some(_) => None,
+            None => Some(named_device(asked.query)?),
+        };
         let transaction_id = groups.iter().find_map(|group| group.transaction_id);
         Ok(Grant {
             licenses,
             transaction_id,
             authorized_by: "open",
             account: None,
-            device: None,
+            device,
             spends: None,
         })
     }
+}
+
+fn named_device(query: &str) -> Result<String, Fault> {
+    let name = query.split('&').find_map(|parameter| parameter.strip_prefix("device="));
+    let name = name.unwrap_or(ANONYMOUS);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+    if (1..=NAME_MAX).contains(&name.len()) && name.chars().all(plain) {
+        return Ok(name.to_owned());
+    }
+    let detail = format!("device: must be 1 to {NAME_MAX} letters, digits, -, ., _ or ~");
+    Err(Fault::refused(Refusal::InvalidCfg { detail }))
 }
 
 fn entitled(

@@ -30,6 +30,12 @@ pub enum Case {
     Unauthenticated,
     /// A good key without the scope.
     MissingScope,
+    /// A page of an origin that may not ask.
+    OriginNotAllowed,
+    /// No license for what is asked for, or none that the client could keep to.
+    NotLicensed,
+    /// The `Idempotency-Key` belongs to another request.
+    IdempotencyKeyReused,
     /// No such resource.
     NotFound,
     /// The resource does not know this method.
@@ -60,6 +66,15 @@ impl Case {
                 (S::UNAUTHORIZED, "unauthenticated", "A valid API key is needed")
             }
             Self::MissingScope => (S::FORBIDDEN, "missing-scope", "The API key may not do this"),
+            Self::OriginNotAllowed => {
+                (S::FORBIDDEN, "origin-not-allowed", "Pages of this origin may not ask")
+            }
+            Self::NotLicensed => (S::FORBIDDEN, "not-licensed", "There is no license for this"),
+            Self::IdempotencyKeyReused => (
+                S::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The Idempotency-Key belongs to another request",
+            ),
             Self::NotFound => (S::NOT_FOUND, "not-found", "There is nothing here"),
             Self::MethodNotAllowed => {
                 (S::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not offered here")
@@ -273,10 +288,13 @@ impl ResponseError for Problem {
 mod tests {
     use super::*;
 
-    const ALL: [Case; 12] = [
+    const ALL: [Case; 15] = [
         Case::InvalidRequest,
         Case::Unauthenticated,
         Case::MissingScope,
+        Case::OriginNotAllowed,
+        Case::NotLicensed,
+        Case::IdempotencyKeyReused,
         Case::NotFound,
         Case::MethodNotAllowed,
         Case::BodyTooSlow,

@@ -1,5 +1,6 @@
 //! The routes: which path asks which use case.
 
+mod clearkey;
 mod decisions;
 mod devices;
 mod events;
@@ -7,11 +8,13 @@ mod license;
 
 use std::sync::Arc;
 
+use actix_web::middleware::from_fn;
 use actix_web::web;
 
 use super::problem::{Case, Problem};
 use crate::access::RateLimiter;
 use crate::clock::Clock;
+use crate::config::Origins;
 use crate::domain::{DeviceRef, Identity};
 use crate::licensing::{Licensing, LicensingError};
 use crate::projections::{History, Inventory};
@@ -26,6 +29,8 @@ pub struct Services {
     pub history: History,
     /// How often one identity may ask.
     pub identity_rate: RateLimiter<Identity>,
+    /// The origins whose pages may ask through Clear Key; `None` where that is not offered.
+    pub clearkey_origins: Option<Origins>,
     /// The time, for what is shown as of now.
     pub clock: Clock,
 }
@@ -49,6 +54,13 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
         )
         .service(web::resource("/v1/events").route(web::get().to(events::list)))
         .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)));
+    if services.clearkey_origins.is_some() {
+        config.service(
+            web::resource("/clearkey")
+                .wrap(from_fn(clearkey::cors))
+                .route(web::post().to(clearkey::acquire)),
+        );
+    }
 }
 
 impl Services {
@@ -64,6 +76,15 @@ impl Services {
             }
         };
         found.ok_or_else(|| Problem::new(Case::NotFound, "no such device in the ledger"))
+    }
+
+    /// Takes one call from the allowance of an identity.
+    fn check_rate(&self, identity: &Identity) -> Result<(), Problem> {
+        self.identity_rate.check(identity).map_err(|too_fast| {
+            Problem::new(Case::RateLimited, "this device asks too often")
+                .retry_after(std::time::Duration::from_secs(1))
+                .caused_by(too_fast)
+        })
     }
 
     /// Waits until the inventory includes `min_position`, if one is given.

@@ -143,6 +143,14 @@ async fn serve(
     }
 }
 
+/// Headers that routes set on errors as well: which methods there are, and who may read the answer.
+const KEPT: [HeaderName; 4] = [
+    header::ALLOW,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    header::VARY,
+];
+
 /// Adds the headers of every answer, and gives errors their final form.
 fn finish(mut response: ServiceResponse, id: &RequestId) -> ServiceResponse {
     protect(response.headers_mut(), Some(id));
@@ -156,8 +164,10 @@ fn finish(mut response: ServiceResponse, id: &RequestId) -> ServiceResponse {
         }
         None => return response,
     };
-    if let Some(allow) = answer.headers().get(header::ALLOW) {
-        rendered.headers_mut().insert(header::ALLOW, allow.clone());
+    for name in KEPT {
+        if let Some(value) = answer.headers().get(&name) {
+            rendered.headers_mut().insert(name, value.clone());
+        }
     }
     response.into_response(rendered)
 }

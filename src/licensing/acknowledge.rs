@@ -26,7 +26,7 @@ impl Licensing {
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
-            let mut turn = self.turn(identity, correlation).await?;
+            let mut turn = self.turn(identity, None, correlation).await?;
             let licenses = turn.guard.read(|rows| command.transaction(|key| rows.value(key)))?;
             let (policy, revision) = (&turn.policy.policy, turn.policy.revision);
             let device = turn.guard.device();

@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::commit::{Attempts, Committed, introduction, model_of};
+use super::commit::{Attempts, Caller, Committed, introduction};
 use super::sealing::RequestKeys;
 use super::{Answer, Denied, Licensing, LicensingError, Posted, random_bytes};
 use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, Terms};
@@ -12,28 +12,50 @@ use crate::domain::ids::Wire16;
 use crate::domain::lookup::GrantPlace;
 use crate::domain::quota::{QuotaExceeded, Scope};
 use crate::domain::{
-    AccountRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId,
+    AccountRef, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId,
+    TransactionId,
 };
 use crate::entitlement::{Asked, Asker, Entitled, Grant};
 use crate::ledger::tail::Fact;
 use crate::playready::acquire::AcquireRequest;
 use crate::playready::challenge::VerifiedChallenge;
 use crate::playready::kid::Kid;
-use crate::playready::policy::Client;
+use crate::playready::policy::{Client, LicensePolicy};
 use crate::playready::soap::{Fault, FaultCode, LimitScope, Refusal};
 
 /// How events name licenses of this protocol.
 const DRM_SYSTEM: &str = "playready";
 
-/// A challenge with everything prepared that can fail before deciding.
-struct Asking<'a> {
-    challenge: &'a VerifiedChallenge,
-    message: &'a AcquireRequest,
-    command: Acquire,
-    keys: RequestKeys,
+/// A command with everything prepared that can fail before deciding, whatever protocol it came by.
+pub(super) struct Asking<'a> {
+    pub(super) caller: &'a Caller,
+    pub(super) command: Acquire,
+    /// The device that the entitlement says this is.
+    pub(super) device: Option<DeviceRef>,
     /// Why it could not be prepared; that only matters if it was not granted before.
-    unprepared: Option<Denied>,
-    correlation: &'a str,
+    pub(super) unprepared: Option<Denied>,
+    pub(super) correlation: &'a str,
+}
+
+/// Licenses as the ledger has them, to be sealed for who asked.
+pub(super) struct Granted {
+    pub(super) licenses: Vec<LicenseAcquired>,
+    /// The position after the events of the grant; `None` for a repeat, which has none.
+    pub(super) position: Option<u64>,
+}
+
+/// Why nothing was granted.
+pub(super) enum NotGranted {
+    /// A decision.
+    Refused(DomainRefusal),
+    /// Whatever came before one.
+    Denied(Denied),
+}
+
+impl<E: Into<Denied>> From<E> for NotGranted {
+    fn from(denied: E) -> Self {
+        Self::Denied(denied.into())
+    }
 }
 
 impl Licensing {
@@ -48,33 +70,39 @@ impl Licensing {
             let detail = "a certificate of the chain is revoked";
             return Err(Denied::Fault(Fault::new(FaultCode::DeviceRevoked, detail)));
         }
-        let correlation = posted.correlation;
-        let mut asking = match self.prepare(challenge, message, posted).await {
-            Ok((command, keys)) => {
-                Asking { challenge, message, command, keys, unprepared: None, correlation }
-            }
-            Err(denied) => Asking {
-                challenge,
-                message,
-                command: bare(challenge, message),
-                keys: RequestKeys::default(),
-                unprepared: Some(denied),
-                correlation,
-            },
+        let caller = Caller::of(challenge.sender());
+        let prepared = self.prepare(challenge, message, &caller, posted).await;
+        let (command, keys, unprepared) = match prepared {
+            Ok((command, keys)) => (command, keys, None),
+            Err(denied) => (bare(challenge, message), RequestKeys::default(), Some(denied)),
         };
+        let correlation = posted.correlation;
+        let asking = Asking { caller: &caller, command, device: None, unprepared, correlation };
+        let Granted { licenses, position } =
+            self.grant(asking).await.map_err(|not_granted| match not_granted {
+                NotGranted::Refused(refusal) => fault_of(refusal),
+                NotGranted::Denied(denied) => denied,
+            })?;
+        let body = self.seal(challenge, message, &licenses, &keys)?;
+        Ok(Answer { body, position })
+    }
+
+    /// Decides until nothing that the decision was made on has changed; what it grants is durable.
+    pub(super) async fn grant(&self, mut asking: Asking<'_>) -> Result<Granted, NotGranted> {
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
-            if let Some(answer) = self.acquire_once(&mut asking).await? {
-                return Ok(answer);
+            if let Some(granted) = self.grant_once(&mut asking).await? {
+                return Ok(granted);
             }
         }
     }
 
     /// Decides once; `None` if something that the decision was made on has changed.
-    async fn acquire_once(&self, asking: &mut Asking<'_>) -> Result<Option<Answer>, Denied> {
+    async fn grant_once(&self, asking: &mut Asking<'_>) -> Result<Option<Granted>, NotGranted> {
         let command = &asking.command;
-        let mut turn = self.turn(command.identity, asking.correlation).await?;
+        let claimed = asking.device.as_ref();
+        let mut turn = self.turn(command.identity, claimed, asking.correlation).await?;
         let (mut seen, granted) =
             turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         if let Some(place) = granted {
@@ -83,7 +111,7 @@ impl Licensing {
             if self.moved(&mut turn).await? {
                 return Ok(None);
             }
-            return asking.unprepared.take().map_or(Ok(None), Err);
+            return asking.unprepared.take().map_or(Ok(None), |denied| Err(denied.into()));
         }
         let terms = Terms {
             policy: &turn.policy.policy,
@@ -91,7 +119,7 @@ impl Licensing {
             replay_window_ms: self.replay_window_ms,
         };
         let outcome = turn.guard.device().acquire(command, &seen, terms, turn.at_ms);
-        let mut events = introduction(asking.challenge.sender(), &turn);
+        let mut events = introduction(asking.caller, &turn);
         let stream = turn.guard.stream().clone();
         match outcome {
             Outcome::Grant(licenses) => {
@@ -103,35 +131,28 @@ impl Licensing {
                 else {
                     return Ok(None);
                 };
-                drop(turn);
                 self.metrics.granted(&licenses);
-                self.seal_answer(asking, &licenses, Some(position)).map(Some)
+                Ok(Some(Granted { licenses, position: Some(position) }))
             }
             Outcome::Refuse(refusal, Some(refused)) => {
                 events.push((stream, Event::AcquisitionRefused(*refused)));
                 match self.commit(&mut turn, events, Vec::new(), asking.correlation).await? {
-                    Committed::Stored { .. } => Err(self.refuse(refusal)),
+                    Committed::Stored { .. } => Err(self.refused(refusal)),
                     Committed::DecideAgain => Ok(None),
                 }
             }
             _ if self.moved(&mut turn).await? => Ok(None),
             Outcome::Repeat(licenses) => {
-                drop(turn);
                 self.metrics.repeated();
-                self.seal_answer(asking, &licenses, None).map(Some)
+                Ok(Some(Granted { licenses, position: None }))
             }
-            Outcome::Refuse(refusal, None) => Err(self.refuse(refusal)),
+            Outcome::Refuse(refusal, None) => Err(self.refused(refusal)),
         }
     }
 
-    fn seal_answer(
-        &self,
-        asking: &Asking<'_>,
-        licenses: &[LicenseAcquired],
-        position: Option<u64>,
-    ) -> Result<Answer, Denied> {
-        let body = self.seal(asking.challenge, asking.message, licenses, &asking.keys)?;
-        Ok(Answer { body, position })
+    fn refused(&self, refusal: DomainRefusal) -> NotGranted {
+        self.metrics.refused(&refusal);
+        NotGranted::Refused(refusal)
     }
 
     /// The licenses of a grant, as they were recorded.
@@ -157,11 +178,11 @@ impl Licensing {
         &self,
         challenge: &VerifiedChallenge,
         message: &AcquireRequest,
+        caller: &Caller,
         posted: Posted<'_>,
     ) -> Result<(Acquire, RequestKeys), Denied> {
-        let sender = challenge.sender();
         let command = bare(challenge, message);
-        let (kids, model) = (message.kids(), model_of(sender));
+        let kids = message.kids();
         let asked = Asked {
             query: posted.query,
             bearer: posted.bearer,
@@ -172,8 +193,8 @@ impl Licensing {
                 drm_system: DRM_SYSTEM,
                 identity: Some(command.identity),
                 device: None,
-                security_level: Some(sender.security_level()),
-                model: Some(&model),
+                security_level: Some(caller.security_level),
+                model: Some(&caller.model),
                 client_version: message.client_version.as_deref(),
                 request_sha256: Some(command.signed_sha256),
                 ip: posted.ip,
@@ -183,17 +204,16 @@ impl Licensing {
         let grant = grant.map_err(Denied::Fault)?;
         let Grant { licenses, transaction_id, authorized_by, account, .. } = grant;
         let client = Client {
-            security_level: sender.security_level(),
+            security_level: caller.security_level,
             version_major: message.client_major(),
             time_s: message.client_time,
-            reads_cbc: sender.handles_cbc(),
+            reads_cbc: challenge.sender().handles_cbc(),
         };
         let batch = Batch {
-            identity: command.identity,
+            caller,
             nonce: command.nonce,
             session: SessionId(Wire16(*message.session_or_nonce())),
-            message,
-            challenge,
+            session_explicit: message.session.is_some(),
             transaction_id: match transaction_id {
                 Some(id) => Some(TransactionId(id)),
                 None if licenses.iter().any(|license| license.policy.persist) => {
@@ -201,33 +221,38 @@ impl Licensing {
                 }
                 None => None,
             },
-            model,
             account: account.map(|id| self.reference_key.account(&id)),
             authorized_by,
+            client_version: message.client_version.as_deref(),
+            drm_system: DRM_SYSTEM,
+            signed_sha256: command.signed_sha256,
             now_ms: self.clock.now().0,
         };
+        let now_s = u64::try_from(batch.now_ms / 1000).unwrap_or_default();
         let mut keys = RequestKeys::default();
         let mut recorded = Vec::with_capacity(licenses.len());
         for (ordinal, license) in (0..).zip(licenses) {
-            recorded.push(batch.license(&license, &client, ordinal)?);
+            let policy = license.policy.effective(&client, license.key_type, now_s);
+            let policy = policy.map_err(|refusal| Denied::from(Refusal::from(refusal)))?;
+            recorded.push(batch.license(&license, &policy, ordinal)?);
             keys.remember(license.kid, license.key);
         }
         Ok((Acquire { licenses: recorded, ..command }, keys))
     }
+}
 
-    fn refuse(&self, refusal: DomainRefusal) -> Denied {
-        self.metrics.refused(&refusal);
-        match refusal {
-            DomainRefusal::NonceReused | DomainRefusal::SessionUsed(_) => {
-                Denied::Fault(Fault::invalid_message(refusal))
-            }
-            DomainRefusal::ChallengeSpent => Refusal::ChallengeSpent.into(),
-            DomainRefusal::Blocked => Refusal::NotEntitled.into(),
-            DomainRefusal::TransactionUsed => {
-                Refusal::InvalidCfg { detail: "tid was used before".to_owned() }.into()
-            }
-            DomainRefusal::Quota(exceeded) => limit_refusal(exceeded).into(),
+/// A refusal as an answer of the protocol.
+pub(super) fn fault_of(refusal: DomainRefusal) -> Denied {
+    match refusal {
+        DomainRefusal::NonceReused | DomainRefusal::SessionUsed(_) => {
+            Denied::Fault(Fault::invalid_message(refusal))
         }
+        DomainRefusal::ChallengeSpent => Refusal::ChallengeSpent.into(),
+        DomainRefusal::Blocked => Refusal::NotEntitled.into(),
+        DomainRefusal::TransactionUsed => {
+            Refusal::InvalidCfg { detail: "tid was used before".to_owned() }.into()
+        }
+        DomainRefusal::Quota(exceeded) => limit_refusal(exceeded).into(),
     }
 }
 
@@ -241,47 +266,45 @@ fn bare(challenge: &VerifiedChallenge, message: &AcquireRequest) -> Acquire {
     }
 }
 
-/// What all licenses of one challenge share.
-struct Batch<'a> {
-    identity: Identity,
-    nonce: Nonce,
-    session: SessionId,
-    message: &'a AcquireRequest,
-    challenge: &'a VerifiedChallenge,
-    transaction_id: Option<TransactionId>,
-    model: String,
-    account: Option<AccountRef>,
-    authorized_by: &'static str,
-    now_ms: i64,
+/// What all licenses of one request share.
+pub(super) struct Batch<'a> {
+    pub(super) caller: &'a Caller,
+    pub(super) nonce: Nonce,
+    pub(super) session: SessionId,
+    pub(super) session_explicit: bool,
+    pub(super) transaction_id: Option<TransactionId>,
+    pub(super) account: Option<AccountRef>,
+    pub(super) authorized_by: &'static str,
+    pub(super) client_version: Option<&'a str>,
+    pub(super) drm_system: &'static str,
+    pub(super) signed_sha256: Digest,
+    pub(super) now_ms: i64,
 }
 
 impl Batch<'_> {
-    fn license(
+    /// The license as it is to be recorded; `policy` is the effective one.
+    pub(super) fn license(
         &self,
         entitled: &Entitled,
-        client: &Client,
+        policy: &LicensePolicy,
         ordinal: u32,
-    ) -> Result<LicenseAcquired, Denied> {
-        let now_s = u64::try_from(self.now_ms / 1000).unwrap_or_default();
-        let policy = entitled.policy.effective(client, entitled.key_type, now_s);
-        let policy = policy.map_err(|refusal| Denied::from(Refusal::from(refusal)))?;
-        let stored = serde_json::to_string(&policy).and_then(RawValue::from_string);
+    ) -> Result<LicenseAcquired, LicensingError> {
+        let stored = serde_json::to_string(policy).and_then(RawValue::from_string);
         let stored = stored.map_err(|_| LicensingError::Seal {
             license: entitled.kid.to_string(),
             reason: "its policy cannot be stored",
         })?;
         let counted_until_s = policy.counted_until_s().and_then(|at| i64::try_from(at).ok());
-        let sender = self.challenge.sender();
         Ok(LicenseAcquired {
             license_id: if policy.persist {
                 LicenseId(random_uuid()?)
             } else {
-                LicenseId::non_persistent(self.identity, self.nonce, ordinal)
+                LicenseId::non_persistent(self.caller.identity, self.nonce, ordinal)
             },
-            identity: self.identity,
+            identity: self.caller.identity,
             key_id: KeyId(entitled.kid.guid()),
             session: self.session,
-            session_explicit: self.message.session.is_some(),
+            session_explicit: self.session_explicit,
             nonce: self.nonce,
             ordinal,
             transaction_id: self.transaction_id,
@@ -294,16 +317,16 @@ impl Batch<'_> {
             account: self.account.clone(),
             title: entitled.title.clone(),
             content_group: entitled.content_group.clone(),
-            security_level: sender.security_level(),
-            model: self.model.clone(),
-            client_version: self.message.client_version.clone(),
-            drm_system: DRM_SYSTEM.to_owned(),
+            security_level: self.caller.security_level,
+            model: self.caller.model.clone(),
+            client_version: self.client_version.map(str::to_owned),
+            drm_system: self.drm_system.to_owned(),
             key_type: entitled.key_type.name().to_owned(),
             key_source: entitled.source.clone(),
             quota_policy_revision: 0,
             overage: false,
             authorized_by: self.authorized_by.to_owned(),
-            signed_sha256: Digest(*self.challenge.signed_digest()),
+            signed_sha256: self.signed_sha256,
             at_ms: self.now_ms,
         })
     }

@@ -6,7 +6,7 @@ use super::identities::Belonging;
 use super::policy::Published;
 use super::{Licensing, LicensingError};
 use crate::domain::event::{DeviceEnrolled, IdentityLinked};
-use crate::domain::{Event, Identity};
+use crate::domain::{DeviceRef, Digest, Event, Identity};
 use crate::ledger::state::DeviceGuard;
 use crate::ledger::{Append, AppendError, Expected, NewEvent, StreamName};
 use crate::playready::challenge::Sender;
@@ -51,8 +51,28 @@ impl Attempts {
     }
 }
 
+/// What the ledger keeps of who asks.
+pub(super) struct Caller {
+    pub(super) identity: Identity,
+    pub(super) security_level: u32,
+    /// Maker, model name and number, as far as they are known.
+    pub(super) model: String,
+}
+
+impl Caller {
+    /// The sender of a challenge, by its certificate.
+    pub(super) fn of(sender: &Sender) -> Self {
+        let parts = sender.chain().manufacturer().into_iter().filter(|part| !part.is_empty());
+        Self {
+            identity: Identity(Digest(*sender.identity())),
+            security_level: sender.security_level(),
+            model: parts.collect::<Vec<_>>().join(" "),
+        }
+    }
+}
+
 /// What the ledger says about a device before its first other event.
-pub(super) fn introduction(sender: &Sender, turn: &Turn) -> Vec<(StreamName, Event)> {
+pub(super) fn introduction(caller: &Caller, turn: &Turn) -> Vec<(StreamName, Event)> {
     let Turn { identity, belonging, guard, at_ms, .. } = turn;
     let (identity, at_ms, device) = (*identity, *at_ms, belonging.device.clone());
     let mut events = Vec::new();
@@ -60,8 +80,8 @@ pub(super) fn introduction(sender: &Sender, turn: &Turn) -> Vec<(StreamName, Eve
         let enrolled = DeviceEnrolled {
             device: device.clone(),
             identity,
-            security_level: sender.security_level(),
-            model: model_of(sender),
+            security_level: caller.security_level,
+            model: caller.model.clone(),
             at_ms,
         };
         events.push((guard.stream().clone(), Event::DeviceEnrolled(enrolled)));
@@ -73,21 +93,20 @@ pub(super) fn introduction(sender: &Sender, turn: &Turn) -> Vec<(StreamName, Eve
     events
 }
 
-/// Maker, model name and number of a sender's certificate, as far as it states them.
-pub(super) fn model_of(sender: &Sender) -> String {
-    let parts = sender.chain().manufacturer();
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
-}
-
 impl Licensing {
-    /// Takes the device that `identity` belongs to, and reads what else a decision is made on. What
+    /// Takes the device that `identity` belongs to, and reads what else a decision is made on. An
+    /// identity that was never seen is taken for one of the device `claimed`, if there is one. What
     /// is overdue on the device is voided first.
     pub(super) async fn turn(
         &self,
         identity: Identity,
+        claimed: Option<&DeviceRef>,
         correlation: &str,
     ) -> Result<Turn, LicensingError> {
-        let belonging = self.identities.find(identity, &self.ledger).await?;
+        let mut belonging = self.identities.find(identity, &self.ledger).await?;
+        if let (Expected::NoStream, Some(claimed)) = (belonging.expected, claimed) {
+            belonging.device = claimed.clone();
+        }
         let mut policy = self.policy.current();
         let mut guard = self.deciding.hold(&belonging.device).await?;
         if policy.policy.voiding.is_some() {

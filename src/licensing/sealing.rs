@@ -67,10 +67,6 @@ impl Licensing {
             .map_err(|_| failed("its recorded policy cannot be read"))?;
         let kid = Kid::from(license.key_id.0);
         let key_type = KeyType::from_name(&license.key_type);
-        let content_key = match keys.0.get(&kid) {
-            Some(key) => Some(key.clone()),
-            None => self.content_key(kid, &license.key_source),
-        };
         let spec = LicenseSpec {
             rights_id: if license.persistent.effective {
                 license.license_id.0.into_bytes()
@@ -79,7 +75,7 @@ impl Licensing {
             },
             kid,
             key_type: key_type.ok_or_else(|| failed("its key type is unknown"))?,
-            content_key: &content_key.ok_or_else(|| failed("its content key is missing"))?,
+            content_key: &self.key_of(license, keys)?,
             policy: &policy,
             issue_date: u32::try_from(license.at_ms / 1000).unwrap_or(u32::MAX),
             revinfo_version,
@@ -90,6 +86,23 @@ impl Licensing {
         };
         let sealed = xmr::seal(&spec, challenge.sender().encrypt_key(), &mut random);
         if random_failed { Err(LicensingError::Random) } else { Ok(sealed) }
+    }
+
+    /// The content key of a license, whether granted a moment or a day ago.
+    pub(super) fn key_of(
+        &self,
+        license: &LicenseAcquired,
+        keys: &RequestKeys,
+    ) -> Result<ContentKey, LicensingError> {
+        let kid = Kid::from(license.key_id.0);
+        let found = match keys.0.get(&kid) {
+            Some(key) => Some(key.clone()),
+            None => self.content_key(kid, &license.key_source),
+        };
+        found.ok_or_else(|| LicensingError::Seal {
+            license: license.license_id.to_string(),
+            reason: "its content key is missing",
+        })
     }
 
     /// The content key of a license, from where it came from when it was granted.

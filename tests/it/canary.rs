@@ -94,6 +94,16 @@ fn a_day(client: &Client, device: &Device, reader_key: &str) -> Vec<u8> {
     let mut torn = device.ask(&again);
     torn.truncate(torn.len() / 2);
     take(client.challenge(&torn, ""));
+    // In a browser: a license, and refusals.
+    let kids = |number| [BASE64URL_NOPAD.encode(kid(number).as_bytes())];
+    let ask = |query: &str| {
+        let body = serde_json::json!({ "kids": kids(1) });
+        client.post_json(&format!("/clearkey?{query}"), &body)
+    };
+    assert!(ask("").text().contains(&BASE64URL_NOPAD.encode(&CONTENT_KEY)));
+    for query in ["cfg=(sl:3000)", "device=/", &twice, &wrong] {
+        take(ask(query));
+    }
     // Keys in the wrong places.
     for path in ["/v1/devices", "/v1/events", "/metrics", "/readyz", "/v1/nothing"] {
         take(client.get(path));
@@ -114,7 +124,11 @@ fn no_secret_is_written_or_told_anywhere() {
     let data_arg = data.to_str().unwrap();
     let config = dir.path().join("config.toml");
     // Everything of ours, down to the last detail; libraries as they come.
-    std::fs::write(&config, "[log]\nlevel = \"debug,license_ledger=trace\"\n").unwrap();
+    std::fs::write(
+        &config,
+        "[clearkey]\nenabled = true\n[log]\nlevel = \"debug,license_ledger=trace\"\n",
+    )
+    .unwrap();
     let start = || Serving::start(&data, &["--config", config.to_str().unwrap()]);
     let service = start();
     let admin_key = service.admin_key.clone().unwrap();

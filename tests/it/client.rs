@@ -32,6 +32,11 @@ impl Client {
         Self { agent: config.new_agent(), url: url.to_owned(), key: key.to_owned() }
     }
 
+    /// The base URL of the service.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The same service, with another key.
     pub fn with_key(&self, key: &str) -> Self {
         Self { key: key.to_owned(), ..self.clone() }
@@ -59,6 +64,16 @@ impl Client {
         let request = request.header("authorization", format!("Bearer {}", self.key));
         let sent = request.header("content-type", "application/json").send(body.to_string());
         Answer::read(sent).unwrap_or_else(|| panic!("no answer to POST {path}"))
+    }
+
+    /// Sends `method` with exactly these headers.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let request = ureq::http::Request::builder().method(method);
+        let request = request.uri(format!("{}{path}", self.url));
+        let request =
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let sent = self.agent.run(request.body(body).unwrap());
+        Answer::read(sent).unwrap_or_else(|| panic!("no answer to {method} {path}"))
     }
 
     /// Posts a challenge with the query string `query`; `None` if no whole answer came.

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 
 /// Which modules a top-level module may use.
 const EDGES: &[(&[&str], &[&str])] = &[
-    (&["domain", "playready", "config", "clock"], &[]),
+    (&["domain", "playready", "clearkey", "config", "clock"], &[]),
     (&["ledger", "keys", "access"], &["domain", "clock", "config"]),
     (&["entitlement", "packaging"], &["domain", "playready", "keys", "clock", "config"]),
     (&["simulator"], &["playready", "clock"]),
-    (&["licensing"], &["domain", "playready", "entitlement", "ledger", "keys", "clock"]),
+    (
+        &["licensing"],
+        &["domain", "playready", "clearkey", "entitlement", "ledger", "keys", "clock"],
+    ),
     (&["projections", "audit", "analytics", "notify"], &["domain", "ledger", "clock"]),
     (
         &["http", "grpc"],

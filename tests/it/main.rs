@@ -6,7 +6,9 @@
 mod acknowledgements;
 mod api;
 mod attacks;
+mod browser;
 mod canary;
+mod clearkey;
 mod client;
 mod command_line;
 mod crashes;

@@ -1,7 +1,5 @@
 //! `POST /playready/rightsmanager.asmx`: SOAP in, SOAP out.
 
-use std::time::Duration;
-
 use actix_web::http::header;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 
@@ -12,7 +10,7 @@ use crate::http::problem::{Case, Problem};
 use crate::licensing::{Posted, Reply};
 
 /// Where an answer says up to which position of the ledger reads have to look to see its effect.
-const POSITION: &str = "ledger-position";
+pub(super) const POSITION: &str = "ledger-position";
 
 /// All operations of the license protocol (section 1 of its page).
 pub(super) async fn rights_manager(
@@ -25,11 +23,7 @@ pub(super) async fn rights_manager(
         Ok(verified) => verified,
         Err(reply) => return Ok(respond(reply)),
     };
-    if let Err(too_fast) = services.identity_rate.check(&verified.identity()) {
-        return Err(Problem::new(Case::RateLimited, "this device asks too often")
-            .retry_after(Duration::from_secs(1))
-            .caused_by(too_fast));
-    }
+    services.check_rate(&verified.identity())?;
     note_action(&request, verified.operation());
     let id = request.extensions().get::<RequestId>().map(ToString::to_string);
     let correlation = id.unwrap_or_default();

@@ -1,0 +1,130 @@
+//! `POST /clearkey`: keys for the Encrypted Media Extensions of a browser.
+//!
+//! Pages come from the origins that the configuration allows, or from the service's own; a request
+//! from another page is refused before anything is recorded, since a browser sends it all the same
+//! and only keeps the answer from the page. Requests that name no origin come from no page. No
+//! content type is asked for: `fetch` sends none with the message of a session.
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::license::POSITION;
+use super::{Services, licensing_problem};
+use crate::http::RequestId;
+use crate::http::auth::bearer;
+use crate::http::problem::{Case, Problem};
+use crate::licensing::{ClearKeyRefused, Posted};
+
+/// Longest `Idempotency-Key`, in bytes.
+const IDEMPOTENCY_KEY_MAX: usize = 255;
+/// For how long a browser may remember the answer to a preflight, in seconds.
+const PREFLIGHT_SECONDS: &str = "600";
+
+/// Answers a license request.
+pub(super) async fn acquire(
+    services: web::Data<Services>,
+    id: RequestId,
+    request: HttpRequest,
+    body: web::Bytes,
+) -> Result<HttpResponse, Problem> {
+    let posted = Posted {
+        query: request.query_string(),
+        bearer: bearer(&request),
+        ip: request.peer_addr().map(|peer| peer.ip()),
+        correlation: id.as_str(),
+    };
+    let key = idempotency_key(request.headers())?;
+    let entitled = services.licensing.entitle_clear_key(&body, key, posted).await;
+    let entitled = entitled.map_err(refused)?;
+    services.check_rate(&entitled.identity())?;
+    let license = services.licensing.answer_clear_key(entitled, id.as_str()).await;
+    let license = license.map_err(refused)?;
+    let mut response = HttpResponse::Ok();
+    if let Some(position) = license.position {
+        response.insert_header((POSITION, position.to_string()));
+    }
+    Ok(response
+        .insert_header((header::CONTENT_TYPE, "application/json"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(license.body))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| (1..=IDEMPOTENCY_KEY_MAX).contains(&text.len()));
+    let wrong = format!("must be 1 to {IDEMPOTENCY_KEY_MAX} visible ASCII characters");
+    text.map(Some).ok_or_else(|| Problem::field("Idempotency-Key", wrong))
+}
+
+fn refused(refused: ClearKeyRefused) -> Problem {
+    match refused {
+        ClearKeyRefused::Malformed(bad) => Problem::field(bad.field, bad.detail),
+        ClearKeyRefused::NotLicensed(detail) => Problem::new(Case::NotLicensed, detail),
+        ClearKeyRefused::KeyReused => {
+            let detail = "the Idempotency-Key was used for another request; use a fresh one";
+            Problem::new(Case::IdempotencyKeyReused, detail)
+        }
+        ClearKeyRefused::Failed(error) => licensing_problem(error),
+    }
+}
+
+/// Middleware: cross-origin resource sharing, as the Fetch standard of the WHATWG has it.
+pub(super) async fn cors(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let allowed = match allowed_origin(&request) {
+        Ok(allowed) => allowed,
+        Err(problem) => return Err(problem.into()),
+    };
+    let asks_first = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = if request.method() == Method::OPTIONS && asks_first {
+        request.into_response(preflight())
+    } else {
+        next.call(request).await?.map_into_boxed_body()
+    };
+    if let Some(origin) = allowed {
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        let exposed = HeaderValue::from_static("ledger-position, x-request-id");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
+    Ok(response)
+}
+
+/// What `Access-Control-Allow-Origin` says; `None` without an origin, or for the service's own.
+fn allowed_origin(request: &ServiceRequest) -> Result<Option<HeaderValue>, Problem> {
+    let headers = request.headers();
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(None) };
+    let text = origin.to_str().unwrap_or_default();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = text.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
+    let origins = request.app_data::<web::Data<Services>>();
+    let origins = origins.and_then(|services| services.clearkey_origins.as_ref());
+    match origins {
+        _ if own => Ok(None),
+        Some(origins) if origins.allow(text) => Ok(Some(origin.clone())),
+        _ => Err(Problem::new(
+            Case::OriginNotAllowed,
+            "this page's origin may not ask; add it to clearkey.origins",
+        )),
+    }
+}
+
+fn preflight() -> HttpResponse {
+    const ALLOWED: [(HeaderName, &str); 3] = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, idempotency-key"),
+        (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECONDS),
+    ];
+    let mut response = HttpResponse::NoContent();
+    for allowed in ALLOWED {
+        response.insert_header(allowed);
+    }
+    response.finish()
+}

@@ -132,7 +132,9 @@ fn a_transaction_id_that_the_device_used_before_is_refused() {
     let (device, other) = (service.device("one"), service.device("two"));
     let query = format!("cfg=(persist:true,tid:{})", Uuid::from_u128(5));
     let first = request(&[kid(1)]);
-    let acquired = device.acquire(&service.client, &first, &query).unwrap();
+    let challenge = device.ask(&first);
+    let granted = service.client.challenge(&challenge, &query);
+    let acquired = device.accept(&granted.body, &first.nonce).unwrap();
     assert_eq!(acquired.transaction_id, Some(Uuid::from_u128(5)));
     let before = service.event_count();
     // Its results could be taken for those of the first response.
@@ -141,7 +143,9 @@ fn a_transaction_id_that_the_device_used_before_is_refused() {
     assert!(answer.text().contains("tid was used before"), "{}", answer.text());
     assert_eq!(service.event_count(), before);
     // The same challenge again is a repeat, and another device's ids are its own.
-    device.acquire(&service.client, &first, &query).unwrap();
+    let repeated = service.client.challenge(&challenge, &query);
+    let repeated = device.accept(&repeated.body, &first.nonce).unwrap();
+    assert_eq!(repeated.transaction_id, acquired.transaction_id);
     other.acquire(&service.client, &request(&[kid(1)]), &query).unwrap();
     send(&service, &device, Uuid::from_u128(5), &[(kid(1), 0)]);
     assert_eq!(service.inventory(&device)["confirmed"], 1);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use license_ledger::playready::policy::SecurityLevel;
 use serde_json::json;
 
-use crate::device::{Device, PERSISTENT, kid, refused, request, words};
+use crate::device::{Device, PERSISTENT, fault_of, kid, refused, request, words};
 use crate::service::{Setup, TestService};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +29,9 @@ fn an_unconfirmed_license_makes_room_and_a_late_word_changes_nothing() {
     let service = service();
     let device = service.device("silent");
     let first = request(&[kid(1)]);
-    let acquired = device.acquire(&service.client, &first, PERSISTENT).unwrap();
+    let challenge = device.ask(&first);
+    let granted = service.client.challenge(&challenge, PERSISTENT);
+    let acquired = device.accept(&granted.body, &first.nonce).unwrap();
     assert_eq!(acquire(&service, &device, 2).as_deref(), Some("persistent_license_limit"));
     service.advance_s(600);
     assert_eq!(acquire(&service, &device, 2).as_deref(), Some("persistent_license_limit"));
@@ -54,8 +56,8 @@ fn an_unconfirmed_license_makes_room_and_a_late_word_changes_nothing() {
     let inventory = service.inventory(&device);
     assert_eq!((&inventory["live"], &inventory["confirmed"]), (&1.into(), &0.into()));
     assert_eq!(inventory["voided"], 1);
-    let spent = device.acquire(&service.client, &first, PERSISTENT).err().unwrap();
-    assert_eq!(words(&spent), refused("challenge_spent"));
+    let spent = service.client.challenge(&challenge, PERSISTENT);
+    assert_eq!(fault_of(&spent.body), refused("challenge_spent"));
 
     // Its deletion is taken, too; then it is not even possible that the device holds it.
     device.delete(&service.client, first.nonce, &[kid(1)]).unwrap();
@@ -78,6 +80,7 @@ fn a_failure_to_store_ends_the_license_in_the_same_step() {
     assert_eq!(inventory["live"], 0);
     assert_eq!(inventory["voided_licenses"][0]["reason"], "store_failed");
     assert_eq!(acquire(&service, &device, 2), None);
+    assert_eq!(service.live(&device), 1);
     let now = license_ledger::clock::UnixMillis(service.replay().at_ms);
     service.replay().check_inventory(&service.inner().inventory, now);
 }

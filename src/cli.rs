@@ -10,6 +10,7 @@ pub mod device;
 pub mod events;
 pub mod inventory;
 pub mod keys;
+mod master_key;
 mod pipe;
 pub mod pki;
 pub mod rebuild;

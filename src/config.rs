@@ -55,6 +55,10 @@ pub struct Config {
     pub limits: Limits,
     /// The policy that a ledger without one starts with.
     pub quota: Quota,
+    /// Content keys.
+    pub keys: Keys,
+    /// Keys and headers for packagers.
+    pub packaging: Packaging,
     /// Repeats of a challenge.
     pub replay: Replay,
     /// How often one caller may call.
@@ -79,6 +83,8 @@ impl Default for Config {
             tls: Tls::default(),
             limits: Limits::default(),
             quota: Quota::default(),
+            keys: Keys::default(),
+            packaging: Packaging::default(),
             replay: Replay::default(),
             rate: Rate::default(),
             playready: PlayReady::default(),
@@ -246,6 +252,36 @@ impl Default for Quota {
             void_min_security_level: 3000,
         }
     }
+}
+
+/// Content keys.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keys {
+    /// Id of the seed that gives keys to KIDs that have none. Another one changes nothing for KIDs
+    /// that got theirs before.
+    pub default_seed: String,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { default_seed: "default".to_owned() }
+    }
+}
+
+/// Keys and headers for packagers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Packaging {
+    /// Folder of packagers' certificates (PEM). Content keys are wrapped for these and no others;
+    /// without it for none. Read at every exchange, so that a change takes effect at once.
+    pub certificates: Option<PathBuf>,
+    /// Whether a packager that brings no certificate gets content keys as they are.
+    pub plain_keys: bool,
+    /// License acquisition URL that content headers name; none if not set.
+    pub license_url: Option<String>,
+    /// Address to answer `AcquirePackagingData` on; not offered if not set.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Repeats of a challenge.

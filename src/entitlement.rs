@@ -12,13 +12,14 @@ use std::net::IpAddr;
 use uuid::Uuid;
 
 use crate::domain::event::KeySource;
-use crate::domain::{DeviceRef, Digest, Identity};
-use crate::keys::Keys;
+use crate::domain::{DeviceRef, Digest, Identity, KeyId};
+use crate::keys::{Keys, Source};
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::header::HeaderKey;
+use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
-use crate::playready::soap::Fault;
+use crate::playready::soap::{Fault, FaultCode};
 
 pub use open::Open;
 
@@ -111,4 +112,26 @@ impl Entitlement {
             Self::Open(open) => open.grant(asked, keys),
         }
     }
+}
+
+/// The content key of a KID and where it comes from: a key of its own, the seed that gave it one
+/// before, the seed that is `named`, or the default seed. `None` if there is none of these.
+///
+/// # Errors
+/// The seed that is named, or that gave it a key before, is not registered.
+fn key_of(
+    kid: Kid,
+    named: Option<&str>,
+    keys: &Keys,
+) -> Result<Option<(ContentKey, KeySource)>, Fault> {
+    let failed = |detail: String| Fault::new(FaultCode::Internal, detail);
+    let source = keys.source(KeyId(kid.guid()), named);
+    Ok(match source.map_err(|missing| failed(missing.to_string()))? {
+        None => None,
+        Some(Source::Registered(key)) => Some((ContentKey::new(*key), KeySource::Registered)),
+        Some(Source::Seed { seed_id, seed }) => {
+            let seed = KeySeed::new(&seed).map_err(|short| failed(short.to_string()))?;
+            Some((seed.content_key(kid), KeySource::Seed { seed_id }))
+        }
+    })
 }

@@ -10,25 +10,36 @@
 //!
 //! `sealed` is nonce(12) ‖ AES-256-GCM ciphertext ‖ tag(16) under HMAC-SHA-256(master key,
 //! `license-ledger keys v1`); the associated data is the line's kind and id, so that a sealed key
-//! cannot be moved to another id. A record is durable when [`Keys::add`] returns. A last line
-//! without its line feed was never acknowledged and is cut off at the next start.
+//! cannot be moved to another id. A record is durable when [`Keys::store`] returns. A last line
+//! without its line feed was never acknowledged and is cut off at the next start. A key id that
+//! stands there twice has the last key: only one that the ledger never came to know is overwritten.
+//!
+//! # Which key a KID has
+//!
+//! Its own, if one is registered; else the one that a seed derives: the seed that gave it a key
+//! before, else the seed that the entitlement names, else the default seed ([`Keys::source`]). Of
+//! these the ledger decides the first two, once and for all: see the `content-key-bound.v1` event.
 
 mod import;
+mod reseal;
 mod seal;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::num::NonZeroUsize;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::domain::KeyId;
 pub use import::{ImportError, parse_import, parse_seed};
+pub use reseal::Resealed;
 use seal::Sealer;
 
 /// A content key: 16 bytes, wiped when dropped.
@@ -36,8 +47,11 @@ pub type ContentKey = Zeroizing<[u8; 16]>;
 /// A key seed: 30 bytes or more, of which the first 30 count; wiped when dropped.
 pub type KeySeed = Zeroizing<Vec<u8>>;
 
-/// Id of the seed that gives keys to KIDs without a content key of their own.
+/// Id of the default seed, unless the configuration names another.
 pub const DEFAULT_SEED: &str = "default";
+
+/// Seeds of KIDs kept in memory; the ledger knows those of all.
+const BOUND_CACHED: NonZeroUsize = NonZeroUsize::new(64 * 1024).unwrap();
 
 /// The key file cannot be used, or a key is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +78,12 @@ pub enum KeysError {
         /// The file.
         path: PathBuf,
     },
+    /// The file that is to replace the key file does not hold what the key file holds.
+    #[error("{path} does not hold what it was written to hold; the key file is as it was")]
+    Unproven {
+        /// The file.
+        path: PathBuf,
+    },
     /// The KID has another key already. A KID's key never changes.
     #[error("key id {0} has another content key already, and a KID's key never changes")]
     KeyDiffers(KeyId),
@@ -85,15 +105,53 @@ const FORMAT: &str = "license-ledger keys";
 /// All content keys and seeds. Shared between threads by reference.
 pub struct Keys {
     path: PathBuf,
-    sealer: Sealer,
-    file: Mutex<File>,
+    store: Mutex<Store>,
     known: RwLock<Known>,
+    /// From which seed KIDs got their key, as far as it was looked up.
+    bound: Mutex<LruCache<KeyId, String>>,
+    default_seed: String,
+}
+
+/// The key file as it is written to.
+struct Store {
+    file: File,
+    sealer: Sealer,
 }
 
 #[derive(Default)]
 struct Known {
     keys: HashMap<KeyId, ContentKey>,
     seeds: HashMap<String, KeySeed>,
+    /// On disk, and not to be given out yet.
+    stored: HashMap<KeyId, ContentKey>,
+    /// KIDs that are registered in the ledger, with a key that is not here.
+    missing: HashSet<KeyId>,
+}
+
+/// What gives a KID its key is not in the key store.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    /// A seed.
+    #[error(
+        "key seed `{0}` is not registered here; register it with `license-ledger keys seed --id {0}`"
+    )]
+    Seed(String),
+    /// A key that the ledger says is registered.
+    #[error("the key of {0} is missing here; restore keys.sealed, or import the key again")]
+    Key(KeyId),
+}
+
+/// Where a KID's key comes from.
+pub enum Source {
+    /// A content key of its own.
+    Registered(ContentKey),
+    /// A seed, which gives the KID its key.
+    Seed {
+        /// The seed's id.
+        seed_id: String,
+        /// The seed.
+        seed: KeySeed,
+    },
 }
 
 impl Keys {
@@ -115,40 +173,89 @@ impl Keys {
         for (index, line) in text.get(..whole).unwrap_or_default().lines().enumerate() {
             known.read_line(line, index, &sealer, path)?;
         }
-        let keys = Self {
-            path: path.to_owned(),
-            sealer,
-            file: Mutex::new(file),
-            known: RwLock::new(known),
-        };
+        let mut store = Store { file, sealer };
         if whole == 0 {
-            let sealed = keys.sealer.seal(&aad("format", FORMAT), &[]);
-            keys.write(&[Line::Format { format: FORMAT.to_owned(), version: 1, sealed }])?;
+            store.write(&[store.format_line()]).map_err(io)?;
         }
-        Ok(keys)
+        Ok(Self {
+            path: path.to_owned(),
+            store: Mutex::new(store),
+            known: RwLock::new(known),
+            bound: Mutex::new(LruCache::new(BOUND_CACHED)),
+            default_seed: DEFAULT_SEED.to_owned(),
+        })
+    }
+
+    /// The same, with another default seed.
+    #[must_use]
+    pub fn with_default_seed(self, seed_id: &str) -> Self {
+        Self { default_seed: seed_id.to_owned(), ..self }
+    }
+
+    /// Id of the default seed, which need not be registered.
+    pub fn default_seed(&self) -> &str {
+        &self.default_seed
+    }
+
+    /// Where the key of `key_id` comes from: a key of its own, else the seed that it is known to
+    /// be bound to, else the seed that is `named`, else the default seed. `None` if there is none
+    /// of these.
+    ///
+    /// # Errors
+    /// Its registered key, the seed that it is bound to, or the one that is named is not here.
+    pub fn source(&self, key_id: KeyId, named: Option<&str>) -> Result<Option<Source>, Missing> {
+        let known = self.known();
+        if let Some(key) = known.keys.get(&key_id) {
+            return Ok(Some(Source::Registered(key.clone())));
+        }
+        if known.missing.contains(&key_id) {
+            return Err(Missing::Key(key_id));
+        }
+        let bound = self.bound_seed(key_id);
+        let chosen = bound.as_deref().or(named);
+        let seed_id = chosen.unwrap_or(&self.default_seed);
+        match known.seeds.get(seed_id) {
+            Some(seed) => {
+                Ok(Some(Source::Seed { seed_id: seed_id.to_owned(), seed: seed.clone() }))
+            }
+            None if chosen.is_some() => Err(Missing::Seed(seed_id.to_owned())),
+            None => Ok(None),
+        }
     }
 
     /// The content key registered for `key_id`.
     pub fn content_key(&self, key_id: KeyId) -> Option<ContentKey> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).keys.get(&key_id).cloned()
+        self.known().keys.get(&key_id).cloned()
     }
 
     /// The seed with this id.
     pub fn seed(&self, seed_id: &str) -> Option<KeySeed> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).seeds.get(seed_id).cloned()
+        self.known().seeds.get(seed_id).cloned()
     }
 
     /// How many content keys are registered.
     pub fn count(&self) -> usize {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).keys.len()
+        self.known().keys.len()
     }
 
-    /// Registers content keys, all or none, and returns the ids that were not known before.
+    /// The seed that a KID is known to be bound to. `None` says nothing: ask the ledger.
+    pub fn bound_seed(&self, key_id: KeyId) -> Option<String> {
+        self.bound().get(&key_id).cloned()
+    }
+
+    /// Remembers that the ledger has bound a KID to a seed.
+    pub fn remember_bound(&self, key_id: KeyId, seed_id: &str) {
+        self.bound().put(key_id, seed_id.to_owned());
+    }
+
+    /// Puts content keys on disk, all or none. They are not given to anyone before
+    /// [`serve`](Self::serve): the ledger has yet to say that they count.
     ///
     /// # Errors
-    /// [`KeysError::KeyDiffers`] if one of them has another key already.
-    pub fn add(&self, keys: &[(KeyId, ContentKey)]) -> Result<Vec<KeyId>, KeysError> {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+    /// [`KeysError::KeyDiffers`] if one of them has another key already, or comes twice.
+    pub fn store(&self, keys: &[(KeyId, ContentKey)]) -> Result<(), KeysError> {
+        let mut store = self.open_store();
+        let known = self.known();
         let mut fresh = HashMap::<KeyId, &ContentKey>::new();
         for (key_id, key) in keys {
             match known.keys.get(key_id).or_else(|| fresh.get(key_id).copied()) {
@@ -161,15 +268,37 @@ impl Keys {
                 }
             }
         }
-        let seal = |(key_id, key): (&KeyId, &&ContentKey)| Line::Key {
-            key_id: *key_id,
-            sealed: self.sealer.seal(&aad("key", &key_id.to_string()), key.as_slice()),
-        };
-        self.write(&fresh.iter().map(seal).collect::<Vec<_>>())?;
-        let added = fresh.keys().copied().collect();
-        let fresh = fresh.into_iter().map(|(key_id, key)| (key_id, key.clone()));
-        known.keys.extend(fresh.collect::<Vec<_>>());
-        Ok(added)
+        drop(known);
+        let lines: Vec<_> =
+            fresh.iter().map(|(key_id, key)| store.key_line(*key_id, key)).collect();
+        store.write(&lines).map_err(|source| self.io(source))?;
+        let stored = fresh.into_iter().map(|(key_id, key)| (key_id, key.clone()));
+        self.known_mut().stored.extend(stored);
+        Ok(())
+    }
+
+    /// Gives these content keys out from here on: they are stored and registered in the ledger.
+    pub fn serve(&self, keys: &[(KeyId, ContentKey)]) {
+        let mut known = self.known_mut();
+        for (key_id, key) in keys {
+            known.missing.remove(key_id);
+            known.stored.remove(key_id);
+            known.keys.entry(*key_id).or_insert_with(|| key.clone());
+        }
+    }
+
+    /// Agrees with the ledger on what is registered: content keys that `is_registered` does not
+    /// accept were stored and never registered, and count for nothing; of `registered` those that
+    /// are not here are missing. Returns how many those are.
+    pub fn agree(
+        &self,
+        is_registered: impl Fn(KeyId, &ContentKey) -> bool,
+        registered: impl Iterator<Item = KeyId>,
+    ) -> usize {
+        let mut known = self.known_mut();
+        known.keys.retain(|key_id, key| is_registered(*key_id, key));
+        known.missing = registered.filter(|key_id| !known.keys.contains_key(key_id)).collect();
+        known.missing.len()
     }
 
     /// Registers a seed; tells whether it was not known before.
@@ -177,33 +306,70 @@ impl Keys {
     /// # Errors
     /// [`KeysError::SeedDiffers`] if the id has another seed already.
     pub fn add_seed(&self, seed_id: &str, seed: &KeySeed) -> Result<bool, KeysError> {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(have) = known.seeds.get(seed_id) {
+        let mut store = self.open_store();
+        if let Some(have) = self.seed(seed_id) {
             let same = bool::from(have.ct_eq(seed.as_slice()));
             return if same { Ok(false) } else { Err(KeysError::SeedDiffers(seed_id.to_owned())) };
         }
-        let sealed = self.sealer.seal(&aad("seed", seed_id), seed);
-        self.write(&[Line::Seed { seed_id: seed_id.to_owned(), sealed }])?;
-        known.seeds.insert(seed_id.to_owned(), seed.clone());
+        let line = store.seed_line(seed_id, seed);
+        store.write(&[line]).map_err(|source| self.io(source))?;
+        self.known_mut().seeds.insert(seed_id.to_owned(), seed.clone());
         Ok(true)
     }
 
+    fn io(&self, source: io::Error) -> KeysError {
+        KeysError::Io { path: self.path.clone(), source }
+    }
+
+    fn open_store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_mut(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bound(&self) -> MutexGuard<'_, LruCache<KeyId, String>> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    fn format_line(&self) -> Line {
+        let sealed = self.sealer.seal(&aad("format", FORMAT), &[]);
+        Line::Format { format: FORMAT.to_owned(), version: 1, sealed }
+    }
+
+    fn key_line(&self, key_id: KeyId, key: &ContentKey) -> Line {
+        let sealed = self.sealer.seal(&aad("key", &key_id.to_string()), key.as_slice());
+        Line::Key { key_id, sealed }
+    }
+
+    fn seed_line(&self, seed_id: &str, seed: &KeySeed) -> Line {
+        Line::Seed {
+            seed_id: seed_id.to_owned(),
+            sealed: self.sealer.seal(&aad("seed", seed_id), seed),
+        }
+    }
+
     /// Appends lines and waits until they are on disk.
-    fn write(&self, lines: &[Line]) -> Result<(), KeysError> {
-        let io = |source| KeysError::Io { path: self.path.clone(), source };
+    fn write(&mut self, lines: &[Line]) -> io::Result<()> {
         let mut text = Vec::new();
         for line in lines {
-            serde_json::to_writer(&mut text, line).map_err(|error| io(error.into()))?;
+            serde_json::to_writer(&mut text, line)?;
             text.push(b'\n');
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = file.metadata().map_err(io)?.len();
-        let written = file.write_all(&text).and_then(|()| file.sync_data());
-        written.map_err(|source| {
+        let length = self.file.metadata()?.len();
+        let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
+        if written.is_err() {
             // What was written in part must not be taken for a key at the next start.
-            let _ = file.set_len(length);
-            io(source)
-        })
+            let _ = self.file.set_len(length);
+        }
+        written
     }
 }
 

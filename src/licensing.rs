@@ -7,6 +7,7 @@
 
 mod acknowledge;
 mod acquire;
+mod binding;
 mod clearkey;
 mod commit;
 mod decide;
@@ -41,7 +42,7 @@ use crate::playready::soap::{Fault, FaultCode, Refusal};
 pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
 pub use decide::{Decision, DecisionCounted};
 pub use metrics::Metrics;
-pub use register::{RegisterError, Registered, Registry};
+pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
 
 /// A use case failed for a reason that is not the caller's.
 #[derive(Debug, thiserror::Error)]

@@ -22,7 +22,7 @@ pub enum Scope {
     PolicyWrite,
     /// `support:write`: write-offs, overrides, blocks.
     SupportWrite,
-    /// `keys:write`: import content keys and seeds.
+    /// `keys:write`: make content keys for packagers, and list those there are.
     KeysWrite,
     /// `keys:deliver`: get content keys for packaging.
     KeysDeliver,

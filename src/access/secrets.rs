@@ -6,6 +6,8 @@
 //! | `api.key` | authenticates API keys |
 //! | `master.key` | seals content keys at rest |
 //!
+//! A file named after one of them with `.next` at its end is a key that is about to replace it.
+//!
 //! They live outside the data directory, so that a copy of the data alone opens nothing. A file is
 //! the 32 bytes and nothing else.
 
@@ -86,7 +88,7 @@ pub enum SecretError {
     /// The operating system refused.
     #[error("cannot {action} key file {}; check the directory and its owner", path.display())]
     Io {
-        /// `read` or `create`.
+        /// `read`, `create`, `replace` or `remove`.
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -147,10 +149,7 @@ pub fn create(path: &Path, secret: &Secret) -> Result<(), SecretError> {
 }
 
 fn write_new(path: &Path, secret: &Secret) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     // Made with mode 0600 and linked into place, which fails where a file already is.
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
@@ -178,6 +177,35 @@ pub fn read_or_create(path: &Path, fresh: &Secret) -> Result<Secret, SecretError
         Err(SecretError::Exists { .. }) => read(path),
         Err(failed) => Err(failed),
     }
+}
+
+/// Puts the key file `next` in the place of the one at `path`, which is lost: at once, so that there
+/// is one or the other at any time.
+///
+/// # Errors
+///
+/// [`SecretError::Io`].
+pub fn replace(path: &Path, next: &Path) -> Result<(), SecretError> {
+    let replaced = fs::rename(next, path).and_then(|()| File::open(directory_of(path))?.sync_all());
+    replaced.map_err(|source| SecretError::Io { action: "replace", path: path.to_owned(), source })
+}
+
+/// Removes a key file, if there is one.
+///
+/// # Errors
+///
+/// [`SecretError::Io`].
+pub fn discard(path: &Path) -> Result<(), SecretError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(SecretError::Io { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -237,6 +265,23 @@ mod tests {
         assert!(matches!(read(&path), Err(SecretError::Missing { .. })));
         assert!(read_or_create(&path, &Secret::new([9; 32])).unwrap() == Secret::new([9; 32]));
         assert!(read(&path).unwrap() == Secret::new([9; 32]));
+    }
+
+    #[test]
+    fn a_key_is_replaced_by_the_next_one_and_a_next_one_can_be_discarded() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, next) =
+            (directory.path().join("api.key"), directory.path().join("api.key.next"));
+        create(&path, &Secret::new([1; 32])).unwrap();
+        create(&next, &Secret::new([2; 32])).unwrap();
+        replace(&path, &next).unwrap();
+        assert!(read(&path).unwrap() == Secret::new([2; 32]));
+        assert!(replace(&path, &next).is_err());
+        assert!(read(&path).unwrap() == Secret::new([2; 32]));
+        create(&next, &Secret::new([3; 32])).unwrap();
+        discard(&next).unwrap();
+        assert!(!next.exists());
+        discard(&next).unwrap();
     }
 
     #[test]

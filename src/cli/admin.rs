@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::master_key::KeyFiles;
 use super::service::KeyBytes;
 use super::{Place, control, runtime};
 use crate::access::Registry as ApiKeys;
@@ -19,7 +20,7 @@ use crate::domain::{Digest, KeyId};
 use crate::keys::{ContentKey, KeySeed, Keys};
 use crate::ledger::embedded::{OpenError, Options};
 use crate::ledger::{Embedded, Ledger};
-use crate::licensing::{Registered, Registry};
+use crate::licensing::{KeyRow, Registered, Registry};
 
 /// Who acts, as events name it: a person at the command line of this machine.
 const ACTOR: &str = "cli";
@@ -40,6 +41,15 @@ pub enum Command {
         /// The seed.
         seed: KeySeed,
     },
+    /// List registered content keys and seeds.
+    ListKeys {
+        /// Row to begin with.
+        from: u64,
+        /// Most rows.
+        limit: usize,
+    },
+    /// Seal everything under a new master key.
+    RotateMaster,
     /// Make an API key.
     CreateApiKey {
         /// Its label.
@@ -64,6 +74,15 @@ pub enum Outcome {
     Keys(Registered),
     /// A seed is registered; `true` if it was not before.
     Seed(bool),
+    /// A page of the keys and seeds there are.
+    KeyRows {
+        /// The rows.
+        rows: Vec<KeyRow>,
+        /// Where the next page begins.
+        next: Option<u64>,
+    },
+    /// There is a new master key.
+    MasterRotated,
     /// An API key was made.
     ApiKey {
         /// Its id.
@@ -95,7 +114,6 @@ pub struct ApiKeyRow {
 /// The key files.
 pub(crate) struct Secrets {
     pub(crate) api: Secret,
-    pub(crate) master: KeyBytes,
     pub(crate) reference: KeyBytes,
 }
 
@@ -115,9 +133,9 @@ impl Secrets {
             }
             Ok(secrets::read(&path)?)
         };
+        file("master.key")?;
         Ok(Self {
             api: file("api.key")?,
-            master: Zeroizing::new(*file("master.key")?.expose()),
             reference: Zeroizing::new(*file("reference.key")?.expose()),
         })
     }
@@ -125,7 +143,9 @@ impl Secrets {
 
 /// Carries out commands on an open ledger.
 pub struct Admin {
-    registry: Registry,
+    registry: Arc<Registry>,
+    keys: Arc<Keys>,
+    key_files: KeyFiles,
     api_keys: Arc<ApiKeys>,
     clock: Clock,
     /// One command at a time.
@@ -134,8 +154,10 @@ pub struct Admin {
 
 impl Admin {
     /// Reads the API keys of the ledger into `api_keys`.
-    pub async fn new(
-        registry: Registry,
+    pub(crate) async fn new(
+        registry: Arc<Registry>,
+        keys: Arc<Keys>,
+        key_files: KeyFiles,
         api_keys: Arc<ApiKeys>,
         clock: Clock,
     ) -> anyhow::Result<Self> {
@@ -146,7 +168,8 @@ impl Admin {
                 api_keys.apply_revoked(&id, UnixMillis(at_ms));
             }
         }
-        Ok(Self { registry, api_keys, clock, turn: tokio::sync::Mutex::default() })
+        let turn = tokio::sync::Mutex::default();
+        Ok(Self { registry, keys, key_files, api_keys, clock, turn })
     }
 
     /// The API keys, as they are checked.
@@ -172,6 +195,15 @@ impl Admin {
             }
             Command::AddSeed { seed_id, seed } => {
                 Outcome::Seed(self.registry.key_seed(&seed_id, &seed, ACTOR).await?)
+            }
+            Command::ListKeys { from, limit } => {
+                let page = self.registry.list(from, None, limit).await?;
+                Outcome::KeyRows { rows: page.rows, next: page.next }
+            }
+            Command::RotateMaster => {
+                self.key_files.rotate(&self.keys)?;
+                self.registry.master_key_rotated(ACTOR).await?;
+                Outcome::MasterRotated
             }
             Command::CreateApiKey { name, scopes } => {
                 let (key_id, key) = self.create_api_key(&name, scopes).await?;
@@ -252,10 +284,13 @@ pub fn execute(place: &Place, command: Command) -> anyhow::Result<Outcome> {
     runtime.block_on(async {
         let empty = ledger.last_sequence().await?.is_none();
         let secrets = Secrets::open(&config.secrets()?, empty)?;
-        let keys = Arc::new(Keys::open(&data.join("keys.sealed"), &secrets.master)?);
+        let key_files = KeyFiles::new(&config.secrets()?, data);
+        let keys = Arc::new(key_files.open_keys()?);
         let clock = Clock::System;
-        let registry = Registry::new(Arc::clone(&ledger), keys, clock.clone());
-        let admin = Admin::new(registry, Arc::new(ApiKeys::new(secrets.api)), clock).await?;
+        let registry = Registry::new(Arc::clone(&ledger), Arc::clone(&keys), clock.clone());
+        registry.load().await?;
+        let api_keys = Arc::new(ApiKeys::new(secrets.api));
+        let admin = Admin::new(Arc::new(registry), keys, key_files, api_keys, clock).await?;
         let outcome = admin.execute(command).await;
         ledger.close().await;
         outcome

@@ -20,6 +20,10 @@ pub enum KeysCommand {
     Import(ImportArgs),
     /// Register a key seed, from which KIDs without a key of their own get theirs
     Seed(SeedArgs),
+    /// List the ids of content keys and key seeds, never the keys
+    List(ListArgs),
+    /// Make a new master key and seal everything under it
+    RotateMaster(RotateArgs),
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Api(ApiCommand),
@@ -44,6 +48,30 @@ pub struct SeedArgs {
     place: Place,
     /// File with the seed, base64 of at least 30 bytes, or - for standard input
     file: PathBuf,
+    /// The seed's id: a-z, 0-9, dot, hyphen, underscore. `default` serves unless keys.default_seed
+    /// names another; an entitlement may name any
+    #[arg(long, value_name = "ID", default_value = DEFAULT_SEED, value_parser = seed_id)]
+    id: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `keys list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `keys rotate-master`.
+#[derive(Debug, Args)]
+pub struct RotateArgs {
+    #[command(flatten)]
+    place: Place,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -100,8 +128,12 @@ pub fn run(command: KeysCommand) -> anyhow::Result<ExitCode> {
             let text = std::str::from_utf8(&file).unwrap_or_default();
             let seed = parse_seed(text)
                 .with_context(|| format!("cannot import {}", args.file.display()))?;
-            let command = Command::AddSeed { seed_id: DEFAULT_SEED.to_owned(), seed };
+            let command = Command::AddSeed { seed_id: args.id, seed };
             print(execute(&args.place, command)?, args.json)
+        }
+        KeysCommand::List(args) => list(&args),
+        KeysCommand::RotateMaster(args) => {
+            print(execute(&args.place, Command::RotateMaster)?, args.json)
         }
         KeysCommand::Api(ApiCommand::Create { place, name, scopes, json }) => {
             let scopes: BTreeSet<_> = scopes.into_iter().collect();
@@ -114,6 +146,41 @@ pub fn run(command: KeysCommand) -> anyhow::Result<ExitCode> {
             print(execute(&place, Command::RevokeApiKey { key_id })?, false)
         }
     }
+}
+
+/// Reads the id of a seed.
+fn seed_id(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_')
+    };
+    if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+        return Ok(text.to_owned());
+    }
+    Err("a seed's id is 1 to 64 of a-z, 0-9, dot, hyphen, underscore".to_owned())
+}
+
+/// Prints all keys, page by page.
+fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    const ROWS: usize = 1_000;
+    let mut next = Some(0);
+    if !args.json {
+        println!("{:<13}{:<38}{:<18}REGISTERED", "KIND", "ID", "CHECK VALUE");
+    }
+    while let Some(from) = next {
+        let page = execute(&args.place, Command::ListKeys { from, limit: ROWS })?;
+        let Outcome::KeyRows { rows, next: after } = page else {
+            anyhow::bail!("the serving process is of another version");
+        };
+        for row in rows {
+            if args.json {
+                println!("{}", serde_json::to_string(&row)?);
+                continue;
+            }
+            println!("{:<13}{:<38}{:<18}{}", row.kind, row.id, row.check_value, row.registered_at);
+        }
+        next = after;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn read(path: &PathBuf) -> anyhow::Result<Zeroizing<Vec<u8>>> {
@@ -138,6 +205,11 @@ fn print(outcome: Outcome, json: bool) -> anyhow::Result<ExitCode> {
         ),
         Outcome::Seed(true) => println!("the key seed is registered"),
         Outcome::Seed(false) => println!("this key seed was registered already"),
+        // Printed page by page.
+        Outcome::KeyRows { .. } => {}
+        Outcome::MasterRotated => println!(
+            "there is a new master key; back it up, and keep the old one for old backups of the data"
+        ),
         Outcome::ApiKey { key_id, key } => {
             println!("API key {key_id}, shown this once:\n{key}");
         }

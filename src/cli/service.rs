@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::admin::Admin;
 use super::control::Control;
+use super::master_key::KeyFiles;
 use super::revocation::{ListFiles, Watch};
 use super::voiding::Sweep;
 use super::{pki, runtime};
@@ -21,7 +22,7 @@ use crate::http::health::Readiness;
 use crate::http::metrics::Metrics;
 use crate::http::routes::{Services, install};
 use crate::http::{Running, Server, Shell};
-use crate::keys::Keys;
+use crate::keys::{DEFAULT_SEED, Keys};
 use crate::ledger::embedded::Options;
 use crate::ledger::state::{Deciding, StateStore};
 use crate::ledger::{Embedded, Ledger};
@@ -63,13 +64,15 @@ impl Service {
         let runtime = runtime()?;
         let ledger = Arc::new(Ledger::Embedded(Embedded::open(&data, Options::default())?));
         let opened = runtime.block_on(Opened::open(config, &data, &ledger, &clock))?;
-        let Opened { admin, admin_key, licensing, inventory, readiness, pki, lists } = opened;
+        let Opened { admin, admin_key, licensing, registry, inventory, readiness, pki, lists } =
+            opened;
         let admin = Arc::new(admin);
         let metrics = Arc::new(Metrics::default());
         metrics.register(|registry| licensing.metrics().register(registry));
         let sweep_clock = clock.clone();
         let services = actix_web::web::Data::new(Services {
             licensing: Arc::clone(&licensing),
+            registry,
             inventory: Arc::clone(&inventory),
             history: History::new(Arc::clone(&ledger)),
             identity_rate: RateLimiter::new(config.rate.per_identity_per_minute, config.rate.burst),
@@ -124,6 +127,7 @@ struct Opened {
     admin: Admin,
     admin_key: Option<ApiKeyText>,
     licensing: Arc<Licensing>,
+    registry: Arc<Registry>,
     inventory: Arc<Inventory>,
     readiness: Readiness,
     pki: PathBuf,
@@ -140,7 +144,10 @@ impl Opened {
         let empty = ledger.last_sequence().await?.is_none();
         let secrets = super::admin::Secrets::open(&config.secrets()?, empty)?;
         let pki_dir = pki_dir(config, empty)?;
-        let keys = Arc::new(Keys::open(&data.join("keys.sealed"), &secrets.master)?);
+        let key_files = KeyFiles::new(&config.secrets()?, data);
+        let keys = key_files.open_keys()?.with_default_seed(&config.keys.default_seed);
+        require_default_seed(&keys)?;
+        let keys = Arc::new(keys);
         let store = Arc::new(StateStore::open(data, Arc::clone(ledger)).await?);
         let inventory = Arc::new(Inventory::open(data, Arc::clone(ledger)).await?);
         let pki = load_pki(&pki_dir, clock)?;
@@ -166,13 +173,16 @@ impl Opened {
             replay_window_ms: i64::from(config.replay.window_hours) * 60 * 60 * 1000,
         };
         let licensing = Arc::new(Licensing::new(parts).await?);
-        let registry = Registry::new(Arc::clone(ledger), Arc::clone(&keys), clock.clone());
-        let missing = registry.missing_keys().await?;
+        let registry =
+            Arc::new(Registry::new(Arc::clone(ledger), Arc::clone(&keys), clock.clone()));
+        let missing = registry.load().await?;
         let api_keys = Arc::new(ApiKeys::new(secrets.api));
-        let admin = Admin::new(registry, api_keys, clock.clone()).await?;
+        let admin =
+            Admin::new(Arc::clone(&registry), keys, key_files, api_keys, clock.clone()).await?;
         let admin_key = admin.first_key(&[Scope::Admin]).await?;
         let readiness = readiness(ledger, &store, &inventory, clock, missing);
-        Ok(Self { admin, admin_key, licensing, inventory, readiness, pki: pki_dir, lists })
+        let pki = pki_dir;
+        Ok(Self { admin, admin_key, licensing, registry, inventory, readiness, pki, lists })
     }
 }
 
@@ -188,6 +198,17 @@ fn quota_policy(quota: &config::Quota) -> QuotaPolicy {
         voiding: voids.then_some(voiding),
         ..QuotaPolicy::with_device_limit(quota.device_limit, quota.licenses_per_slot)
     }
+}
+
+/// A default seed that somebody chose has to be there: without it KIDs would have other keys.
+fn require_default_seed(keys: &Keys) -> anyhow::Result<()> {
+    let seed_id = keys.default_seed();
+    anyhow::ensure!(
+        seed_id == DEFAULT_SEED || keys.seed(seed_id).is_some(),
+        "keys.default_seed names the key seed `{seed_id}`, which is not registered; register it \
+         with `license-ledger keys seed --id {seed_id}`"
+    );
+    Ok(())
 }
 
 fn sign_responses(config: &Config) -> SignResponses {

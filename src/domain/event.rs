@@ -31,6 +31,8 @@ pub enum Event {
     QuotaPolicyPublished(QuotaPolicyPublished),
     ContentKeyRegistered(ContentKeyRegistered),
     KeySeedRegistered(KeySeedRegistered),
+    ContentKeyBound(ContentKeyBound),
+    MasterKeyRotated(MasterKeyRotated),
     ApiKeyCreated(ApiKeyCreated),
     ApiKeyRevoked(ApiKeyRevoked),
 }
@@ -351,6 +353,28 @@ pub struct KeySeedRegistered {
     pub at_ms: i64,
 }
 
+/// Where a KID's key comes from was settled, for good: the only event of a `key-<guid>` stream,
+/// which is created with it. A seed's first use for a KID and the registration of a content key
+/// while there are seeds both create that stream, so that one of the two loses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentKeyBound {
+    /// The KID.
+    pub key_id: KeyId,
+    /// Where its key comes from.
+    pub source: KeySource,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// Content keys and seeds were sealed anew under another master key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterKeyRotated {
+    /// Who did it.
+    pub actor: String,
+    /// When.
+    pub at_ms: i64,
+}
+
 /// An API key was made. The secret is shown once and kept nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiKeyCreated {
@@ -396,6 +420,8 @@ impl Event {
             Self::QuotaPolicyPublished(_) => "quota-policy-published.v1",
             Self::ContentKeyRegistered(_) => "content-key-registered.v1",
             Self::KeySeedRegistered(_) => "key-seed-registered.v1",
+            Self::ContentKeyBound(_) => "content-key-bound.v1",
+            Self::MasterKeyRotated(_) => "master-key-rotated.v1",
             Self::ApiKeyCreated(_) => "api-key-created.v1",
             Self::ApiKeyRevoked(_) => "api-key-revoked.v1",
         }
@@ -416,6 +442,8 @@ impl Event {
             Self::QuotaPolicyPublished(e) => e.at_ms,
             Self::ContentKeyRegistered(e) => e.at_ms,
             Self::KeySeedRegistered(e) => e.at_ms,
+            Self::ContentKeyBound(e) => e.at_ms,
+            Self::MasterKeyRotated(e) => e.at_ms,
             Self::ApiKeyCreated(e) => e.at_ms,
             Self::ApiKeyRevoked(e) => e.at_ms,
         }
@@ -445,6 +473,8 @@ impl Event {
             Self::QuotaPolicyPublished(e) => e.at_ms.to_string(),
             Self::ContentKeyRegistered(e) => e.key_id.to_string(),
             Self::KeySeedRegistered(e) => e.seed_id.clone(),
+            Self::ContentKeyBound(e) => e.key_id.to_string(),
+            Self::MasterKeyRotated(e) => e.at_ms.to_string(),
             Self::ApiKeyCreated(e) => e.key_id.clone(),
             Self::ApiKeyRevoked(e) => e.key_id.clone(),
         }

@@ -1,9 +1,8 @@
 //! Test mode: the request says what it wants.
 
 use super::{Asked, Entitled, Grant};
-use crate::domain::KeyId;
 use crate::domain::event::KeySource;
-use crate::keys::{DEFAULT_SEED, Keys};
+use crate::keys::Keys;
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::header::AlgId;
 use crate::playready::key_seed::KeySeed;
@@ -25,7 +24,7 @@ pub struct Open;
 
 impl Open {
     /// What the request may have. Keys come from the request, else from the registered content
-    /// keys, else from the registered key seed, else from the seed that is published for tests.
+    /// keys, else from a registered key seed, else from the seed that is published for tests.
     /// A device that does not sign is the one that `device=NAME` in the query says, or `anonymous`.
     ///
     /// # Errors
@@ -89,7 +88,7 @@ fn entitled(
     let (key, source) = match (&group.content_key, &group.key_seed) {
         (Some(key), _) => (key.clone(), KeySource::Request),
         (None, Some(seed)) => (seed.content_key(kid), KeySource::Request),
-        (None, None) => key_of(kid, keys),
+        (None, None) => key_of(kid, keys)?,
     };
     let key_type = group.key_type(header_key_type(kid, asked)?).map_err(refused)?;
     note_checksum(kid, key_type, &key, asked);
@@ -126,18 +125,11 @@ fn note_checksum(kid: Kid, key_type: KeyType, key: &ContentKey, asked: &Asked<'_
 }
 
 /// The key of a KID that the request names no key for.
-fn key_of(kid: Kid, keys: &Keys) -> (ContentKey, KeySource) {
-    if let Some(key) = keys.content_key(KeyId(kid.guid())) {
-        return (ContentKey::new(*key), KeySource::Registered);
-    }
-    let registered = keys.seed(DEFAULT_SEED).and_then(|seed| KeySeed::new(&seed).ok());
-    match registered {
-        Some(seed) => {
-            let source = KeySource::Seed { seed_id: DEFAULT_SEED.to_owned() };
-            (seed.content_key(kid), source)
-        }
-        None => (KeySeed::PUBLISHED_TEST.content_key(kid), KeySource::PublishedTestSeed),
-    }
+fn key_of(kid: Kid, keys: &Keys) -> Result<(ContentKey, KeySource), Fault> {
+    let found = super::key_of(kid, None, keys)?;
+    Ok(found.unwrap_or_else(|| {
+        (KeySeed::PUBLISHED_TEST.content_key(kid), KeySource::PublishedTestSeed)
+    }))
 }
 
 /// What a request asks for in place of licenses.

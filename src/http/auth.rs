@@ -42,6 +42,14 @@ pub enum InventoryRead {}
 #[derive(Debug)]
 pub enum EventsRead {}
 
+/// [`Scope::KeysWrite`] is needed.
+#[derive(Debug)]
+pub enum KeysWrite {}
+
+/// [`Scope::KeysDeliver`] is needed.
+#[derive(Debug)]
+pub enum KeysDeliver {}
+
 impl RequiredScope for QuotaDecide {
     const SCOPE: Scope = Scope::QuotaDecide;
 }
@@ -52,6 +60,14 @@ impl RequiredScope for InventoryRead {
 
 impl RequiredScope for EventsRead {
     const SCOPE: Scope = Scope::EventsRead;
+}
+
+impl RequiredScope for KeysWrite {
+    const SCOPE: Scope = Scope::KeysWrite;
+}
+
+impl RequiredScope for KeysDeliver {
+    const SCOPE: Scope = Scope::KeysDeliver;
 }
 
 /// The caller of a request, known to have the scope `S`.

@@ -4,6 +4,7 @@ mod clearkey;
 mod decisions;
 mod devices;
 mod events;
+mod keys;
 mod license;
 
 use std::sync::Arc;
@@ -16,13 +17,15 @@ use crate::access::RateLimiter;
 use crate::clock::Clock;
 use crate::config::Origins;
 use crate::domain::{DeviceRef, Identity};
-use crate::licensing::{Licensing, LicensingError};
+use crate::licensing::{Licensing, LicensingError, Registry};
 use crate::projections::{History, Inventory};
 
 /// What the handlers ask.
 pub struct Services {
     /// The use cases.
     pub licensing: Arc<Licensing>,
+    /// Content keys and seeds.
+    pub registry: Arc<Registry>,
     /// What devices hold.
     pub inventory: Arc<Inventory>,
     /// The events.
@@ -52,6 +55,7 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
         .service(
             web::resource("/v1/devices/{device}/events").route(web::get().to(events::of_device)),
         )
+        .service(web::resource("/v1/keys").route(web::get().to(keys::list)))
         .service(web::resource("/v1/events").route(web::get().to(events::list)))
         .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)));
     if services.clearkey_origins.is_some() {

@@ -13,11 +13,18 @@ fn open(dir: &tempfile::TempDir) -> Result<Keys, KeysError> {
     Keys::open(&dir.path().join("keys.sealed"), &[1; 32])
 }
 
+/// Stores keys and gives them out.
+fn add(keys: &Keys, added: &[(KeyId, ContentKey)]) -> Result<(), KeysError> {
+    keys.store(added)?;
+    keys.serve(added);
+    Ok(())
+}
+
 #[test]
 fn keys_and_seeds_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let keys = open(&dir).unwrap();
-    assert_eq!(keys.add(&[(A, key(1))]).unwrap(), [A]);
+    add(&keys, &[(A, key(1))]).unwrap();
     assert!(keys.add_seed("default", &Zeroizing::new(vec![9; 30])).unwrap());
     drop(keys);
     let keys = open(&dir).unwrap();
@@ -31,17 +38,21 @@ fn keys_and_seeds_survive_a_restart() {
 fn a_kids_key_never_changes_and_a_batch_is_taken_whole() {
     let dir = tempfile::tempdir().unwrap();
     let keys = open(&dir).unwrap();
-    keys.add(&[(A, key(1))]).unwrap();
-    let refused = keys.add(&[(B, key(2)), (A, key(3))]);
+    add(&keys, &[(A, key(1))]).unwrap();
+    let refused = add(&keys, &[(B, key(2)), (A, key(3))]);
     assert!(matches!(refused, Err(KeysError::KeyDiffers(A))));
+    assert!(matches!(add(&keys, &[(B, key(2)), (B, key(3))]), Err(KeysError::KeyDiffers(B))));
+    drop(keys);
+    let keys = open(&dir).unwrap();
     assert_eq!(keys.content_key(B), None);
-    assert_eq!(keys.add(&[(A, key(1)), (B, key(2))]).unwrap(), [B]);
+    add(&keys, &[(A, key(1)), (B, key(2))]).unwrap();
+    assert_eq!(keys.content_key(B), Some(key(2)));
 }
 
 #[test]
 fn the_file_does_not_hold_the_key_in_any_plain_form() {
     let dir = tempfile::tempdir().unwrap();
-    open(&dir).unwrap().add(&[(A, key(0x41))]).unwrap();
+    add(&open(&dir).unwrap(), &[(A, key(0x41))]).unwrap();
     let text = std::fs::read_to_string(dir.path().join("keys.sealed")).unwrap();
     for plain in ["AAAAAAAAAAAAAAAA", "41414141", "QUFBQUFB"] {
         assert!(!text.contains(plain), "{plain} in {text}");
@@ -52,7 +63,7 @@ fn the_file_does_not_hold_the_key_in_any_plain_form() {
 fn refuses_another_master_key_and_damage_and_swapped_ids() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys.sealed");
-    open(&dir).unwrap().add(&[(A, key(1)), (B, key(2))]).unwrap();
+    add(&open(&dir).unwrap(), &[(A, key(1)), (B, key(2))]).unwrap();
     assert!(matches!(Keys::open(&path, &[2; 32]), Err(KeysError::WrongMasterKey { .. })));
     let text = std::fs::read_to_string(&path).unwrap();
     let (a, b) = (A.to_string(), B.to_string());
@@ -66,13 +77,13 @@ fn refuses_another_master_key_and_damage_and_swapped_ids() {
 fn a_torn_last_line_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys.sealed");
-    open(&dir).unwrap().add(&[(A, key(1))]).unwrap();
+    add(&open(&dir).unwrap(), &[(A, key(1))]).unwrap();
     let whole = std::fs::read(&path).unwrap();
     let torn = [whole.as_slice(), br#"{"key_id":"0000"#].concat();
     std::fs::write(&path, torn).unwrap();
     let keys = open(&dir).unwrap();
     assert_eq!(keys.content_key(A), Some(key(1)));
-    keys.add(&[(B, key(2))]).unwrap();
+    add(&keys, &[(B, key(2))]).unwrap();
     drop(keys);
     assert_eq!(open(&dir).unwrap().content_key(B), Some(key(2)));
 }
@@ -93,4 +104,83 @@ fn import_names_the_entry_that_is_wrong() {
     let inner = good.trim_matches(['{', '}']);
     assert!(text(&format!("{{{inner},{inner}}}")).contains("comes twice"));
     assert!(parse_seed("AAAA").is_err());
+}
+
+#[test]
+fn a_stored_key_counts_for_nothing_until_it_is_served_and_may_be_another_one_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir).unwrap();
+    keys.store(&[(A, key(1))]).unwrap();
+    assert_eq!(keys.content_key(A), None);
+    drop(keys);
+    let keys = open(&dir).unwrap();
+    assert_eq!(keys.agree(|_, _| false, [].into_iter()), 0);
+    assert_eq!(keys.content_key(A), None);
+    add(&keys, &[(A, key(2))]).unwrap();
+    drop(keys);
+    let keys = open(&dir).unwrap();
+    assert_eq!(keys.agree(|key_id, have| key_id == A && *have == key(2), [A].into_iter()), 0);
+    assert_eq!(keys.content_key(A), Some(key(2)));
+}
+
+#[test]
+fn a_registered_key_that_is_not_here_is_missing_and_no_seed_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir).unwrap();
+    keys.add_seed("default", &Zeroizing::new(vec![9; 30])).unwrap();
+    add(&keys, &[(A, key(1))]).unwrap();
+    assert_eq!(keys.agree(|_, _| false, [A, B].into_iter()), 2);
+    assert_eq!(keys.source(A, None).err(), Some(Missing::Key(A)));
+    keys.serve(&[(A, key(1))]);
+    assert!(matches!(keys.source(A, None), Ok(Some(Source::Registered(_)))));
+}
+
+#[test]
+fn a_key_comes_from_itself_then_the_seed_bound_to_then_the_one_named_then_the_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir).unwrap().with_default_seed("d");
+    let seed_of = |named| match keys.source(A, named) {
+        Ok(Some(Source::Seed { seed_id, seed })) => format!("{seed_id}{}", seed[0]),
+        Ok(Some(Source::Registered(_))) => "own".to_owned(),
+        Ok(None) => "none".to_owned(),
+        Err(Missing::Seed(seed_id)) => format!("no {seed_id}"),
+        Err(Missing::Key(_)) => "lost".to_owned(),
+    };
+    assert_eq!(seed_of(None), "none");
+    for (byte, seed_id) in [(1, "d"), (2, "named"), (3, "bound")] {
+        keys.add_seed(seed_id, &Zeroizing::new(vec![byte; 30])).unwrap();
+    }
+    assert_eq!(seed_of(None), "d1");
+    assert_eq!(seed_of(Some("named")), "named2");
+    assert_eq!(seed_of(Some("else")), "no else");
+    keys.remember_bound(A, "bound");
+    assert_eq!(seed_of(Some("named")), "bound3");
+    keys.remember_bound(A, "gone");
+    assert_eq!(seed_of(None), "no gone");
+    add(&keys, &[(A, key(1))]).unwrap();
+    assert_eq!(seed_of(Some("named")), "own");
+}
+
+#[test]
+fn resealing_keeps_everything_and_takes_the_old_master_key_its_power() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.sealed");
+    let keys = open(&dir).unwrap();
+    add(&keys, &[(A, key(1))]).unwrap();
+    keys.store(&[(B, key(2))]).unwrap();
+    keys.add_seed("s", &Zeroizing::new(vec![9; 31])).unwrap();
+    let resealed = keys.reseal(&[2; 32]).unwrap();
+    drop(resealed);
+    assert!(Keys::open(&path, &[2; 32]).is_err(), "replaced before it was asked for");
+    keys.reseal(&[2; 32]).unwrap().replace().unwrap();
+    // What is added later goes to the new file.
+    let c = KeyId(Uuid::from_u128(0xc));
+    keys.store(&[(c, key(3))]).unwrap();
+    drop(keys);
+    assert!(matches!(open(&dir), Err(KeysError::WrongMasterKey { .. })));
+    let keys = Keys::open(&path, &[2; 32]).unwrap();
+    for (key_id, byte) in [(A, 1), (B, 2), (c, 3)] {
+        assert_eq!(keys.content_key(key_id), Some(key(byte)));
+    }
+    assert_eq!(keys.seed("s").unwrap().as_slice(), [9; 31]);
 }

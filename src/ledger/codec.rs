@@ -42,6 +42,8 @@ pub fn encode(event: &Event) -> Result<Vec<u8>, CodecError> {
         Event::QuotaPolicyPublished(e) => serde_json::to_vec(e),
         Event::ContentKeyRegistered(e) => serde_json::to_vec(e),
         Event::KeySeedRegistered(e) => serde_json::to_vec(e),
+        Event::ContentKeyBound(e) => serde_json::to_vec(e),
+        Event::MasterKeyRotated(e) => serde_json::to_vec(e),
         Event::ApiKeyCreated(e) => serde_json::to_vec(e),
         Event::ApiKeyRevoked(e) => serde_json::to_vec(e),
     };
@@ -64,6 +66,8 @@ pub fn decode(kind: &str, body: &[u8]) -> Result<Event, CodecError> {
         "quota-policy-published.v1" => Event::QuotaPolicyPublished(read(kind, body)?),
         "content-key-registered.v1" => Event::ContentKeyRegistered(read(kind, body)?),
         "key-seed-registered.v1" => Event::KeySeedRegistered(read(kind, body)?),
+        "content-key-bound.v1" => Event::ContentKeyBound(read(kind, body)?),
+        "master-key-rotated.v1" => Event::MasterKeyRotated(read(kind, body)?),
         "api-key-created.v1" => Event::ApiKeyCreated(read(kind, body)?),
         "api-key-revoked.v1" => Event::ApiKeyRevoked(read(kind, body)?),
         _ => return Err(CodecError::UnknownKind(kind.to_owned())),

@@ -126,19 +126,24 @@ impl Licensing {
                 let granted = licenses.iter().cloned();
                 let granted = granted.map(|license| Event::LicenseAcquired(Box::new(license)));
                 events.extend(granted.map(|event| (stream.clone(), event)));
-                let Committed::Stored { position } =
-                    self.commit(&mut turn, events, Vec::new(), asking.correlation).await?
-                else {
-                    return Ok(None);
-                };
-                self.metrics.granted(&licenses);
-                Ok(Some(Granted { licenses, position: Some(position) }))
+                match self.commit(&mut turn, events, Vec::new(), asking.correlation).await? {
+                    Committed::Stored { position } => {
+                        self.metrics.granted(&licenses);
+                        Ok(Some(Granted { licenses, position: Some(position) }))
+                    }
+                    Committed::DecideAgain => Ok(None),
+                    Committed::BoundOtherwise => {
+                        drop(turn);
+                        self.follow_bindings(&mut asking.command.licenses).await;
+                        Ok(None)
+                    }
+                }
             }
             Outcome::Refuse(refusal, Some(refused)) => {
                 events.push((stream, Event::AcquisitionRefused(*refused)));
                 match self.commit(&mut turn, events, Vec::new(), asking.correlation).await? {
                     Committed::Stored { .. } => Err(self.refused(refusal)),
-                    Committed::DecideAgain => Ok(None),
+                    Committed::DecideAgain | Committed::BoundOtherwise => Ok(None),
                 }
             }
             _ if self.moved(&mut turn).await? => Ok(None),
@@ -235,7 +240,7 @@ impl Licensing {
             let policy = license.policy.effective(&client, license.key_type, now_s);
             let policy = policy.map_err(|refusal| Denied::from(Refusal::from(refusal)))?;
             recorded.push(batch.license(&license, &policy, ordinal)?);
-            keys.remember(license.kid, license.key);
+            keys.remember(license.kid, license.key, license.source);
         }
         Ok((Acquire { licenses: recorded, ..command }, keys))
     }

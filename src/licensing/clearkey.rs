@@ -146,7 +146,7 @@ impl Licensing {
         for (ordinal, license) in (0..).zip(grant.licenses) {
             let policy = fitted(&license.policy, now_s)?;
             licenses.push(batch.license(&license, &policy, ordinal)?);
-            keys.remember(license.kid, license.key);
+            keys.remember(license.kid, license.key, license.source);
         }
         let signed_sha256 = batch.signed_sha256;
         let command = Acquire { identity: caller.identity, nonce, signed_sha256, licenses };

@@ -34,6 +34,8 @@ pub(super) enum Committed {
     },
     /// Something that the decision was made on has changed: decide again.
     DecideAgain,
+    /// A license has another key source than its KID: follow that and decide again.
+    BoundOtherwise,
 }
 
 /// Counts attempts.
@@ -118,23 +120,30 @@ impl Licensing {
     }
 
     /// Stores `events` if nothing has changed since they were decided, and folds them.
-    /// `extra_checks` are for streams beside device, identity and policy.
+    /// `extra_checks` are for streams beside device, identity and policy. Licenses with keys from
+    /// seeds bring what binds their KIDs to those ([`binding`](super::binding)).
     pub(super) async fn commit(
         &self,
         turn: &mut Turn,
-        events: Vec<(StreamName, Event)>,
+        mut events: Vec<(StreamName, Event)>,
         extra_checks: Vec<(StreamName, Expected)>,
         correlation: &str,
     ) -> Result<Committed, LicensingError> {
+        let Some(bindings) = self.bindings(&events, turn.at_ms).await? else {
+            return Ok(Committed::BoundOtherwise);
+        };
         let Turn { identity, belonging, policy, guard, .. } = turn;
         let mut checks = extra_checks;
         checks.push((belonging.stream.clone(), belonging.expected));
         checks.push(self.policy.check(policy));
+        checks.extend(bindings.iter().map(|(stream, _)| (stream.clone(), Expected::NoStream)));
+        events.extend(bindings.iter().cloned());
         match self.append_to(guard, events, checks, correlation).await? {
             Some(position) => {
                 if belonging.expected == Expected::NoStream {
                     self.identities.forget(*identity);
                 }
+                self.bound(&bindings);
                 Ok(Committed::Stored { position })
             }
             // If the same challenge was answered elsewhere meanwhile, the next decision finds that

@@ -1,26 +1,27 @@
 //! Operators' registrations: content keys, key seeds and API keys, each an event.
 
-use std::collections::HashMap;
+mod book;
+mod keys;
+
 use std::sync::Arc;
 
-use data_encoding::HEXLOWER;
 use uuid::Uuid;
 
 use super::LicensingError;
 use crate::clock::Clock;
-use crate::domain::event::{ApiKeyCreated, ApiKeyRevoked, ContentKeyRegistered, KeySeedRegistered};
+use crate::domain::event::{ApiKeyCreated, ApiKeyRevoked};
 use crate::domain::{Event, KeyId};
-use crate::keys::{ContentKey, KeySeed, Keys, KeysError};
+use crate::keys::{Keys, KeysError, Missing};
 use crate::ledger::tail::Fact;
 use crate::ledger::{Append, AppendError, Expected, Ledger, NewEvent, StreamName};
-use crate::playready::content_key::ContentKey as WireKey;
-use crate::playready::key_seed::{KeySeed as WireSeed, KeySeedTooShort};
-use crate::playready::kid::Kid;
+use crate::playready::key_seed::KeySeedTooShort;
+
+use book::Book;
+pub use book::{KeyPage, KeyRow};
+pub use keys::Unknown;
 
 /// Events read in one step.
 const READ_EVENTS: usize = 4096;
-/// Events appended in one step: well below what the ledger takes at once.
-const APPEND_EVENTS: usize = 500;
 /// Appends to one stream that may lose against others.
 const ATTEMPTS: usize = 16;
 
@@ -36,6 +37,23 @@ pub enum RegisterError {
     /// The ledger says that a seed id stands for another seed than the one given.
     #[error("key seed `{0}` is registered in the ledger with another value; choose another id")]
     SeedRegistered(String),
+    /// A seed gave the KID its key before.
+    #[error(
+        "key id {key_id} got its key from the seed `{seed_id}` before, and a KID's key never \
+         changes; give this key another key id"
+    )]
+    Bound {
+        /// The KID.
+        key_id: KeyId,
+        /// The seed.
+        seed_id: String,
+    },
+    /// The KID has no key.
+    #[error("key id {0} has no content key")]
+    UnknownKey(KeyId),
+    /// The KID has a key, which is not here.
+    #[error(transparent)]
+    Missing(#[from] Missing),
     /// The seed is too short.
     #[error("the key seed has fewer than 30 bytes")]
     Seed(#[from] KeySeedTooShort),
@@ -56,107 +74,19 @@ pub struct Registered {
     pub known: usize,
 }
 
-/// Registers on behalf of operators. One at a time: callers hold it behind a lock or use it from
-/// one task.
+/// Registers on behalf of operators and packagers.
 pub struct Registry {
     ledger: Arc<Ledger>,
     keys: Arc<Keys>,
     clock: Clock,
+    /// What is registered; one registration of keys at a time.
+    book: tokio::sync::Mutex<Book>,
 }
 
 impl Registry {
     /// Registers in `ledger`; secrets go to `keys`.
     pub fn new(ledger: Arc<Ledger>, keys: Arc<Keys>, clock: Clock) -> Self {
-        Self { ledger, keys, clock }
-    }
-
-    /// Registers content keys, all or none. Keys are durable before their events: a crash between
-    /// the two is mended by importing the same file again.
-    pub async fn content_keys(
-        &self,
-        keys: &[(KeyId, ContentKey)],
-        actor: &str,
-    ) -> Result<Registered, RegisterError> {
-        let stream = StreamName::new("keys").map_err(LicensingError::from)?;
-        let mut registered = HashMap::<KeyId, String>::new();
-        self.read(&stream, |event| {
-            if let Event::ContentKeyRegistered(e) = event {
-                registered.insert(e.key_id, e.check_value);
-            }
-        })
-        .await?;
-        let mut fresh = Vec::new();
-        for (key_id, key) in keys {
-            let check_value = HEXLOWER.encode(&WireKey::new(**key).checksum(Kid::from(key_id.0)));
-            match registered.get(key_id) {
-                Some(known) if *known != check_value => {
-                    return Err(RegisterError::Registered(*key_id));
-                }
-                Some(_) => {}
-                None => fresh.push((*key_id, check_value)),
-            }
-        }
-        self.keys.add(keys)?;
-        let events = fresh.iter().map(|(key_id, check_value)| {
-            move |at_ms| {
-                Event::ContentKeyRegistered(ContentKeyRegistered {
-                    key_id: *key_id,
-                    check_value: check_value.clone(),
-                    actor: actor.to_owned(),
-                    at_ms,
-                })
-            }
-        });
-        self.append_all(&stream, events.collect()).await?;
-        Ok(Registered { added: fresh.len(), known: keys.len() - fresh.len() })
-    }
-
-    /// Registers a key seed; tells whether it was not known before. Seeds never change either, even
-    /// if the key store has lost one.
-    pub async fn key_seed(
-        &self,
-        seed_id: &str,
-        seed: &KeySeed,
-        actor: &str,
-    ) -> Result<bool, RegisterError> {
-        let stream = StreamName::new("keys").map_err(LicensingError::from)?;
-        let check_value = check_value_of_seed(&WireSeed::new(seed)?);
-        let mut registered = None;
-        self.read(&stream, |event| match event {
-            Event::KeySeedRegistered(e) if e.seed_id == seed_id => registered = Some(e.check_value),
-            _ => {}
-        })
-        .await?;
-        if registered.as_ref().is_some_and(|registered| *registered != check_value) {
-            return Err(RegisterError::SeedRegistered(seed_id.to_owned()));
-        }
-        let added = self.keys.add_seed(seed_id, seed)?;
-        if registered.is_none() {
-            let event = |at_ms| {
-                let (seed_id, actor) = (seed_id.to_owned(), actor.to_owned());
-                let check_value = check_value.clone();
-                Event::KeySeedRegistered(KeySeedRegistered { seed_id, check_value, actor, at_ms })
-            };
-            self.append_all(&stream, vec![event]).await?;
-        }
-        Ok(added)
-    }
-
-    /// How many content keys and seeds are registered in the ledger and missing in the key store.
-    pub async fn missing_keys(&self) -> Result<usize, LicensingError> {
-        let stream = StreamName::new("keys")?;
-        let mut missing = 0;
-        self.read(&stream, |event| match event {
-            Event::ContentKeyRegistered(e) => {
-                missing += usize::from(self.keys.content_key(e.key_id).is_none());
-            }
-            Event::KeySeedRegistered(e) => {
-                missing += usize::from(self.keys.seed(&e.seed_id).is_none());
-            }
-            _ => {}
-        })
-        .await?;
-        Ok(missing)
+        Self { ledger, keys, clock, book: tokio::sync::Mutex::default() }
     }
 
     /// Every API key ever made and, where it was revoked, when.
@@ -182,7 +112,7 @@ impl Registry {
     pub async fn create_api_key(&self, key: ApiKeyCreated) -> Result<(), RegisterError> {
         let stream = StreamName::new("admin").map_err(LicensingError::from)?;
         let event = |at_ms| Event::ApiKeyCreated(ApiKeyCreated { at_ms, ..key.clone() });
-        Ok(self.append_all(&stream, vec![event]).await?)
+        Ok(self.append_one(&stream, event).await?)
     }
 
     /// Records that an API key is revoked; tells whether it was not before.
@@ -199,7 +129,7 @@ impl Registry {
             let (key_id, actor) = (key_id.to_owned(), actor.to_owned());
             Event::ApiKeyRevoked(ApiKeyRevoked { key_id, actor, at_ms })
         };
-        self.append_all(&stream, vec![event]).await?;
+        self.append_one(&stream, event).await?;
         Ok(true)
     }
 
@@ -223,56 +153,49 @@ impl Registry {
         }
     }
 
-    /// Appends events at the head of a stream, wherever that is: none of them depends on what
+    /// Appends an event at the head of a stream, wherever that is: it does not depend on what
     /// stands before it, and the same fact has the same id.
-    async fn append_all(
+    async fn append_one(
         &self,
         stream: &StreamName,
-        events: Vec<impl Fn(i64) -> Event>,
+        event: impl Fn(i64) -> Event,
     ) -> Result<(), LicensingError> {
-        for chunk in events.chunks(APPEND_EVENTS) {
-            let mut attempts = 0;
-            loop {
-                attempts += 1;
-                match self.append_chunk(stream, chunk).await {
-                    Err(LicensingError::Append(AppendError::Conflict { .. }))
-                        if attempts < ATTEMPTS => {}
-                    outcome => break outcome?,
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let last = self.ledger.read_stream_backwards(stream, u64::MAX, 1).await?.pop();
+            let (expected, last_ms) = match last {
+                Some(recorded) => {
+                    let expected = Expected::At(recorded.revision);
+                    (expected, Fact::of(recorded)?.event.at_ms())
                 }
+                None => (Expected::NoStream, 0),
+            };
+            let events = [(stream.clone(), event(self.clock.now().0.max(last_ms)))];
+            match self.append(&events, vec![(stream.clone(), expected)]).await {
+                Err(LicensingError::Append(error)) if is_race(&error) && attempts < ATTEMPTS => {}
+                outcome => return outcome,
             }
         }
-        Ok(())
     }
 
-    async fn append_chunk(
+    /// Appends events under checks.
+    async fn append(
         &self,
-        stream: &StreamName,
-        events: &[impl Fn(i64) -> Event],
+        events: &[(StreamName, Event)],
+        checks: Vec<(StreamName, Expected)>,
     ) -> Result<(), LicensingError> {
-        let last = self.ledger.read_stream_backwards(stream, u64::MAX, 1).await?.pop();
-        let (expected, last_ms) = match last {
-            Some(recorded) => {
-                let expected = Expected::At(recorded.revision);
-                (expected, Fact::of(recorded)?.event.at_ms())
-            }
-            None => (Expected::NoStream, 0),
-        };
-        let at_ms = self.clock.now().0.max(last_ms);
         let correlation = Uuid::from_bytes(super::random_bytes()?).to_string();
         let mut records = Vec::with_capacity(events.len());
-        for event in events {
-            let event = NewEvent::of(stream, &event(at_ms), &correlation)?;
-            records.push((stream.clone(), event));
+        for (stream, event) in events {
+            records.push((stream.clone(), NewEvent::of(stream, event, &correlation)?));
         }
-        let checks = vec![(stream.clone(), expected)];
         self.ledger.append(Append { records, checks }).await?;
         Ok(())
     }
 }
 
-/// By which a copy of a seed can be recognized: the check value of the key it gives for the nil
-/// KID.
-fn check_value_of_seed(seed: &WireSeed) -> String {
-    let nil = Kid::from(Uuid::nil());
-    HEXLOWER.encode(&seed.content_key(nil).checksum(nil))
+/// Whether an append lost against another one, perhaps of the same fact.
+fn is_race(error: &AppendError) -> bool {
+    matches!(error, AppendError::Conflict { .. } | AppendError::IdReused { .. })
 }

@@ -12,13 +12,14 @@ use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
 use crate::playready::xmr::{self, LicenseSpec};
 
-/// Keys at hand for sealing: those that preparation found.
+/// Keys at hand for sealing: those that preparation found, and where. A license of the ledger may
+/// have its key from elsewhere.
 #[derive(Default)]
-pub(super) struct RequestKeys(HashMap<Kid, ContentKey>);
+pub(super) struct RequestKeys(HashMap<Kid, (ContentKey, KeySource)>);
 
 impl RequestKeys {
-    pub(super) fn remember(&mut self, kid: Kid, key: ContentKey) {
-        self.0.insert(kid, key);
+    pub(super) fn remember(&mut self, kid: Kid, key: ContentKey, source: KeySource) {
+        self.0.insert(kid, (key, source));
     }
 }
 
@@ -96,8 +97,8 @@ impl Licensing {
     ) -> Result<ContentKey, LicensingError> {
         let kid = Kid::from(license.key_id.0);
         let found = match keys.0.get(&kid) {
-            Some(key) => Some(key.clone()),
-            None => self.content_key(kid, &license.key_source),
+            Some((key, source)) if *source == license.key_source => Some(key.clone()),
+            _ => self.content_key(kid, &license.key_source),
         };
         found.ok_or_else(|| LicensingError::Seal {
             license: license.license_id.to_string(),

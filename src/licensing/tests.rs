@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::clock::UnixMillis;
-use crate::domain::event::{IdentityLinked, QuotaPolicyPublished};
+use crate::domain::event::{ContentKeyBound, IdentityLinked, KeySource, QuotaPolicyPublished};
 use crate::domain::quota::Voiding;
 use crate::domain::{Event, KeyId};
 use crate::entitlement::Open;
@@ -347,17 +347,17 @@ async fn keys_and_seeds_that_the_ledger_knows_never_change_though_the_key_store_
     let first = registry("first");
     first.content_keys(&[key(1)], "op").await.unwrap();
     assert!(first.key_seed("default", &seed(1), "op").await.unwrap());
-    assert_eq!(first.missing_keys().await.unwrap(), 0);
+    assert_eq!(first.load().await.unwrap(), 0);
 
     let lost = registry("second");
-    assert_eq!(lost.missing_keys().await.unwrap(), 2);
+    assert_eq!(lost.load().await.unwrap(), 2);
     let refused = lost.content_keys(&[key(2)], "op").await;
     assert!(matches!(refused, Err(RegisterError::Registered(_))), "{refused:?}");
     let refused = lost.key_seed("default", &seed(2), "op").await;
     assert!(matches!(refused, Err(RegisterError::SeedRegistered(_))), "{refused:?}");
     lost.content_keys(&[key(1)], "op").await.unwrap();
     lost.key_seed("default", &seed(1), "op").await.unwrap();
-    assert_eq!(lost.missing_keys().await.unwrap(), 0);
+    assert_eq!(lost.load().await.unwrap(), 0);
     assert_eq!(site.events().await.len(), 2, "what is registered is not registered again");
 }
 
@@ -413,4 +413,143 @@ async fn voiding_goes_by_the_newest_policy_also_on_a_node_that_has_not_seen_it()
     let text = fault(&node, &site.ask(2, 2, None), PERSIST).await;
     assert!(text.contains("persistent_license_limit"), "{text}");
     assert_eq!(site.count("license-voided.v1").await, 0);
+}
+
+/// Parts that a node and a registry share.
+struct Shared {
+    site: Site,
+    node: Licensing,
+    registry: Registry,
+}
+
+impl Shared {
+    async fn new() -> Self {
+        let site = Site::new();
+        let node = site.node("a", 25).await;
+        let clock = Clock::manual(UnixMillis(NOW_S as i64 * 1000));
+        let registry = Registry::new(Arc::clone(&site.ledger), Arc::clone(&node.keys), clock);
+        registry.load().await.unwrap();
+        Self { site, node, registry }
+    }
+
+    async fn seed(&self, seed_id: &str, byte: u8) {
+        let seed = Zeroizing::new(vec![byte; 30]);
+        assert!(self.registry.key_seed(seed_id, &seed, "op").await.unwrap());
+    }
+
+    /// Registers a content key that has 16 of this byte, or the one given.
+    async fn import(&self, number: u8, key: [u8; 16]) -> Result<Registered, RegisterError> {
+        let key_id = KeyId(kid(number).guid());
+        self.registry.content_keys(&[(key_id, Zeroizing::new(key))], "op").await
+    }
+
+    async fn acquire(&self, nonce: u8, number: u8) {
+        let request = self.node.verify(&self.site.ask(nonce, number, None)).ok().unwrap();
+        let reply = self.node.answer(request, Posted::default()).await;
+        assert!(!reply.is_fault, "{reply:?}");
+    }
+
+    async fn sources(&self) -> Vec<KeySource> {
+        let events = self.site.events().await.into_iter();
+        let sources = events.filter_map(|event| match event {
+            Event::LicenseAcquired(license) => Some(license.key_source),
+            _ => None,
+        });
+        sources.collect()
+    }
+}
+
+fn seed_source(seed_id: &str) -> KeySource {
+    KeySource::Seed { seed_id: seed_id.to_owned() }
+}
+
+fn derived(byte: u8, number: u8) -> [u8; 16] {
+    let seed = crate::playready::key_seed::KeySeed::new(&[byte; 30]).unwrap();
+    *seed.content_key(kid(number)).expose()
+}
+
+#[tokio::test]
+async fn a_kid_that_got_its_key_from_a_seed_takes_no_other() {
+    let shared = Shared::new().await;
+    shared.seed("default", 1).await;
+    shared.acquire(1, 1).await;
+    shared.acquire(2, 1).await;
+    assert_eq!(shared.site.count("content-key-bound.v1").await, 1, "bound once");
+    let refused = shared.import(1, [9; 16]).await;
+    assert!(matches!(refused, Err(RegisterError::Bound { .. })), "{refused:?}");
+    assert_eq!(shared.import(1, derived(1, 1)).await.unwrap().added, 1, "the same key is taken");
+    // A KID that had no license is free.
+    assert_eq!(shared.import(2, [9; 16]).await.unwrap().added, 1);
+    shared.acquire(3, 2).await;
+    shared.acquire(4, 1).await;
+    let seed = seed_source("default");
+    let registered = KeySource::Registered;
+    assert_eq!(shared.sources().await, [seed.clone(), seed, registered.clone(), registered]);
+}
+
+#[tokio::test]
+async fn another_default_seed_serves_new_kids_only() {
+    let shared = Shared::new().await;
+    shared.seed("default", 1).await;
+    shared.acquire(1, 1).await;
+    shared.seed("2027", 2).await;
+    // As after a restart with another setting: nothing is remembered.
+    let keys = Keys::open(&shared.site.dir.path().join("a.sealed"), &[1; 32]).unwrap();
+    let keys = keys.with_default_seed("2027");
+    let Shared { site, node, registry } = shared;
+    let shared = Shared { site, node: Licensing { keys: Arc::new(keys), ..node }, registry };
+    shared.acquire(2, 1).await;
+    shared.acquire(3, 2).await;
+    let old = seed_source("default");
+    assert_eq!(shared.sources().await, [old.clone(), old, seed_source("2027")]);
+}
+
+#[tokio::test]
+async fn whoever_comes_second_to_a_kid_gives_way() {
+    for round in 0..20 {
+        let shared = Shared::new().await;
+        shared.seed("default", 1).await;
+        let (imported, ()) = tokio::join!(shared.import(1, [9; 16]), shared.acquire(1, 1));
+        shared.acquire(2, 1).await;
+        let sources = shared.sources().await;
+        assert_eq!(sources[0], sources[1], "the key changed in round {round}");
+        let taken = sources[0] == KeySource::Registered;
+        assert_eq!(imported.is_ok(), taken, "{imported:?} {sources:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_acquisition_prepared_before_a_registration_is_prepared_again() {
+    let shared = Shared::new().await;
+    shared.seed("default", 1).await;
+    // Another process registers a key of which this one does not know yet.
+    let key_id = KeyId(kid(1).guid());
+    let stream = StreamName::new(&format!("key-{key_id}")).unwrap();
+    let source = KeySource::Registered;
+    let bound = ContentKeyBound { key_id, source, at_ms: 1 };
+    shared.site.append(&stream, Event::ContentKeyBound(bound)).await;
+    let serve = async {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        shared.node.keys.serve(&[(key_id, Zeroizing::new([9; 16]))]);
+    };
+    tokio::join!(shared.acquire(1, 1), serve);
+    assert_eq!(shared.sources().await, [KeySource::Registered]);
+}
+
+#[tokio::test]
+async fn a_packager_gets_registered_derived_and_new_keys_that_stay() {
+    let shared = Shared::new().await;
+    let id = |number| KeyId(kid(number).guid());
+    let refused = shared.registry.keys_for(&[id(1)], Unknown::Refuse, "p").await;
+    assert!(matches!(refused, Err(RegisterError::UnknownKey(key_id)) if key_id == id(1)));
+    let made = shared.registry.keys_for(&[id(1)], Unknown::Create, "p").await.unwrap();
+    let again = shared.registry.keys_for(&[id(1)], Unknown::Refuse, "p").await.unwrap();
+    assert!(made == again && made[0].0 == id(1), "another key");
+    assert_eq!(shared.site.count("content-key-registered.v1").await, 1);
+    shared.seed("default", 1).await;
+    let found = shared.registry.keys_for(&[id(2), id(1)], Unknown::Refuse, "p").await.unwrap();
+    assert!(found.contains(&(id(2), Zeroizing::new(derived(1, 2)))));
+    assert!(found.contains(&made[0]));
+    let refused = shared.import(2, [9; 16]).await;
+    assert!(matches!(refused, Err(RegisterError::Bound { .. })), "delivered keys change");
 }

@@ -287,3 +287,20 @@ fn a_question_that_cannot_be_decided_names_its_field() {
         assert!(detail.contains(named), "{named}: {detail}");
     }
 }
+
+#[test]
+fn registered_keys_are_listed_by_id_in_pages_that_do_not_move() {
+    let service = TestService::new();
+    let import = |number: u128| service.import(&[(kid(number), [number as u8; 16])]);
+    (1..=5).for_each(import);
+    let items = walk(&service.client, "/v1/keys", 2, || import(6));
+    let ids: Vec<_> = items.iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids, (1..=5).map(|number| kid(number).to_string()).collect::<Vec<_>>());
+    assert_eq!(walk(&service.client, "/v1/keys", 1_000, || ()).len(), 6);
+    let members: BTreeSet<_> = items[0].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(members, BTreeSet::from(["check_value", "id", "kind", "registered_at"]));
+    let reader = service.client_with(&[Scope::KeysDeliver]);
+    assert_eq!(reader.get("/v1/keys").status_and_code(), (403, "missing-scope".to_owned()));
+    let writer = service.client_with(&[Scope::KeysWrite]);
+    assert_eq!(writer.get("/v1/keys").status, 200);
+}

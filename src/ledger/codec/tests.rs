@@ -29,6 +29,8 @@ fn golden(event: &Event) -> &'static str {
         Event::QuotaPolicyPublished(_) => body!("quota-policy-published.v1"),
         Event::ContentKeyRegistered(_) => body!("content-key-registered.v1"),
         Event::KeySeedRegistered(_) => body!("key-seed-registered.v1"),
+        Event::ContentKeyBound(_) => body!("content-key-bound.v1"),
+        Event::MasterKeyRotated(_) => body!("master-key-rotated.v1"),
         Event::ApiKeyCreated(_) => body!("api-key-created.v1"),
         Event::ApiKeyRevoked(_) => body!("api-key-revoked.v1"),
     }
@@ -47,7 +49,7 @@ fn goldens() -> Vec<(String, String)> {
 #[test]
 fn every_golden_is_read_as_its_type_and_written_with_the_same_members() {
     let goldens = goldens();
-    assert_eq!(goldens.len(), 15);
+    assert_eq!(goldens.len(), 17);
     for (kind, body) in goldens {
         let event = decode(&kind, body.as_bytes()).unwrap();
         assert_eq!(event.kind(), kind);
@@ -146,10 +148,11 @@ fn event_ids_do_not_change() {
 }
 
 /// UUIDv5 of the goldens in the stream `a-stream`, computed with Python's uuid module.
-const EVENT_IDS: [(&str, &str); 15] = [
+const EVENT_IDS: [(&str, &str); 17] = [
     ("acquisition-refused.v1", "4d7c9b5c-baf0-5277-9d71-f5384bfefbdf"),
     ("api-key-created.v1", "192021aa-ced0-598e-bded-9885959c6ccc"),
     ("api-key-revoked.v1", "86c93d46-ea8f-5bc1-82de-7cdc742b635b"),
+    ("content-key-bound.v1", "aec45daa-1cc6-532d-b79d-7ab98020b73f"),
     ("content-key-registered.v1", "8e3d0241-0949-5c1e-abb2-0f11a18cfa02"),
     ("deletion-unmatched.v1", "c0016dd5-47bd-552e-9a6d-59c86db35e2f"),
     ("device-enrolled.v1", "9ea28cf1-9744-5499-8846-ae0518c3cb7d"),
@@ -161,5 +164,6 @@ const EVENT_IDS: [(&str, &str); 15] = [
     ("license-store-failed.v1", "2dfdc732-d040-5973-8f32-9666e0bf377a"),
     ("license-stored.v1", "639a3862-4f9e-5d71-a002-5e06a2c7635d"),
     ("license-voided.v1", "61034d6b-4bc1-53cb-819b-5fe74f4e4f36"),
+    ("master-key-rotated.v1", "d5581ae4-d21a-5e4b-aac1-ff539019edc0"),
     ("quota-policy-published.v1", "7357bcfe-ac4a-51fe-a885-a7bfabb460e0"),
 ];

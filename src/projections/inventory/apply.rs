@@ -60,6 +60,8 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         | Event::QuotaPolicyPublished(_)
         | Event::ContentKeyRegistered(_)
         | Event::KeySeedRegistered(_)
+        | Event::ContentKeyBound(_)
+        | Event::MasterKeyRotated(_)
         | Event::ApiKeyCreated(_)
         | Event::ApiKeyRevoked(_) => Ok(()),
     }

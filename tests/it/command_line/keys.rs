@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Place;
 use crate::device::{kid, request};
-use crate::process::Serving;
+use crate::process::{Serving, run};
 use crate::service::make_device;
 
 const HEX: &str = "000102030405060708090a0b0c0d0e0f";
@@ -101,6 +101,164 @@ fn a_seed_gives_keys_to_all_other_key_ids() {
     let other = place.file("other", "YTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkw");
     place.run(&["keys", "seed"], &[&other]).failed(2, &["default"]);
     service.stop();
+}
+
+#[test]
+fn several_seeds_are_kept_apart_by_their_ids_and_a_kid_stays_with_its_own() {
+    let place = Place::new();
+    let service = place.serve();
+    let seed = |name: &str, text: &str| place.file(name, text);
+    let first = seed("first", "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkw");
+    let other = seed("other", "YTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkw");
+    place.run(&["keys", "seed"], &[&first]).ok();
+    let old = key_served(&service, "one", 5);
+    place.run(&["keys", "seed", "--id", "2027"], &[&other]).ok();
+    place.run(&["keys", "seed", "--id", "2027"], &[&first]).failed(2, &["2027"]);
+    assert_eq!(place.run(&["keys", "seed", "--id", "Two"], &[&other]).code, 2);
+    assert_ne!(key_served(&service, "two", 6), old);
+    service.stop();
+    let config = place.file("config.toml", "[keys]\ndefault_seed = \"2027\"\n");
+    let service = Serving::start(&place.path("data"), &["--config", &config]);
+    assert_eq!(key_served(&service, "three", 5), old, "its key changed");
+    let new = key_served(&service, "four", 7);
+    service.stop();
+    // Under the first seed the new KID keeps what the second gave it.
+    let service = place.serve();
+    assert_eq!(key_served(&service, "five", 7), new);
+    // A key of its own would be another one.
+    let refused = place.run(&["keys", "import"], &[&key_file(&place, 7, HEX)]);
+    refused.failed(2, &[&kid(7).to_string(), "2027"]);
+    place.run(&["keys", "import"], &[&key_file(&place, 8, HEX)]).ok();
+    service.stop();
+}
+
+#[test]
+fn a_default_seed_that_is_not_there_is_refused_at_the_start() {
+    let (place, _) = Place::served();
+    let config = place.file("config.toml", "[keys]\ndefault_seed = \"2027\"\n");
+    let args = ["serve", "--listen", "127.0.0.1:0", "--config", &config, "--data"];
+    let ran = run(&[&args[..], &[&place.text("data")]].concat());
+    ran.failed(2, &["keys.default_seed", "keys seed --id 2027"]);
+}
+
+#[test]
+fn the_list_shows_ids_and_check_values_and_no_key() {
+    let (place, _) = Place::served();
+    let list = |json: &[&str]| place.run(&[&["keys", "list"], json].concat(), &[]).ok().stdout;
+    assert_eq!(list(&["--json"]), "");
+    place.run(&["keys", "import"], &[&key_file(&place, 1, HEX)]).ok();
+    let seed = place.file("seed", "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkw");
+    place.run(&["keys", "seed", "--id", "studio"], &[&seed]).ok();
+    let rows: Vec<Value> =
+        list(&["--json"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let named = |row: &Value| (row["kind"].to_string(), row["id"].to_string());
+    let expected = [
+        ("\"content_key\"".to_owned(), format!("\"{}\"", kid(1))),
+        ("\"key_seed\"".to_owned(), "\"studio\"".to_owned()),
+    ];
+    assert_eq!(rows.iter().map(named).collect::<Vec<_>>(), expected);
+    assert!(rows.iter().all(|row| row["check_value"].as_str().unwrap().len() == 16));
+    let table = list(&[]);
+    assert!(table.contains("studio") && !table.contains(HEX), "{table}");
+}
+
+/// The key files of a place, and what they held.
+struct KeyFiles {
+    master: std::path::PathBuf,
+    next: std::path::PathBuf,
+    sealed: std::path::PathBuf,
+    sealed_next: std::path::PathBuf,
+}
+
+impl KeyFiles {
+    fn of(place: &Place) -> Self {
+        let (secrets, data) = (place.path("data-secrets"), place.path("data"));
+        Self {
+            master: secrets.join("master.key"),
+            next: secrets.join("master.key.next"),
+            sealed: data.join("keys.sealed"),
+            sealed_next: data.join("keys.sealed.next"),
+        }
+    }
+
+    /// Puts these contents in the four places; `None` is no file.
+    fn write(&self, contents: [Option<&[u8]>; 4]) {
+        use std::os::unix::fs::PermissionsExt;
+        let paths = [&self.master, &self.next, &self.sealed, &self.sealed_next];
+        for (path, content) in paths.into_iter().zip(contents) {
+            let _ = std::fs::remove_file(path);
+            if let Some(content) = content {
+                std::fs::write(path, content).unwrap();
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            }
+        }
+    }
+
+    /// The master key and what is sealed under it.
+    fn read(&self) -> (Vec<u8>, Vec<u8>) {
+        (std::fs::read(&self.master).unwrap(), std::fs::read(&self.sealed).unwrap())
+    }
+}
+
+#[test]
+fn the_master_key_is_replaced_with_and_without_a_running_service() {
+    let (place, _) = Place::served();
+    place.run(&["keys", "import"], &[&key_file(&place, 1, HEX)]).ok();
+    let files = KeyFiles::of(&place);
+    let first = files.read();
+    place.run(&["keys", "rotate-master"], &[]).ok();
+    let second = files.read();
+    assert!(first.0 != second.0 && first.1 != second.1, "nothing was replaced");
+    let service = place.serve();
+    let bytes: [u8; 16] = std::array::from_fn(|n| n as u8);
+    assert_eq!(key_served(&service, "one", 1), bytes);
+    place.run(&["keys", "rotate-master"], &[]).ok();
+    assert_ne!(files.read().0, second.0);
+    // The running service goes on, and what it adds later is found after a restart.
+    place.run(&["keys", "import"], &[&key_file(&place, 2, HEX)]).ok();
+    service.stop();
+    let service = place.serve();
+    assert_eq!(key_served(&service, "two", 2), bytes);
+    assert_eq!(key_served(&service, "three", 1), bytes);
+    service.stop();
+    assert!(!files.next.exists() && !files.sealed_next.exists());
+    // The old key opens nothing.
+    files.write([Some(&first.0), None, Some(&files.read().1), None]);
+    place.run(&["keys", "list"], &[]).failed(2, &["another master key"]);
+}
+
+#[test]
+fn a_rotation_cut_off_after_any_step_leaves_a_store_that_opens() {
+    let (place, _) = Place::served();
+    place.run(&["keys", "import"], &[&key_file(&place, 1, HEX)]).ok();
+    let files = KeyFiles::of(&place);
+    let (old_key, old) = files.read();
+    place.run(&["keys", "rotate-master"], &[]).ok();
+    let (new_key, new) = files.read();
+    let torn = &new[..new.len() / 2];
+    let (old_key, old, new_key, new) = (Some(&*old_key), Some(&*old), Some(&*new_key), Some(&*new));
+    let steps = [
+        ("the new key is made", [old_key, new_key, old, None], old_key),
+        ("half is sealed anew", [old_key, new_key, old, Some(torn)], old_key),
+        ("all is sealed anew", [old_key, new_key, old, new], old_key),
+        ("the key file is replaced", [old_key, new_key, new, None], new_key),
+        ("the master key is replaced", [new_key, None, new, None], new_key),
+    ];
+    for (step, contents, survives) in steps {
+        files.write(contents);
+        let listed = place.run(&["keys", "list", "--json"], &[]).ok().stdout;
+        assert!(listed.contains(&kid(1).to_string()), "after {step}: {listed}");
+        assert_eq!(Some(files.read().0.as_slice()), survives, "after {step}");
+        assert!(!files.next.exists(), "after {step}");
+        let service = place.serve();
+        let ready = service.client("").get("/readyz");
+        assert_eq!(ready.status, 200, "after {step}: {}", ready.text());
+        service.stop();
+        // Whatever was left behind, the next rotation works.
+        files.write(contents);
+        place.run(&["keys", "rotate-master"], &[]).ok();
+        place.run(&["keys", "list"], &[]).ok();
+    }
 }
 
 #[test]

@@ -323,6 +323,9 @@ impl Default for Rate {
 pub struct PlayReady {
     /// Which responses are signed.
     pub sign_responses: SignResponses,
+    /// Metering id of the secure stop service, base64 of 16 bytes, for licenses that ask for
+    /// secure stop. Without one they are refused.
+    pub secure_stop_id: Option<String>,
     /// Folder of signed revocation lists, in files that end in `.xml`; the newest counts, and newer
     /// ones are taken up while serving. `revocation` in the PKI's folder if none is named.
     pub revocation_lists: Option<PathBuf>,

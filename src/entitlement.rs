@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
-use crate::domain::event::KeySource;
+use crate::domain::event::{Chain, KeySource};
 use crate::domain::{DeviceRef, Digest, Identity, KeyId};
 use crate::keys::{Keys, Source};
 use crate::playready::content_key::{ContentKey, KeyType};
@@ -60,6 +60,10 @@ pub struct Asker<'a> {
     pub model: Option<&'a str>,
     /// Version text the client sent.
     pub client_version: Option<&'a str>,
+    /// The client's clock in Unix seconds. Data, never authority.
+    pub client_time: Option<u64>,
+    /// Names of the features that the client has.
+    pub features: &'a [String],
     /// SHA-256 of what was signed, which names one request however often it is sent.
     pub request_sha256: Option<Digest>,
     /// The address that the request came from; behind a proxy, the proxy's.
@@ -96,6 +100,8 @@ pub struct Entitled {
     pub key: ContentKey,
     /// Where the content key came from.
     pub source: KeySource,
+    /// What it is in a chain of licenses, if it does not stand alone. Roots come before all else.
+    pub chain: Option<Chain>,
     /// The title, as the service names it.
     pub title: Option<String>,
     /// The content group, as the service names it.

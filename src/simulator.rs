@@ -7,23 +7,25 @@
 //!   to the root, nonce, revocation lists, and of every license the MAC, the device it is for, the
 //!   KID, the rights id, the security level and the dates), stores persistent licenses in the
 //!   device's folder, and then acknowledges them.
-//! - [`Device::play`] decrypts a [`Sample`] with the key of a license that is valid at the moment.
-//!   It does not count plays or time since the first one.
+//! - [`Device::play`] decrypts a [`Sample`] with the key of a license that allows it at the moment:
+//!   begin, end and grace, removal date, time since the first play, real-time expiration, security
+//!   level, and for a leaf license (section 5.5) all of that of its root as well.
 //! - [`Device::delete`] removes licenses first and tells the server afterwards. What was not
 //!   answered is told again the next time (section 9 of the [protocol page](crate::playready)).
 //!
-//! The keys are those of a [`DeviceFiles`] folder; [`store`] says what is kept beside them. Leaf
-//! licenses of a root (section 5.5) are not opened.
+//! The keys are those of a [`DeviceFiles`] folder; [`store`] says what is kept beside them.
 
 mod answer;
 mod endpoint;
 mod error;
+mod play;
 mod sample;
 pub mod store;
 
 pub use answer::{VerifiedAnswer, VerifiedLicense};
 pub use endpoint::{Endpoint, Reply};
-pub use error::{SimulatorError, Unacceptable};
+pub use error::{SimulatorError, Unacceptable, Unplayable};
+pub use play::{Playback, Term};
 pub use sample::Sample;
 
 use std::fs;
@@ -37,6 +39,7 @@ use crate::playready::acquire::{AcquireRequest, AcquireResponse, HeldList, Respo
 use crate::playready::bcert::ChainCache;
 use crate::playready::challenge::{ChallengeSigner, Message};
 use crate::playready::client_data::ClientData;
+use crate::playready::content_key::KeyType;
 use crate::playready::delete::{self, DeleteRequest};
 use crate::playready::ecc::{PrivateKey, PublicKey};
 use crate::playready::elgamal::Random;
@@ -47,8 +50,8 @@ use crate::playready::policy::{BinaryId, Data};
 use crate::playready::rev_info::RevInfo;
 use crate::playready::revocation::REVINFO_V2;
 use crate::playready::soap::Operation;
-use crate::playready::xmr::{OpenedLicense, open};
 use answer::Receiver;
+use play::InMemory;
 use store::{PendingDeletion, Store, StoredLicense, Which};
 
 /// What the device says it runs.
@@ -64,8 +67,7 @@ pub struct Device {
     store: Store,
     /// Sequence of the revocation lists in the store; 0 for none.
     rev_info_held: u32,
-    /// Licenses that may not be stored. Gone with the process.
-    in_memory: Vec<Vec<u8>>,
+    in_memory: Vec<InMemory>,
     clock: Clock,
 }
 
@@ -76,6 +78,8 @@ pub struct Wanted {
     pub keys: Vec<WantedKey>,
     /// Version of the content header to send.
     pub header_version: HeaderVersion,
+    /// How the content is encrypted, as the header says it. Only version 4.3 can say AES-CBC.
+    pub key_type: Option<KeyType>,
     /// The policy string of a test server (section 10), for example `(persist:true)`.
     pub cfg: Option<String>,
     /// The session that a deletion will name; without one it is the request's nonce.
@@ -147,6 +151,7 @@ impl Wanted {
         Self {
             keys: vec![WantedKey { kid, checksum: None }],
             header_version: HeaderVersion::V4_3,
+            key_type: Some(KeyType::AesCtr),
             cfg: None,
             session: None,
             custom_data: None,
@@ -168,10 +173,21 @@ impl Wanted {
             }
             _ => {}
         }
+        let algid = match self.key_type {
+            None => None,
+            Some(KeyType::AesCtr) => Some(AlgId::AesCtr),
+            Some(KeyType::AesCbc) if self.header_version == HeaderVersion::V4_3 => {
+                Some(AlgId::AesCbc)
+            }
+            Some(KeyType::AesCbc) => {
+                return Err(SimulatorError::NoCbc { version: self.header_version.text() });
+            }
+        };
         let keys = self.keys.iter().map(|wanted| HeaderKey {
             kid: wanted.kid,
-            algid: Some(AlgId::AesCtr),
-            checksum: wanted.checksum.map(Vec::from),
+            algid,
+            // Only AES-CTR has one (section 12).
+            checksum: wanted.checksum.filter(|_| algid != Some(AlgId::AesCbc)).map(Vec::from),
         });
         Ok(Header::new(self.header_version, keys.collect()))
     }
@@ -207,7 +223,7 @@ impl Device {
             features: vec!["AESCBC".to_owned()],
             ree: vec!["AESCBCS".to_owned()],
         };
-        Ok(Self {
+        let mut device = Self {
             encrypt: files.encrypt,
             identity: *files.chain.identity(),
             security_level: files.chain.security_level(),
@@ -217,7 +233,9 @@ impl Device {
             rev_info_held,
             in_memory: Vec::new(),
             clock,
-        })
+        };
+        device.remove_due()?;
+        Ok(device)
     }
 
     /// SHA-256 of the SIGN key: the name that the ledger knows the device by.
@@ -317,35 +335,9 @@ impl Device {
             security_level: self.security_level,
             trust: &self.trust,
             rev_info_held: self.rev_info_held,
+            roots: &|kid| self.roots(kid),
         };
         receiver.verify(response, challenge, now_s)
-    }
-
-    /// Decrypts a sample with a license for `kid` that is valid at this moment.
-    ///
-    /// # Errors
-    ///
-    /// [`SimulatorError::CannotPlay`] if no license is held that allows it.
-    pub fn play(&self, kid: Kid, sample: &Sample) -> Result<Vec<u8>, SimulatorError> {
-        let now_s = seconds(&self.clock);
-        let stored = self.store.licenses().iter().map(|license| license.xmr.0.as_slice());
-        let licenses = stored.chain(self.in_memory.iter().map(Vec::as_slice));
-        let opened = licenses.filter_map(|xmr| open(xmr, &self.encrypt).ok());
-        let mut valid = opened.filter(|license| {
-            let begun = license.policy.begin.is_none_or(|begin| u64::from(begin) <= now_s);
-            license.kid == kid && begun && answer::ended(&license.policy, now_s).is_none()
-        });
-        let license = valid.next().ok_or(SimulatorError::CannotPlay(kid))?;
-        Ok(sample.decrypt(&license.content_key))
-    }
-
-    /// Opens a stored license, to show what it says.
-    ///
-    /// # Errors
-    ///
-    /// The file was changed, or belongs to another device.
-    pub fn open_stored(&self, license: &StoredLicense) -> Result<OpenedLicense, Unacceptable> {
-        Ok(open(&license.xmr.0, &self.encrypt)?)
     }
 
     /// Removes licenses, tells the server, and tells it again what it has not answered before.
@@ -433,10 +425,11 @@ impl Device {
             transaction_id: answer.transaction_id,
             acknowledged: false,
             stored_at,
+            first_played_at: None,
             xmr: Data(license.xmr.clone()),
         });
         self.store.keep(persistent.collect())?;
-        self.in_memory.extend(in_memory.into_iter().map(|license| license.xmr.clone()));
+        self.in_memory.extend(in_memory.into_iter().map(InMemory::from));
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! `device`: a simulated device at the command line.
 
+mod play;
 pub(super) mod words;
 
 use std::fs;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use super::{one_line, print_json};
 use crate::clock::Clock;
+use crate::playready::content_key::KeyType;
 use crate::playready::header::HeaderVersion;
 use crate::playready::kid::Kid;
 use crate::playready::soap::FaultReply;
@@ -23,13 +25,16 @@ use crate::simulator::{
     Wanted, WantedKey,
 };
 
-/// Be a device: acquire licenses, delete them securely, list what is held
+/// Be a device: acquire licenses, play, delete securely, list what is held
 ///
-/// Exits 0 when done, 1 if the server refused, 2 if it could not be done.
+/// Exits 0 when done, 1 if the server or a license refused, 2 if it could not be done.
 #[derive(Debug, Subcommand)]
 pub enum DeviceCommand {
     /// Acquire licenses and keep the persistent ones in the device's folder
     Acquire(AcquireArgs),
+    /// Begin to play, as far as a license that is kept allows it at this moment; the first time
+    /// counts
+    Play(play::PlayArgs),
     /// Delete licenses and tell the server; without --session and --kid, tell it again what it has
     /// not answered yet
     Delete(DeleteArgs),
@@ -136,6 +141,7 @@ enum Version {
 pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
     match command {
         DeviceCommand::Acquire(args) => acquire(args),
+        DeviceCommand::Play(args) => play::run(&args),
         DeviceCommand::Delete(args) => delete(args),
         DeviceCommand::List(args) => list(&args),
     }
@@ -163,6 +169,7 @@ fn acquire(args: AcquireArgs) -> anyhow::Result<ExitCode> {
     let wanted = Wanted {
         keys: args.kids,
         header_version: args.header_version.into(),
+        key_type: Some(KeyType::AesCtr),
         cfg: args.persistent.then(|| "(persist:true)".to_owned()).or(args.cfg),
         session: args.session,
         custom_data: None,
@@ -197,6 +204,7 @@ fn print_license(license: &VerifiedLicense) {
     println!("license for {}: {fate}", opened.kid);
     println!("  rights id  {}", Uuid::from_bytes(opened.rights_id));
     println!("  policy     {}", words::policy(&opened.policy));
+    opened.root_kid.iter().for_each(|root| println!("  root       {root}"));
     let confirmed =
         if license.key_confirmed { "confirmed by the header" } else { "compare with the header" };
     let checksum = BASE64.encode(&opened.content_key.checksum(opened.kid));
@@ -210,6 +218,7 @@ fn acquired_json(acquired: &Acquired, session: &[u8; 16]) -> Value {
             "kid": opened.kid.guid(),
             "rights_id": Uuid::from_bytes(opened.rights_id),
             "persistent": opened.policy.persist,
+            "root_kid": opened.root_kid.map(|kid| kid.guid()),
             "policy": opened.policy,
             "key_type": opened.key_type.name(),
             "key_checksum": BASE64.encode(&opened.content_key.checksum(opened.kid)),
@@ -296,7 +305,7 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
         print_json(&json!({
             "identity": identity,
             "security_level": device.security_level(),
-            "licenses": rows.collect::<anyhow::Result<Vec<_>>>()?,
+            "licenses": rows.collect::<Vec<_>>(),
             "deletions": deletions,
         }))?;
         return Ok(ExitCode::SUCCESS);
@@ -304,12 +313,24 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     println!("device {identity}, security level {}", device.security_level());
     println!("licenses kept: {}", licenses.len());
     for license in licenses {
-        let opened = device.open_stored(license).context("a stored license cannot be opened")?;
         let acknowledged = if license.acknowledged { ", acknowledged" } else { "" };
         println!("  {}", license.kid);
         println!("    rights id  {}{acknowledged}", license.rights_id);
         println!("    session    {}", BASE64.encode(&license.session.0));
-        println!("    policy     {}", words::policy(&opened.policy));
+        match device.open_stored(license) {
+            Ok(opened) => {
+                println!("    policy     {}", words::policy(&opened.policy));
+                opened.root_kid.iter().for_each(|root| println!("    root       {root}"));
+            }
+            Err(error) => println!("    policy     not readable: {}", one_line(&error.into())),
+        }
+        if let Some(at_s) = license.first_played_at {
+            println!("    played     first at {}", words::time(at_s));
+        }
+        match device.term(license) {
+            Ok(term) => println!("    plays      {}", words::term(&term)),
+            Err(because) => println!("    plays not  {because}"),
+        }
     }
     for PendingDeletion { session, kids } in deletions {
         let session = BASE64.encode(&session.0);
@@ -318,16 +339,21 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn stored_json(device: &Device, license: &StoredLicense) -> anyhow::Result<Value> {
-    let opened = device.open_stored(license).context("a stored license cannot be opened")?;
-    Ok(json!({
+fn stored_json(device: &Device, license: &StoredLicense) -> Value {
+    let opened = device.open_stored(license).ok();
+    let opened = opened.as_ref();
+    let term = device.term(license);
+    json!({
         "kid": license.kid,
         "rights_id": license.rights_id,
         "session": license.session,
         "transaction_id": license.transaction_id,
         "acknowledged": license.acknowledged,
-        "policy": opened.policy,
-    }))
+        "first_played_at": license.first_played_at.map(words::time),
+        "root_kid": opened.and_then(|license| license.root_kid).map(|kid| kid.guid()),
+        "policy": opened.map(|license| &license.policy),
+        "now": play::term_json(term.as_ref()),
+    })
 }
 
 fn refused(fault: &FaultReply, json: bool) -> anyhow::Result<ExitCode> {

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::ledger::embedded::{OpenError, Options};
 use crate::ledger::{Embedded, Ledger};
 use crate::projections::Inventory;
-use crate::projections::inventory::{DeviceInventory, LicenseStatus};
+use crate::projections::inventory::{ChainPart, DeviceInventory, LicenseStatus};
 
 /// How long to wait for the serving process to bring the inventory up to date.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -106,8 +106,13 @@ fn print(inventory: &DeviceInventory) {
             LicenseStatus::StoreFailed => "store failed",
             LicenseStatus::DeletedUnreleased => "deleted, unreleased",
         };
+        let chain = match license.chain {
+            None => String::new(),
+            Some(ChainPart::Root) => "  root".to_owned(),
+            Some(ChainPart::Leaf { root_key_id }) => format!("  leaf of {root_key_id}"),
+        };
         println!(
-            "{:<38}{:<38}{status:<20}{:<26}{}",
+            "{:<38}{:<38}{status:<20}{:<26}{}{chain}",
             license.key_id,
             license.license_id,
             license.acquired_at.to_rfc3339(),

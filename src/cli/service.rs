@@ -30,6 +30,7 @@ use crate::licensing::{Licensing, Parts, Registry};
 use crate::playready::acquire::{ResponseSigner, SignResponses};
 use crate::playready::challenge::Verifier;
 use crate::playready::pki::Pki;
+use crate::playready::policy::BinaryId;
 use crate::projections::{History, Inventory};
 
 /// A clock that runs behind the newest event by more than this would date new events falsely.
@@ -167,7 +168,7 @@ impl Opened {
             ),
             revocation,
             reference_key: ReferenceKey::new(*secrets.reference),
-            entitlement: Entitlement::Open(Open),
+            entitlement: Entitlement::Open(Open { secure_stop_id: secure_stop_id(config)? }),
             clock: clock.clone(),
             quota: quota_policy(&config.quota),
             replay_window_ms: i64::from(config.replay.window_hours) * 60 * 60 * 1000,
@@ -198,6 +199,11 @@ fn quota_policy(quota: &config::Quota) -> QuotaPolicy {
         voiding: voids.then_some(voiding),
         ..QuotaPolicy::with_device_limit(quota.device_limit, quota.licenses_per_slot)
     }
+}
+
+fn secure_stop_id(config: &Config) -> anyhow::Result<Option<BinaryId>> {
+    let id = config.playready.secure_stop_id.clone();
+    id.map(BinaryId::try_from).transpose().context("playready.secure_stop_id cannot be used")
 }
 
 /// A default seed that somebody chose has to be there: without it KIDs would have other keys.

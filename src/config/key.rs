@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use data_encoding::BASE64;
+
 use super::Origins;
 
 /// One setting.
@@ -33,6 +35,8 @@ pub enum Kind {
     Address,
     /// A path in the file system.
     Path,
+    /// The base64 of 16 bytes.
+    Id16,
     /// Origins of pages, or `*`: see [`Origins`].
     Origins,
     /// Any text but the empty one.
@@ -48,6 +52,7 @@ impl Kind {
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
             Self::Address => "an IP address and a port, such as 127.0.0.1:8290".to_owned(),
             Self::Path => "a path".to_owned(),
+            Self::Id16 => "the base64 of 16 bytes".to_owned(),
             Self::Origins => {
                 "origins such as https://player.example, separated by spaces, or *".to_owned()
             }
@@ -74,6 +79,9 @@ impl Kind {
             }
             (Self::OneOf(words), toml::Value::String(text)) => words.contains(&text.as_str()),
             (Self::Address, toml::Value::String(text)) => text.parse::<SocketAddr>().is_ok(),
+            (Self::Id16, toml::Value::String(text)) => {
+                BASE64.decode(text.as_bytes()).is_ok_and(|bytes| bytes.len() == 16)
+            }
             (Self::Origins, toml::Value::String(text)) => text.parse::<Origins>().is_ok(),
             (Self::Path | Self::Text, toml::Value::String(text)) => !text.is_empty(),
             _ => false,
@@ -121,6 +129,7 @@ pub const KEYS: &[Key] = &[
     key("rate.per_identity_per_minute", Kind::Integer(1, 1_000_000_000)),
     key("rate.burst", Kind::Integer(1, 1_000_000_000)),
     key("playready.sign_responses", Kind::OneOf(&["always", "persistent", "never"])),
+    key("playready.secure_stop_id", Kind::Id16),
     key("playready.revocation_lists", Kind::Path),
     key("clearkey.enabled", Kind::Bool),
     key("clearkey.origins", Kind::Origins),

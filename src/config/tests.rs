@@ -20,6 +20,7 @@ fn sample(kind: Kind) -> String {
         Kind::OneOf(words) => words.last().unwrap().to_string(),
         Kind::Address => "127.0.0.2:1".to_owned(),
         Kind::Path => "/somewhere/else".to_owned(),
+        Kind::Id16 => "AAECAwQFBgcICQoLDA0ODw==".to_owned(),
         Kind::Origins => "https://player.example".to_owned(),
         Kind::Text => "debug".to_owned(),
     }

@@ -1,7 +1,9 @@
 //! May this device have these licenses?
 
 use super::device::Device;
-use super::event::{AcquisitionRefused, LicenseAcquired};
+use std::collections::BTreeSet;
+
+use super::event::{AcquisitionRefused, Chain, LicenseAcquired};
 use super::ids::{Digest, Identity, KeyId, Nonce};
 use super::lookup::{Answered, GrantPlace, Key, Value};
 use super::quota::{QuotaExceeded, QuotaPolicy};
@@ -104,6 +106,12 @@ pub enum Refusal {
     /// The transaction id named was used before.
     #[error("the transaction id was used before")]
     TransactionUsed,
+    /// A leaf license whose root is neither in the same batch nor held by the device.
+    #[error("the device holds no root {0}")]
+    RootMissing(KeyId),
+    /// A license for the KID of a root that is none, or a root for a KID that has other licenses.
+    #[error("{0} is the KID of a root and of other licenses")]
+    RootReserved(KeyId),
     /// A quota rule said no.
     #[error("the limit of {} of rule {} is reached", .0.limit, .0.rule)]
     Quota(QuotaExceeded),
@@ -133,6 +141,9 @@ impl Device {
         if seen.transaction_used {
             return Outcome::Refuse(Refusal::TransactionUsed, None);
         }
+        if let Err(refusal) = self.check_chains(&command.licenses, now_ms) {
+            return Outcome::Refuse(refusal, None);
+        }
         let persistent = command.licenses.iter().filter(|l| l.persistent.effective);
         let wanted: Vec<KeyId> = persistent.map(|license| license.key_id).collect();
         if let Some(exceeded) = self.explain(&wanted, terms.policy, now_ms).denied {
@@ -146,6 +157,28 @@ impl Device {
             ..license
         });
         Outcome::Grant(granted.collect())
+    }
+
+    /// A leaf needs its root: in the same batch, or held live and persistent, as the leaf then is
+    /// too. The KID of a root is for nothing else.
+    fn check_chains(&self, licenses: &[LicenseAcquired], now_ms: i64) -> Result<(), Refusal> {
+        let roots = licenses.iter().filter(|license| license.is_root());
+        let roots: BTreeSet<KeyId> = roots.map(|license| license.key_id).collect();
+        for license in licenses {
+            let key_id = license.key_id;
+            let taken = !license.is_root() && roots.contains(&key_id);
+            if taken || self.is_reserved(key_id, license.is_root(), now_ms) {
+                return Err(Refusal::RootReserved(key_id));
+            }
+            if let Some(Chain::Leaf { root_key_id, root_key_source }) = &license.chain {
+                let held = license.persistent.effective
+                    && self.holds_root(*root_key_id, root_key_source, now_ms);
+                if !held && !roots.contains(root_key_id) {
+                    return Err(Refusal::RootMissing(*root_key_id));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether a challenge that was granted may be answered again.

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{AcquisitionRefused, Event, LicenseAcquired, LicenseVoided, VoidReason};
+use super::event::{
+    AcquisitionRefused, Event, KeySource, LicenseAcquired, LicenseVoided, VoidReason,
+};
 use super::ids::{KeyId, LicenseId};
 use super::quota::{
     CountedLicense, Counts, Explanation, LICENSES_PER_SLOT, QuotaExceeded, QuotaPolicy, Scope,
@@ -54,6 +56,9 @@ struct LiveLicense {
     /// Whether its deletion was signed, on evidence that the policy found too weak to stop it
     /// from counting.
     deleted: bool,
+    /// Of a root, where its key came from: the [label](KeySource::label), since the form in which
+    /// this state is stored has no tagged enumerations.
+    root_key: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +134,7 @@ impl Device {
             confirmed: false,
             store_failed: false,
             deleted: false,
+            root_key: e.is_root().then(|| e.key_source.label()),
         });
     }
 
@@ -183,6 +189,20 @@ impl Device {
     /// its slot.
     pub fn keeps(&self, key_id: KeyId, license_id: LicenseId, now_ms: i64) -> bool {
         self.live_in(key_id, now_ms).any(|license| license.id == license_id && !license.deleted)
+    }
+
+    /// Whether the device holds a root license for this KID under which a leaf can be made with
+    /// the root's key from `source`. What a request named cannot be found again.
+    pub fn holds_root(&self, key_id: KeyId, source: &KeySource, now_ms: i64) -> bool {
+        let label = Some(source.label());
+        let mut live = self.live_in(key_id, now_ms).filter(|license| !license.deleted);
+        *source != KeySource::Request && live.any(|license| license.root_key == label)
+    }
+
+    /// Whether a license that the device holds for this KID stands in the way of one that
+    /// `is_root`, or is not: a root's KID is for nothing else.
+    pub fn is_reserved(&self, key_id: KeyId, is_root: bool, now_ms: i64) -> bool {
+        self.live_in(key_id, now_ms).any(|license| license.root_key.is_some() != is_root)
     }
 
     /// Whether the device holds a slot for this KID.

@@ -89,6 +89,34 @@ pub enum KeySource {
     Request,
 }
 
+impl KeySource {
+    /// The source in one word, or two: what keys of one KID that have it in common are equal by.
+    pub(super) fn label(&self) -> String {
+        match self {
+            Self::Registered => "registered".to_owned(),
+            Self::Seed { seed_id } => format!("seed {seed_id}"),
+            Self::PublishedTestSeed => "published_test_seed".to_owned(),
+            Self::Request => "request".to_owned(),
+        }
+    }
+}
+
+/// What a license is in a chain (section 5.5 of the license protocol page): leaves hold content
+/// keys, and open only with the key of their root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "part", rename_all = "snake_case")]
+pub enum Chain {
+    /// Its key opens leaves, and encrypts no content.
+    Root,
+    /// It opens only with a license for its root.
+    Leaf {
+        /// The root's KID.
+        root_key_id: KeyId,
+        /// Where the root's key came from.
+        root_key_source: KeySource,
+    },
+}
+
 /// A license was granted: one event a license.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LicenseAcquired {
@@ -132,6 +160,9 @@ pub struct LicenseAcquired {
     pub key_type: String,
     /// Where the content key came from.
     pub key_source: KeySource,
+    /// What it is in a chain of licenses; absent if it stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Chain>,
     /// Revision of the `policy` stream under which the quota was decided.
     pub quota_policy_revision: u64,
     /// Granted beyond a limit, as a rule allowed.
@@ -401,6 +432,13 @@ pub struct ApiKeyRevoked {
     pub actor: String,
     /// When.
     pub at_ms: i64,
+}
+
+impl LicenseAcquired {
+    /// Whether it is the root of a chain.
+    pub fn is_root(&self) -> bool {
+        self.chain == Some(Chain::Root)
+    }
 }
 
 impl Event {

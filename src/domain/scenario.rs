@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::acknowledge::Acknowledge;
 use super::acquire::{self, Acquire, Terms};
 use super::delete::{self, Delete};
-use super::event::{KeySource, LicenseAcquired, LicenseVoided, Persistence};
+use super::event::{Chain, KeySource, LicenseAcquired, LicenseVoided, Persistence};
 use super::ids::{ReferenceKey, Wire16};
 use super::lookup::{self, Key, Place, Row, Rows, Value};
 use super::quota::QuotaPolicy;
@@ -98,6 +98,8 @@ pub(crate) struct Ask {
     pub(crate) until_ms: Option<i64>,
     pub(crate) transaction: Option<u8>,
     pub(crate) security_level: u32,
+    /// What the licenses for these KIDs are in a chain.
+    pub(crate) chains: Vec<(KeyId, Chain)>,
     /// Tells two challenges with the same nonce apart.
     pub(crate) content: u8,
 }
@@ -114,6 +116,7 @@ impl Ask {
             until_ms: None,
             transaction: None,
             security_level: 2000,
+            chains: Vec::new(),
             content: 0,
         }
     }
@@ -140,6 +143,23 @@ impl Ask {
 
     pub(crate) fn non_persistent(self) -> Self {
         Self { persistent: false, ..self }
+    }
+
+    /// Makes the license for this KID a root.
+    pub(crate) fn root(mut self, key_id: KeyId) -> Self {
+        self.chains.push((key_id, Chain::Root));
+        self
+    }
+
+    /// Makes the license for this KID a leaf of a root whose key came from `root_key_source`.
+    pub(crate) fn leaf(
+        mut self,
+        key_id: KeyId,
+        root_key_id: KeyId,
+        root_key_source: KeySource,
+    ) -> Self {
+        self.chains.push((key_id, Chain::Leaf { root_key_id, root_key_source }));
+        self
     }
 
     pub(crate) fn other_bytes(self) -> Self {
@@ -190,6 +210,7 @@ impl Ask {
             drm_system: "playready".to_owned(),
             key_type: "aesctr".to_owned(),
             key_source: KeySource::Registered,
+            chain: self.chains.iter().find(|(kid, _)| *kid == key_id).map(|(_, c)| c.clone()),
             quota_policy_revision: 0,
             overage: false,
             authorized_by: "open".to_owned(),

@@ -1,15 +1,20 @@
 //! Test mode: the request says what it wants.
 
-use super::{Asked, Entitled, Grant};
-use crate::domain::event::KeySource;
+use std::collections::HashMap;
+
+use subtle::ConstantTimeEq;
+
+use super::{Asked, Asker, Entitled, Grant};
+use crate::domain::KeyId;
+use crate::domain::event::{Chain, KeySource};
 use crate::keys::Keys;
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::header::AlgId;
 use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::cfg::{self, Group, KidChoice, Scripted};
-use crate::playready::policy::{LicensePolicy, Refusal as PolicyRefusal};
-use crate::playready::soap::{Fault, FaultCode, Refusal};
+use crate::playready::policy::{BinaryId, LicensePolicy, Refusal as PolicyRefusal};
+use crate::playready::soap::{ClientInfo, Fault, FaultCode, Refusal};
 
 /// What a device is called that neither signs its requests nor names itself.
 const ANONYMOUS: &str = "anonymous";
@@ -20,36 +25,47 @@ const NAME_MAX: usize = 63;
 /// Serves every verified device as the policy string of its request says (section 10 of the
 /// license protocol page).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Open;
+pub struct Open {
+    /// The metering id of the secure stop service; without one, `securestop` is refused.
+    pub secure_stop_id: Option<BinaryId>,
+}
 
 impl Open {
     /// What the request may have. Keys come from the request, else from the registered content
-    /// keys, else from a registered key seed, else from the seed that is published for tests.
-    /// A device that does not sign is the one that `device=NAME` in the query says, or `anonymous`.
+    /// keys, else from a registered key seed, else from the seed that is published for tests;
+    /// those of roots as well. A device that does not sign is the one that `device=NAME` in the
+    /// query says, or `anonymous`.
     ///
     /// # Errors
     /// The fault to answer: no KID, a policy string that is malformed or contradicts itself, or
-    /// one that asks for what is not offered.
+    /// one that asks for what is not offered; and what the string asks for in place of licenses.
     pub fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
         let groups = cfg::from_request(asked.query, asked.custom_data).map_err(refused)?;
         cfg::check_header_kids(&groups, asked.kids.len()).map_err(refused)?;
         if let Some(scripted) = cfg::scripted(&groups) {
-            return Err(act_out(scripted));
+            return Err(act_out(scripted, &asked.asker));
         }
         let mut licenses = Vec::new();
         for group in &groups {
-            refuse_unoffered(group)?;
-            let policy = group.policy(None).map_err(refused)?;
+            if group.account_id.is_some() {
+                return Err(invalid("accountid: there are no domains on this server"));
+            }
+            let policy = group.policy(self.secure_stop_id).map_err(refused)?;
+            let chain = chain(group, &groups, keys)?;
             let kids = match &group.kid {
                 KidChoice::Header => asked.kids,
                 KidChoice::Kid(kid) => std::slice::from_ref(kid),
             };
             for kid in kids {
-                licenses.push(entitled(*kid, group, &policy, asked, keys)?);
+                licenses.push(entitled(*kid, group, (&policy, &chain), asked, keys)?);
             }
         }
         if licenses.is_empty() {
             return Err(Fault::refused(Refusal::NoKid));
+        }
+        if groups.len() > 1 {
+            one_key_for_each_kid(&licenses)?;
+            licenses.sort_by_key(|license| license.chain != Some(Chain::Root));
         }
         let device = match asked.asker.identity {
             Some(_) => None,
@@ -81,15 +97,11 @@ fn named_device(query: &str) -> Result<String, Fault> {
 fn entitled(
     kid: Kid,
     group: &Group,
-    policy: &LicensePolicy,
+    (policy, chain): (&LicensePolicy, &Option<Chain>),
     asked: &Asked<'_>,
     keys: &Keys,
 ) -> Result<Entitled, Fault> {
-    let (key, source) = match (&group.content_key, &group.key_seed) {
-        (Some(key), _) => (key.clone(), KeySource::Request),
-        (None, Some(seed)) => (seed.content_key(kid), KeySource::Request),
-        (None, None) => key_of(kid, keys)?,
-    };
+    let (key, source) = group_key(kid, group, keys)?;
     let key_type = group.key_type(header_key_type(kid, asked)?).map_err(refused)?;
     note_checksum(kid, key_type, &key, asked);
     Ok(Entitled {
@@ -99,9 +111,39 @@ fn entitled(
         key_type,
         key,
         source,
+        chain: chain.clone(),
         title: None,
         content_group: None,
     })
+}
+
+/// What the licenses of a group are in a chain. A root that is not in the request is one that the
+/// device holds, or the ledger refuses the leaf.
+fn chain(group: &Group, groups: &[Group], keys: &Keys) -> Result<Option<Chain>, Fault> {
+    let Some(root_kid) = group.root_kid else {
+        return Ok(group.root.then_some(Chain::Root));
+    };
+    let (_, root_key_source) = match cfg::root_group(groups, root_kid) {
+        Some(root) => group_key(root_kid, root, keys)?,
+        None => key_of(root_kid, keys)?,
+    };
+    Ok(Some(Chain::Leaf { root_key_id: KeyId(root_kid.guid()), root_key_source }))
+}
+
+/// A KID has one key, which is for one mode of AES (section 11).
+fn one_key_for_each_kid(licenses: &[Entitled]) -> Result<(), Fault> {
+    let mut seen = HashMap::<Kid, &Entitled>::new();
+    for license in licenses {
+        let Entitled { kid, key, key_type, .. } = license;
+        let first = *seen.entry(*kid).or_insert(license);
+        if !bool::from(first.key.ct_eq(key)) {
+            return Err(invalid(format!("kid: two content keys for {kid}")));
+        }
+        if first.key_type != *key_type {
+            return Err(invalid(format!("ckt: the key of {kid} cannot be of two types")));
+        }
+    }
+    Ok(())
 }
 
 /// The type the header gives a KID's key; CTR when it says nothing.
@@ -124,6 +166,15 @@ fn note_checksum(kid: Kid, key_type: KeyType, key: &ContentKey, asked: &Asked<'_
     }
 }
 
+/// The key of a KID: the one that its group names, else the one that is known here.
+fn group_key(kid: Kid, group: &Group, keys: &Keys) -> Result<(ContentKey, KeySource), Fault> {
+    match (&group.content_key, &group.key_seed) {
+        (Some(key), _) => Ok((key.clone(), KeySource::Request)),
+        (None, Some(seed)) => Ok((seed.content_key(kid), KeySource::Request)),
+        (None, None) => key_of(kid, keys),
+    }
+}
+
 /// The key of a KID that the request names no key for.
 fn key_of(kid: Kid, keys: &Keys) -> Result<(ContentKey, KeySource), Fault> {
     let found = super::key_of(kid, None, keys)?;
@@ -133,33 +184,23 @@ fn key_of(kid: Kid, keys: &Keys) -> Result<(ContentKey, KeySource), Fault> {
 }
 
 /// What a request asks for in place of licenses.
-fn act_out(scripted: Scripted) -> Fault {
+fn act_out(scripted: Scripted, asker: &Asker<'_>) -> Fault {
+    let detail = "the policy string asked for this fault";
     match scripted {
-        Scripted::Fault(code) => {
-            Fault::new(FaultCode::from_number(code), "the policy string asked for this fault")
-        }
-        Scripted::Revoked => {
-            Fault::new(FaultCode::DeviceRevoked, "the policy string asked for this fault")
-        }
-        Scripted::ClientInfo => unoffered("msg"),
+        Scripted::Fault(code) => Fault::new(FaultCode::from_number(code), detail),
+        Scripted::Revoked => Fault::new(FaultCode::DeviceRevoked, detail),
+        Scripted::ClientInfo => Fault::refused(Refusal::ClientInfo(Box::new(ClientInfo {
+            client_version: asker.client_version.map(str::to_owned),
+            client_time: asker.client_time,
+            features: asker.features.to_vec(),
+            security_level: asker.security_level,
+            device: asker.identity.map(|identity| identity.to_string()),
+        }))),
     }
 }
 
-/// Keys of the grammar that this server reads and does not act on are refused, not passed over.
-fn refuse_unoffered(group: &Group) -> Result<(), Fault> {
-    let asked_for = [
-        ("isroot", group.root),
-        ("rootid", group.root_kid.is_some()),
-        ("accountid", group.account_id.is_some()),
-    ];
-    match asked_for.into_iter().find(|(_, asked)| *asked) {
-        Some((key, _)) => Err(unoffered(key)),
-        None => Ok(()),
-    }
-}
-
-fn unoffered(key: &str) -> Fault {
-    Fault::refused(Refusal::InvalidCfg { detail: format!("{key}: not offered by this server") })
+fn invalid(detail: impl Into<String>) -> Fault {
+    Fault::refused(Refusal::InvalidCfg { detail: detail.into() })
 }
 
 fn refused(refusal: PolicyRefusal) -> Fault {

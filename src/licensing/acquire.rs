@@ -20,7 +20,7 @@ use crate::ledger::tail::Fact;
 use crate::playready::acquire::AcquireRequest;
 use crate::playready::challenge::VerifiedChallenge;
 use crate::playready::kid::Kid;
-use crate::playready::policy::{Client, LicensePolicy};
+use crate::playready::policy::{Client, Conflict, LicensePolicy, Refusal as PolicyRefusal};
 use crate::playready::soap::{Fault, FaultCode, LimitScope, Refusal};
 
 /// How events name licenses of this protocol.
@@ -201,6 +201,8 @@ impl Licensing {
                 security_level: Some(caller.security_level),
                 model: Some(&caller.model),
                 client_version: message.client_version.as_deref(),
+                client_time: message.client_time,
+                features: challenge.sender().features(),
                 request_sha256: Some(command.signed_sha256),
                 ip: posted.ip,
             },
@@ -257,6 +259,8 @@ pub(super) fn fault_of(refusal: DomainRefusal) -> Denied {
         DomainRefusal::TransactionUsed => {
             Refusal::InvalidCfg { detail: "tid was used before".to_owned() }.into()
         }
+        DomainRefusal::RootMissing(_) => invalid_policy(Conflict::RootMissing),
+        DomainRefusal::RootReserved(_) => invalid_policy(Conflict::RootKidReserved),
         DomainRefusal::Quota(exceeded) => limit_refusal(exceeded).into(),
     }
 }
@@ -328,6 +332,7 @@ impl Batch<'_> {
             drm_system: self.drm_system.to_owned(),
             key_type: entitled.key_type.name().to_owned(),
             key_source: entitled.source.clone(),
+            chain: entitled.chain.clone(),
             quota_policy_revision: 0,
             overage: false,
             authorized_by: self.authorized_by.to_owned(),
@@ -335,6 +340,10 @@ impl Batch<'_> {
             at_ms: self.now_ms,
         })
     }
+}
+
+fn invalid_policy(conflict: Conflict) -> Denied {
+    Refusal::from(PolicyRefusal::from(conflict)).into()
 }
 
 fn limit_refusal(exceeded: QuotaExceeded) -> Refusal {

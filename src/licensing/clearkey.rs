@@ -110,6 +110,8 @@ impl Licensing {
                 security_level: None,
                 model: None,
                 client_version: None,
+                client_time: None,
+                features: &[],
                 request_sha256: None,
                 ip: posted.ip,
             },
@@ -144,6 +146,11 @@ impl Licensing {
         let now_s = u64::try_from(now_ms / 1000).unwrap_or_default();
         let (mut licenses, mut keys) = (Vec::new(), RequestKeys::default());
         for (ordinal, license) in (0..).zip(grant.licenses) {
+            if license.chain.is_some() {
+                let detail = "root and leaf licenses need a client that opens one with the other; \
+                              entitle it to licenses that stand alone";
+                return Err(ClearKeyRefused::NotLicensed(detail.to_owned()));
+            }
             let policy = fitted(&license.policy, now_s)?;
             licenses.push(batch.license(&license, &policy, ordinal)?);
             keys.remember(license.kid, license.key, license.source);

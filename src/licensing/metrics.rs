@@ -94,6 +94,8 @@ impl Metrics {
             Refusal::Blocked => "blocked",
             Refusal::SessionUsed(_) => "session_used",
             Refusal::TransactionUsed => "transaction_used",
+            Refusal::RootMissing(_) => "root_missing",
+            Refusal::RootReserved(_) => "root_reserved",
             Refusal::Quota(_) => "quota",
         };
         self.refused.get_or_create(&Reason { reason }).inc();

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use super::{Denied, Licensing, LicensingError, random_bytes};
-use crate::domain::event::{KeySource, LicenseAcquired};
+use crate::domain::event::{Chain, KeySource, LicenseAcquired};
 use crate::playready::acquire::{AcquireRequest, LicenseAnswer, rights_id};
 use crate::playready::challenge::VerifiedChallenge;
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
-use crate::playready::xmr::{self, LicenseSpec};
+use crate::playready::xmr::{self, LicenseSpec, Root};
 
 /// Keys at hand for sealing: those that preparation found, and where. A license of the ledger may
 /// have its key from elsewhere.
@@ -85,7 +85,17 @@ impl Licensing {
         let mut random = |bytes: &mut [u8]| {
             random_failed |= aws_lc_rs::rand::fill(bytes).is_err();
         };
-        let sealed = xmr::seal(&spec, challenge.sender().encrypt_key(), &mut random);
+        let sealed = match &license.chain {
+            Some(Chain::Leaf { root_key_id, root_key_source }) => {
+                let kid = Kid::from(root_key_id.0);
+                let key = self.key(kid, root_key_source, keys);
+                let key = &key.ok_or_else(|| failed("the key of its root is missing"))?;
+                xmr::seal_leaf(&spec, &Root { kid, key }, &mut random)
+            }
+            None | Some(Chain::Root) => {
+                xmr::seal(&spec, challenge.sender().encrypt_key(), &mut random)
+            }
+        };
         if random_failed { Err(LicensingError::Random) } else { Ok(sealed) }
     }
 
@@ -95,15 +105,18 @@ impl Licensing {
         license: &LicenseAcquired,
         keys: &RequestKeys,
     ) -> Result<ContentKey, LicensingError> {
-        let kid = Kid::from(license.key_id.0);
-        let found = match keys.0.get(&kid) {
-            Some((key, source)) if *source == license.key_source => Some(key.clone()),
-            _ => self.content_key(kid, &license.key_source),
-        };
+        let found = self.key(Kid::from(license.key_id.0), &license.key_source, keys);
         found.ok_or_else(|| LicensingError::Seal {
             license: license.license_id.to_string(),
             reason: "its content key is missing",
         })
+    }
+
+    fn key(&self, kid: Kid, source: &KeySource, keys: &RequestKeys) -> Option<ContentKey> {
+        match keys.0.get(&kid) {
+            Some((key, found)) if found == source => Some(key.clone()),
+            _ => self.content_key(kid, source),
+        }
     }
 
     /// The content key of a license, from where it came from when it was granted.

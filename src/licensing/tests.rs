@@ -76,7 +76,7 @@ impl Site {
             signer: ResponseSigner::new(pki.server_sign, chain, SignResponses::Always),
             revocation: None,
             reference_key: ReferenceKey::new([7; 32]),
-            entitlement: Entitlement::Open(Open),
+            entitlement: Entitlement::Open(Open::default()),
             clock: Clock::manual(UnixMillis(NOW_S as i64 * 1000)),
             quota,
             replay_window_ms: 24 * 60 * 60 * 1000,

@@ -1,6 +1,7 @@
 //! What a license allows, and the rules by which its conditions combine (sections 5.3 and 11).
 
 pub mod cfg;
+pub mod published;
 mod rules;
 
 pub use rules::{Client, Conflict, Refusal};

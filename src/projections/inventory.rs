@@ -15,7 +15,9 @@ use crate::ledger::sqlite;
 use crate::ledger::tail::{Progress, Tail};
 use crate::ledger::{Ledger, ReadError};
 
-pub use query::{DeviceInventory, DevicePage, DeviceSummary, HeldLicense, LicenseStatus};
+pub use query::{
+    ChainPart, DeviceInventory, DevicePage, DeviceSummary, HeldLicense, LicenseStatus,
+};
 pub use voided::{Unconfirmed, VoidedLicense};
 
 /// How long events gather before they are applied, unless a reader waits for them. Together they
@@ -25,7 +27,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const FILE: &str = "read_models.db";
 const SCHEMA: &[&str] = &[
     include_str!("../../migrations/read_models/0001_inventory.sql"),
-    include_str!("../../migrations/read_models/0002_voided.sql"),
+    include_str!("../../migrations/read_models/0002_chains.sql"),
+    include_str!("../../migrations/read_models/0003_voided.sql"),
 ];
 
 /// The inventory cannot be read or built.

@@ -7,10 +7,9 @@ use super::{Challenge, WantedKey};
 use crate::playready::acquire::{AcquireResponse, ResponseTrust, rights_id};
 use crate::playready::ecc::PrivateKey;
 use crate::playready::kid::Kid;
-use crate::playready::policy::LicensePolicy;
 use crate::playready::rev_info::RevInfo;
 use crate::playready::revocation::Revocation;
-use crate::playready::xmr::{OpenedLicense, open};
+use crate::playready::xmr::{OpenError, OpenedLicense, Root, open, open_leaf};
 
 /// A device as far as it matters for the licenses it accepts.
 pub(super) struct Receiver<'a> {
@@ -19,6 +18,8 @@ pub(super) struct Receiver<'a> {
     pub(super) trust: &'a ResponseTrust,
     /// Sequence of the revocation lists that the device holds; 0 for none.
     pub(super) rev_info_held: u32,
+    /// Root licenses that the device holds for a KID.
+    pub(super) roots: &'a dyn Fn(Kid) -> Vec<OpenedLicense>,
 }
 
 /// An answer of which everything has been verified.
@@ -58,17 +59,27 @@ impl Receiver<'_> {
         {
             return Err(SimulatorError::SignerRevoked);
         }
-        let mut seen = HashSet::new();
-        let licenses = response.licenses.into_iter().enumerate().map(|(place, xmr)| {
-            let license = self.license(place, xmr, challenge, now_s).and_then(|license| {
-                let is_first = seen.insert(license.opened.rights_id);
-                if is_first { Ok(license) } else { Err(Unacceptable::RightsId) }
-            });
+        let refused = |place: usize, source| {
             let number = place.saturating_add(1);
-            license.map_err(|source| SimulatorError::License { number, source })
-        });
+            SimulatorError::License { number, source }
+        };
+        let mut opened = Vec::<OpenedLicense>::with_capacity(response.licenses.len());
+        for (place, xmr) in response.licenses.iter().enumerate() {
+            let license = self.open(xmr, &opened).map_err(|source| refused(place, source))?;
+            opened.push(license);
+        }
+        let roots: HashSet<_> = opened.iter().filter_map(|license| license.root_kid).collect();
+        let mut seen = HashSet::new();
+        let mut licenses = Vec::with_capacity(opened.len());
+        for (place, (opened, xmr)) in opened.into_iter().zip(response.licenses).enumerate() {
+            let is_first = seen.insert(opened.rights_id);
+            let checked = self.check(place, &opened, &roots, challenge, now_s);
+            let checked = if is_first { checked } else { Err(Unacceptable::RightsId) };
+            let key_confirmed = checked.map_err(|source| refused(place, source))?;
+            licenses.push(VerifiedLicense { opened, xmr, key_confirmed });
+        }
         Ok(VerifiedAnswer {
-            licenses: licenses.collect::<Result<_, _>>()?,
+            licenses,
             transaction_id: response.transaction_id,
             custom_data: response.custom_data,
             revocation,
@@ -84,26 +95,48 @@ impl Receiver<'_> {
         Ok(revocation)
     }
 
-    fn license(
+    /// Opens a license; a leaf with a root that came before it, or one that is held.
+    fn open(&self, xmr: &[u8], before: &[OpenedLicense]) -> Result<OpenedLicense, Unacceptable> {
+        let root_kid = match open(xmr, self.encrypt) {
+            Err(OpenError::NeedsRoot(root_kid)) => root_kid,
+            opened => return Ok(opened?),
+        };
+        let held = (self.roots)(root_kid);
+        let roots = before.iter().filter(|license| license.kid == root_kid).chain(&held);
+        let mut refused = OpenError::NeedsRoot(root_kid);
+        for root in roots {
+            match open_leaf(xmr, &Root { kid: root_kid, key: &root.content_key }) {
+                Ok(leaf) if leaf.policy.persist == root.policy.persist => return Ok(leaf),
+                Ok(_) => return Err(Unacceptable::RootPersistence),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused.into())
+    }
+
+    /// Checks an opened license; `roots` are the KIDs that leaves of the answer hang on. Tells
+    /// whether the header confirms its key.
+    fn check(
         &self,
         place: usize,
-        xmr: Vec<u8>,
+        opened: &OpenedLicense,
+        roots: &HashSet<Kid>,
         challenge: &Challenge,
         now_s: u64,
-    ) -> Result<VerifiedLicense, Unacceptable> {
-        let opened = open(&xmr, self.encrypt)?;
+    ) -> Result<bool, Unacceptable> {
         let wanted = challenge.keys.iter().find(|wanted| wanted.kid == opened.kid);
-        let wanted = wanted.ok_or(Unacceptable::NotAsked(opened.kid))?;
-        check_rights_id(&opened, &challenge.nonce, place)?;
+        if wanted.is_none() && !roots.contains(&opened.kid) {
+            return Err(Unacceptable::NotAsked(opened.kid));
+        }
+        check_rights_id(opened, &challenge.nonce, place)?;
         let required = u16::from(opened.policy.sl);
         if u32::from(required) > self.security_level {
             return Err(Unacceptable::SecurityLevel { required, device: self.security_level });
         }
-        if let Some(end) = ended(&opened.policy, now_s) {
+        if let Some(end) = opened.policy.counted_until_s().filter(|end| now_s >= *end) {
             return Err(Unacceptable::Ended(end));
         }
-        let key_confirmed = confirm(&opened, wanted)?;
-        Ok(VerifiedLicense { opened, xmr, key_confirmed })
+        wanted.map_or(Ok(false), |wanted| confirm(opened, wanted))
     }
 }
 
@@ -121,11 +154,6 @@ fn check_rights_id(
         license.rights_id == *nonce || license.rights_id == rights_id(nonce, place)
     };
     if belongs { Ok(()) } else { Err(Unacceptable::RightsId) }
-}
-
-/// When the license ended (Unix seconds), if it has by `now_s`.
-pub(super) fn ended(policy: &LicensePolicy, now_s: u64) -> Option<u64> {
-    policy.counted_until_s().filter(|end| now_s >= *end)
 }
 
 fn confirm(license: &OpenedLicense, wanted: &WantedKey) -> Result<bool, Unacceptable> {

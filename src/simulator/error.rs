@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::clock::UnixMillis;
 use crate::playready::kid::Kid;
 use crate::playready::pki::PkiError;
 use crate::playready::revocation::RevocationError;
@@ -96,6 +97,12 @@ pub enum SimulatorError {
         /// The version asked for.
         version: &'static str,
     },
+    /// A header of this version cannot say how the content is encrypted.
+    #[error("a header of version {version} cannot say AES-CBC; take version 4.3")]
+    NoCbc {
+        /// The version asked for.
+        version: &'static str,
+    },
     /// Nothing was asked for.
     #[error("no KID is asked for; name at least one")]
     NoKid,
@@ -130,9 +137,75 @@ pub enum SimulatorError {
         /// The KID or session as given.
         what: String,
     },
-    /// There is no license to play with.
-    #[error("the device holds no license that plays {0} at this moment")]
-    CannotPlay(Kid),
+    /// No license allows to play at this moment.
+    #[error("the device cannot play {kid}: {because}")]
+    CannotPlay {
+        /// What was to be played.
+        kid: Kid,
+        /// Why not, as the newest license for it has it.
+        because: Unplayable,
+    },
+}
+
+/// Why a license does not play at a moment. Times are Unix seconds, shown as RFC 3339 text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unplayable {
+    /// There is no license.
+    #[error("it holds no license for it")]
+    NotHeld,
+    /// There is one that cannot be opened; a leaf without its root is one of these.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The device is not secure enough.
+    #[error("its license needs security level {required} and the device has {device}")]
+    SecurityLevel {
+        /// The license's minimum.
+        required: u32,
+        /// The level in the device's certificate.
+        device: u32,
+    },
+    /// Too early.
+    #[error("its license begins at {}", time(*.0))]
+    NotBegun(u64),
+    /// Too late: end and grace, or the removal date, are over.
+    #[error("its license ended at {}", time(*.0))]
+    Ended(u64),
+    /// Too long after the first play.
+    #[error("it was first played at {}, and its license ended at {}", time(*.first_play), time(*.over))]
+    FirstPlayOver {
+        /// When it was first played.
+        first_play: u64,
+        /// When that was over.
+        over: u64,
+    },
+    /// The root of the license does not play.
+    #[error("its license is a leaf of root {0}, and of that {1}")]
+    Root(Kid, Box<Unplayable>),
+    /// The content is encrypted in a mode that the key is not for.
+    #[error("its license holds a key for {0}, and the content is encrypted in another mode")]
+    KeyType(&'static str),
+}
+
+impl Unplayable {
+    /// One word for programs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::NotHeld => "not_held",
+            Self::Open(OpenError::NeedsRoot(_)) => "root_not_held",
+            Self::Open(_) => "not_opened",
+            Self::SecurityLevel { .. } => "security_level",
+            Self::NotBegun(_) => "not_begun",
+            Self::Ended(_) => "ended",
+            Self::FirstPlayOver { .. } => "first_play_over",
+            Self::Root(..) => "root_does_not_play",
+            Self::KeyType(_) => "key_type",
+        }
+    }
+}
+
+/// Unix seconds as RFC 3339 text.
+fn time(at_s: u64) -> UnixMillis {
+    UnixMillis(i64::try_from(at_s).unwrap_or(i64::MAX).saturating_mul(1000))
 }
 
 /// Why a strict device does not accept a license (sections 5.4 and 6.3).
@@ -157,8 +230,11 @@ pub enum Unacceptable {
         device: u32,
     },
     /// It is over.
-    #[error("it ended at {0} (Unix seconds)")]
+    #[error("it ended at {}", time(*.0))]
     Ended(u64),
+    /// One of root and leaf may be stored and the other may not (section 5.5).
+    #[error("it may be stored and its root may not, or the other way round")]
+    RootPersistence,
     /// The key does not have the checksum that the header states.
     #[error("its key is not the one that the header of {0} was made for")]
     Checksum(Kid),

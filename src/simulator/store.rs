@@ -45,6 +45,9 @@ pub struct StoredLicense {
     pub acknowledged: bool,
     /// When it was stored, in Unix seconds of the device's clock.
     pub stored_at: u64,
+    /// When it was first used, in the same seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_played_at: Option<u64>,
     /// The license as it came.
     pub xmr: Data,
 }
@@ -119,8 +122,8 @@ impl Store {
                 let known = |held: &&mut StoredLicense| held.rights_id == license.rights_id;
                 match contents.licenses.iter_mut().find(known) {
                     Some(held) => {
-                        let acknowledged = held.acknowledged;
-                        *held = StoredLicense { acknowledged, ..license };
+                        let StoredLicense { acknowledged, first_played_at, .. } = *held;
+                        *held = StoredLicense { acknowledged, first_played_at, ..license };
                     }
                     None => contents.licenses.push(license),
                 }
@@ -134,6 +137,24 @@ impl Store {
             for license in &mut contents.licenses {
                 license.acknowledged |= license.transaction_id == Some(transaction_id);
             }
+        })
+    }
+
+    /// Remembers that a license was used, unless it was before.
+    pub fn played(&mut self, rights_id: Uuid, at_s: u64) -> Result<(), SimulatorError> {
+        self.change(|contents| {
+            for license in &mut contents.licenses {
+                if license.rights_id == rights_id {
+                    license.first_played_at.get_or_insert(at_s);
+                }
+            }
+        })
+    }
+
+    /// Forgets licenses that said themselves when to go. The server is not told: it knows.
+    pub fn expire(&mut self, rights_ids: &[Uuid]) -> Result<(), SimulatorError> {
+        self.change(|contents| {
+            contents.licenses.retain(|license| !rights_ids.contains(&license.rights_id));
         })
     }
 
@@ -237,6 +258,7 @@ mod tests {
             transaction_id: Some(Uuid::from_bytes([session; 16])),
             acknowledged: false,
             stored_at: 1_700_000_000,
+            first_played_at: None,
             xmr: Data(vec![number]),
         }
     }

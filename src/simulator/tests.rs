@@ -121,12 +121,12 @@ fn keeps_the_golden_licenses_and_plays_what_they_are_for() {
     device.keep(&challenge, &answer).unwrap();
     drop(device);
 
-    let device = lab.device("golden");
+    let mut device = lab.device("golden");
     let held = device.store().licenses();
     assert_eq!(held.len(), 2);
     assert!(held.iter().all(|license| license.session.0 == challenge.session));
     for (kid, key) in content_keys() {
-        let sample = Sample::encrypt(&key, [7; 16], b"a picture");
+        let sample = Sample::encrypt(&key, KeyType::AesCtr, [7; 16], b"a picture");
         assert_eq!(device.play(kid, &sample).unwrap(), b"a picture");
     }
 }
@@ -139,10 +139,13 @@ fn a_license_that_may_not_be_stored_is_gone_with_the_process() {
     let answer = device.verify(&challenge, &reply(RESPONSE)).unwrap();
     device.keep(&challenge, &answer).unwrap();
     let kid = challenge.keys[0].kid;
-    let sample = Sample { counter: [0; 16], bytes: vec![1] };
+    let sample = Sample { key_type: KeyType::AesCtr, iv: [0; 16], bytes: vec![1] };
     assert!(device.play(kid, &sample).is_ok());
     drop(device);
-    assert!(matches!(lab.device("golden").play(kid, &sample), Err(SimulatorError::CannotPlay(_))));
+    assert!(matches!(
+        lab.device("golden").play(kid, &sample),
+        Err(SimulatorError::CannotPlay { because: Unplayable::NotHeld, .. })
+    ));
 }
 
 #[test]
@@ -152,7 +155,7 @@ fn a_license_stops_playing_when_it_ends() {
     let challenge = challenge("request.xml");
     let answer = device.verify(&challenge, &reply(RESPONSE)).unwrap();
     device.keep(&challenge, &answer).unwrap();
-    let sample = Sample { counter: [0; 16], bytes: vec![1] };
+    let sample = Sample { key_type: KeyType::AesCtr, iv: [0; 16], bytes: vec![1] };
     let kid = challenge.keys[0].kid;
     lab.set_clock(1_700_003_599);
     assert!(device.play(kid, &sample).is_ok());

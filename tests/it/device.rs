@@ -44,12 +44,14 @@ impl Device {
     /// Loads the device whose files `read` returns.
     pub fn load(read: impl FnMut(&str) -> io::Result<Vec<u8>>) -> Self {
         let files = DeviceFiles::load(read, NOW_S).unwrap();
-        let sign = PrivateKey::from_pem(files.sign.to_pem().as_bytes()).unwrap();
-        let features = vec!["AESCBC".to_owned()];
-        let data = ClientData { chain: files.chain.bytes().to_vec(), features, ree: Vec::new() };
-        let signer = ChallengeSigner::new(sign, &data, files.wmrm);
+        let signer = signer(&files, &["AESCBC"], &[]);
         let trust = ResponseTrust { chains: ChainCache::new(files.root), accept_unsigned: false };
         Self { files, signer, trust }
+    }
+
+    /// The same device, which says that it has these features and this secure environment.
+    pub fn with_features(self, features: &[&str], ree: &[&str]) -> Self {
+        Self { signer: signer(&self.files, features, ree), ..self }
     }
 
     /// Loads the device in the folder `dir`.
@@ -153,6 +155,17 @@ impl Device {
         let answer = client.challenge(&self.confirm(transaction_id, results), "");
         acknowledge::verify_answer(&answer.body, transaction_id).map_err(fault)
     }
+}
+
+fn signer(files: &DeviceFiles, features: &[&str], ree: &[&str]) -> ChallengeSigner {
+    let sign = PrivateKey::from_pem(files.sign.to_pem().as_bytes()).unwrap();
+    let [features, ree] = [features, ree].map(|all| all.iter().copied().map(str::to_owned));
+    let data = ClientData {
+        chain: files.chain.bytes().to_vec(),
+        features: features.collect(),
+        ree: ree.collect(),
+    };
+    ChallengeSigner::new(sign, &data, files.wmrm)
 }
 
 impl Acquired {

@@ -153,7 +153,7 @@ fn second_node(service: &TestService, own: &TempDir) -> Licensing {
         ),
         revocation: None,
         reference_key: ReferenceKey::new(secret("reference.key")),
-        entitlement: Entitlement::Open(Open),
+        entitlement: Entitlement::Open(Open::default()),
         clock: Clock::manual(UNMOVED),
         quota: QuotaPolicy::default(),
         replay_window_ms: 24 * 60 * 60 * 1000,

@@ -14,6 +14,7 @@ use license_ledger::ledger::tail::Fact;
 use license_ledger::playready::ecc::PublicKey;
 use license_ledger::playready::pki::{DeviceSpec, LAB_MODEL, Model, PkiFile, mint_device, new_lab};
 use license_ledger::playready::policy::SecurityLevel;
+use license_ledger::simulator::{Device as Player, Endpoint};
 use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -108,6 +109,23 @@ impl TestService {
     /// A new device of the lab.
     pub fn device(&self, name: &str) -> Device {
         self.device_of_level(name, SecurityLevel::Software)
+    }
+
+    /// A new device of the lab that keeps licenses and plays, and enforces what they say.
+    pub fn player(&self, name: &str, security_level: SecurityLevel) -> Player {
+        make_device(&self.pki, name, security_level);
+        self.same_player(name)
+    }
+
+    /// The same after it was switched off and on.
+    pub fn same_player(&self, name: &str) -> Player {
+        let dir = self.pki.join("devices").join(name);
+        Player::open(&dir, None, self.setup.clock.clone()).unwrap()
+    }
+
+    /// Where players post to.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::new(&self.inner().url(), None).unwrap()
     }
 
     pub fn device_of_level(&self, name: &str, security_level: SecurityLevel) -> Device {

@@ -136,7 +136,7 @@ fn names_what_is_wrong_with_a_policy_string() {
         ("cfg=(persist:true", "invalid_cfg", ""),
         ("cfg=(persist:true)&cfg=(persist:true)", "invalid_cfg", ""),
         ("cfg64=e30", "invalid_cfg", ""),
-        ("cfg=(isroot:true,kid:11111111-2222-3333-4444-555555555555)", "invalid_cfg", "isroot"),
+        ("cfg=(accountid:AAECAwQFBgcICQoLDA0ODw==)", "invalid_cfg", "accountid"),
         ("cfg=(graceperiod:5)", "invalid_policy", "grace_needs_end"),
         ("cfg=(simple:true,persist:true)", "invalid_policy", "simple_is_non_persistent"),
         ("cfg=(readright:true)", "unsupported_right", ""),

@@ -340,7 +340,7 @@ impl Player {
         Ok(challenge)
     }
 
-    fn plays(&self, title: &Title) -> anyhow::Result<()> {
+    fn plays(&mut self, title: &Title) -> anyhow::Result<()> {
         let media = self.device.play(title.kid, &title.sample)?;
         ensure!(media == title.media, "the sample of {} does not decrypt", title.name);
         Ok(())

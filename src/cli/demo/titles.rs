@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use crate::domain::KeyId;
 use crate::keys;
-use crate::playready::content_key::ContentKey;
+use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::header::HeaderVersion;
 use crate::playready::kid::Kid;
 use crate::simulator::{Sample, SimulatorError, Wanted, WantedKey, with_os_random};
@@ -51,7 +51,7 @@ impl Title {
         });
         let (kid, key, counter) = random?;
         let media = format!("the first pictures of {name}; ").repeat(40).into_bytes();
-        let sample = Sample::encrypt(&key, counter, &media);
+        let sample = Sample::encrypt(&key, KeyType::AesCtr, counter, &media);
         Ok(Self { name, kid: Kid::from(kid), key, media, sample })
     }
 

@@ -1,8 +1,12 @@
 //! What licenses and refusals say, in words.
 
+use data_encoding::BASE64;
+use uuid::Uuid;
+
 use crate::clock::UnixMillis;
-use crate::playready::policy::LicensePolicy;
+use crate::playready::policy::{BinaryId, LicensePolicy, OutputProtection, published};
 use crate::playready::soap::{FaultCode, FaultReply, LimitScope, Refusal};
+use crate::simulator::Term;
 
 /// A refusal, and what to do about it.
 pub struct Explanation {
@@ -18,12 +22,16 @@ pub fn policy(policy: &LicensePolicy) -> String {
         if policy.persist { "may be stored" } else { "not to be stored" }.to_owned(),
         format!("security level {} or higher", u16::from(policy.sl)),
     ];
-    words.extend(policy.begin.map(|at| format!("from {}", time(at))));
-    words.extend(policy.end.map(|at| format!("until {}", time(at))));
+    words.extend(policy.begin.map(|at| format!("from {}", time(at.into()))));
+    words.extend(policy.end.map(|at| format!("until {}", time(at.into()))));
     words.extend(policy.grace_seconds.map(|s| format!("and {s} seconds of grace")));
     words.extend(policy.first_play_seconds.map(|s| format!("for {s} seconds from the first play")));
     words.extend(policy.real_time.then(|| "playback stops at the end".to_owned()));
-    words.extend(policy.removal.map(|at| format!("to be removed at {}", time(at))));
+    words.extend(policy.removal.map(|at| format!("to be removed at {}", time(at.into()))));
+    words.extend(policy.source_id.map(|id| format!("source {id}")));
+    let id = |BinaryId(id): BinaryId| BASE64.encode(&id);
+    words.extend(policy.metering_id.map(|metering| format!("metered for {}", id(metering))));
+    words.extend(policy.secure_stop_id.map(|stop| format!("secure stop for {}", id(stop))));
     words.extend(policy.domain.map(|domain| format!("for domain revision {}", domain.revision)));
     let levels = [
         ("compressed video", policy.cvopl),
@@ -34,18 +42,60 @@ pub fn policy(policy: &LicensePolicy) -> String {
     ];
     let stated = levels.into_iter().filter(|(_, level)| *level != 0);
     words.extend(stated.map(|(what, level)| format!("{what} protection {level}")));
-    let lists = [
-        ("explicit output protections", policy.dvop.len() + policy.daop.len() + policy.avop.len()),
-        ("output enablers", policy.play_enablers.len()),
-        ("extended restrictions", policy.extended_restrictions.len()),
-    ];
-    let present = lists.into_iter().filter(|(_, count)| *count != 0);
-    words.extend(present.map(|(what, count)| format!("{count} {what}")));
+    for (what, protections) in [
+        ("digital video", &policy.dvop),
+        ("digital audio", &policy.daop),
+        ("analog video", &policy.avop),
+    ] {
+        words.extend(protections.iter().map(|one| format!("{what}: {}", protection(one))));
+    }
+    words.extend(policy.play_enablers.iter().map(|id| format!("also on {}", called(*id))));
+    words.extend(policy.extended_restrictions.iter().map(|one| {
+        let must = if one.must_understand { ", which must be understood" } else { "" };
+        format!("extended restriction {}{must}", one.kind)
+    }));
     words.join(", ")
 }
 
-fn time(at_s: u32) -> String {
-    UnixMillis(i64::from(at_s) * 1000).to_rfc3339().replace(".000Z", "Z")
+/// An explicit output protection: its name, and its configuration as far as that is published.
+fn protection(one: &OutputProtection) -> String {
+    let name = called(one.id);
+    let data = one.data.0.as_slice();
+    let number = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.try_into().ok()?));
+    let configured = match one.id {
+        published::HDCP_TYPE => number(data).map(|kind| kind.to_string()),
+        published::AGC_AND_COLOR_STRIPE => {
+            data.try_into().ok().map(u32::from_le_bytes).map(|mode| mode.to_string())
+        }
+        published::MAXIMUM_RESOLUTION => data
+            .split_at_checked(4)
+            .and_then(|(height, width)| Some(format!("{}x{}", number(width)?, number(height)?))),
+        _ => None,
+    };
+    match configured {
+        Some(text) => format!("{name} {text}"),
+        None if data.is_empty() => name,
+        None => format!("{name} with {}", BASE64.encode(data)),
+    }
+}
+
+fn called(id: Uuid) -> String {
+    published::name(id).map_or_else(|| id.to_string(), str::to_owned)
+}
+
+/// Until when a license plays.
+pub fn term(term: &Term) -> String {
+    match (term.stops_at, term.valid_until) {
+        (Some(stop), _) => format!("until {}, and then stops", time(stop)),
+        (None, Some(end)) => format!("if begun before {}", time(end)),
+        (None, None) => "without end".to_owned(),
+    }
+}
+
+/// Unix seconds as RFC 3339 text.
+pub fn time(at_s: u64) -> String {
+    let at_ms = i64::try_from(at_s).unwrap_or(i64::MAX).saturating_mul(1000);
+    UnixMillis(at_ms).to_rfc3339().replace(".000Z", "Z")
 }
 
 /// What a fault means, and what to do.
@@ -100,6 +150,9 @@ fn refused(refusal: Refusal) -> (String, String) {
         Refusal::UnsupportedRight => ("only the right to play is issued", "correct --cfg"),
         Refusal::UnsupportedKeyType => {
             ("keys of this type are not issued", "ask for a key for AES-CTR or AES-CBC")
+        }
+        Refusal::ClientInfo(_) => {
+            ("--cfg asked what the server knows of the device", "see the custom data")
         }
         Refusal::ChallengeSpent => {
             ("this challenge was answered before and is spent", "ask again with a new one")
@@ -193,6 +246,28 @@ mod tests {
             "may be stored, security level 2000 or higher, until 2023-11-14T22:13:20Z, \
              and 60 seconds of grace, uncompressed video protection 270"
         );
+    }
+
+    #[test]
+    fn output_protections_are_called_by_their_published_names() {
+        let said = |cfg: &str| {
+            let groups = crate::playready::policy::cfg::from_cfg(cfg).ok().unwrap();
+            let words = policy(&groups[0].policy(None).unwrap());
+            words
+                .strip_prefix("not to be stored, security level 150 or higher, ")
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(said("(maxres:1920x1080)"), "digital video: maximum resolution 1920x1080");
+        assert_eq!(said("(explicitacp:2)"), "analog video: AGC and color stripe 2");
+        assert_eq!(said("(allowunknownhd:true)"), "also on unknown outputs");
+        let hdcp = "(dvop:(guid:abb2c6f1-e663-4625-a945-972d17b231e7,data:AAAAAQ==))";
+        assert_eq!(said(hdcp), "digital video: HDCP type 1");
+        let other = "00000000-0000-0000-0000-000000000001";
+        let unknown = said(&format!("(daop:(guid:{other},data:AQI=),sourceid:7)"));
+        assert_eq!(unknown, format!("source 7, digital audio: {other} with AQI="));
+        let restricted = said("(extendedrestrictions:(type:400))");
+        assert_eq!(restricted, "extended restriction 400, which must be understood");
     }
 
     #[test]

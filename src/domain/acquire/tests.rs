@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::Event;
+use crate::domain::event::KeySource;
 use crate::domain::quota::{DEVICE_SLOTS, LICENSES_PER_SLOT, QuotaRule};
 use crate::domain::scenario::{Ask, DAY_MS, Removal, Scenario, kid, kids, session};
 
@@ -412,4 +413,71 @@ fn refuses_a_transaction_id_that_was_used_before() {
     assert_eq!(device.refused(&Ask::new(2, &kids([2])).under(40)), Refusal::TransactionUsed);
     assert_eq!(device.repeated(&ask), licenses);
     device.granted(&Ask::new(3, &kids([3])).under(40).by(TV));
+}
+
+const REGISTERED: KeySource = KeySource::Registered;
+
+#[test]
+fn a_leaf_needs_a_root_that_comes_with_it_or_is_held() {
+    let mut device = Scenario::with_room_for(9);
+    let [root, first, second] = [kid(1), kid(2), kid(3)];
+    let leaf = |nonce, leaf| Ask::new(nonce, &[leaf]).leaf(leaf, root, REGISTERED);
+    let missing = Refusal::RootMissing(root);
+    assert_eq!(device.refused(&leaf(1, first)), missing);
+    // Held, but not as a root.
+    device.granted(&Ask::new(2, &[root]));
+    assert_eq!(device.refused(&leaf(3, first)), missing);
+    device.delete(&Removal::new(2, &[root]));
+
+    let both = Ask::new(4, &[root, first]).root(root).leaf(first, root, REGISTERED);
+    device.granted(&both);
+    device.granted(&leaf(5, second));
+    // Nothing that is not stored hangs on what is, and the key must be the root's own.
+    assert_eq!(device.refused(&leaf(6, second).non_persistent()), missing);
+    for source in [KeySource::PublishedTestSeed, KeySource::Request] {
+        let other = Ask::new(7, &[second]).leaf(second, root, source);
+        assert_eq!(device.refused(&other), missing);
+    }
+    // Root and leaves are slots like any others: a leaf counts even when its root is gone.
+    assert_eq!(device.held(), [root, first, second]);
+    device.delete(&Removal::new(4, &[root]));
+    assert_eq!(device.refused(&leaf(8, second)), missing);
+    assert_eq!(device.held(), [first, second]);
+    device.granted(&Ask::new(9, &[root]).root(root));
+    device.granted(&leaf(10, second));
+}
+
+#[test]
+fn a_root_that_ended_takes_no_leaves() {
+    let mut device = Scenario::with_room_for(9);
+    let [root, leaf] = [kid(1), kid(2)];
+    device.granted(&Ask::new(1, &[root]).root(root).until(device.now_ms + HOUR_MS));
+    device.now_ms += HOUR_MS;
+    let late = Ask::new(2, &[leaf]).leaf(leaf, root, REGISTERED);
+    assert_eq!(device.refused(&late), Refusal::RootMissing(root));
+}
+
+#[test]
+fn a_root_whose_key_the_request_named_takes_leaves_of_the_same_request_only() {
+    let mut device = Scenario::with_room_for(9);
+    let [root, first, second] = [kid(1), kid(2), kid(3)];
+    let both = Ask::new(1, &[root, first]).root(root).leaf(first, root, KeySource::Request);
+    device.granted(&both);
+    let later = Ask::new(2, &[second]).leaf(second, root, KeySource::Request);
+    assert_eq!(device.refused(&later), Refusal::RootMissing(root));
+}
+
+#[test]
+fn the_kid_of_a_root_is_for_nothing_else() {
+    let mut device = Scenario::with_room_for(9);
+    let [root, other] = [kid(1), kid(2)];
+    device.granted(&Ask::new(1, &[root]).root(root));
+    device.granted(&Ask::new(2, &[other]));
+    assert_eq!(device.refused(&Ask::new(3, &[root])), Refusal::RootReserved(root));
+    let non_persistent = Ask::new(4, &[root]).non_persistent();
+    assert_eq!(device.refused(&non_persistent), Refusal::RootReserved(root));
+    let also_root = Ask::new(5, &[other]).root(other);
+    assert_eq!(device.refused(&also_root), Refusal::RootReserved(other));
+    // A root is renewed like any other license.
+    device.granted(&Ask::new(6, &[root]).root(root));
 }

@@ -33,7 +33,7 @@ use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 
-pub use groups::check_header_kids;
+pub use groups::{check_header_kids, root_group};
 
 /// Characters in a policy string, at most.
 pub const CFG_CHARACTERS_MAX: usize = 8192;

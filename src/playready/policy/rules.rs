@@ -40,12 +40,15 @@ pub enum Conflict {
     /// A root that is a leaf of another root.
     #[error("root_with_root")]
     RootWithRoot,
-    /// A leaf whose root is not in the same request.
+    /// A leaf whose root is neither in the same request nor held by the device.
     #[error("root_missing")]
     RootMissing,
     /// A leaf that is persistent under a root that is not, or the other way round.
     #[error("root_persistence")]
     RootPersistence,
+    /// A license for the KID of a root that is not one.
+    #[error("root_kid_reserved")]
+    RootKidReserved,
     /// Two sources of one key.
     #[error("key_and_seed")]
     KeyAndSeed,
@@ -161,7 +164,8 @@ impl LicensePolicy {
     /// type: begin is always set together with end, against clocks that are set back.
     ///
     /// # Errors
-    /// The client's security level, clock, version or features do not fit the policy.
+    /// The client's security level, clock, version or features do not fit the policy; its end is
+    /// over already.
     pub fn effective(
         &self,
         client: &Client,
@@ -183,6 +187,7 @@ impl LicensePolicy {
             let begin = client.begin(now_s)?;
             // Beyond 2106 the wire form has no such time.
             effective.begin = Some(u32::try_from(begin).unwrap_or(u32::MAX));
+            effective.check()?;
         }
         Ok(effective)
     }

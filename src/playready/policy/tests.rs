@@ -199,6 +199,9 @@ fn an_end_without_a_begin_begins_at_the_clients_time() {
         let client = Client { time_s: Some(time_s), ..client() };
         assert_eq!(begin(client), Err(Refusal::ClockSkew { server_time: NOW_S }));
     }
+    let over = LicensePolicy { end: Some(1_700_000_000), ..policy.clone() };
+    let outcome = over.effective(&client(), KeyType::AesCtr, NOW_S);
+    assert_eq!(outcome, Err(Conflict::BeginNotBeforeEnd.into()));
     let margin = Ok(Some(1_699_999_700));
     assert_eq!(begin(Client { time_s: None, ..client() }), margin);
     assert_eq!(begin(Client { version_major: 2, time_s: Some(5), ..client() }), margin);

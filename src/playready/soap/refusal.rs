@@ -74,12 +74,29 @@ pub enum Refusal {
         /// The word that section 11 gives for the rule.
         detail: String,
     },
+    /// No refusal: the test policy string asked what is known of the client.
+    ClientInfo(Box<ClientInfo>),
     /// This challenge was answered before and is not answered again.
     ChallengeSpent,
     /// No such session, or not of this device; both look alike on purpose.
     UnknownSession,
     /// No such transaction, or not of this device; both look alike on purpose.
     UnknownTransaction,
+}
+
+/// What a challenge says of its sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientInfo {
+    /// `CLIENTVERSION`, if the challenge has it.
+    pub client_version: Option<String>,
+    /// `ClientTime` in Unix seconds, if the challenge has it.
+    pub client_time: Option<u64>,
+    /// Names of the features in the client data.
+    pub features: Vec<String>,
+    /// The level in the device's certificate.
+    pub security_level: Option<u32>,
+    /// The device's identity, 64 lower-case hex digits.
+    pub device: Option<String>,
 }
 
 /// What a limit on persistent licenses counts over.
@@ -204,6 +221,21 @@ mod tests {
             (
                 Refusal::InvalidPolicy { detail: "grace_needs_end".into() },
                 r#"{"error":"invalid_policy","detail":"grace_needs_end"}"#.into(),
+            ),
+            (
+                Refusal::ClientInfo(Box::new(ClientInfo {
+                    client_version: Some("10.0.16384.10011".into()),
+                    client_time: None,
+                    features: vec!["AESCBC".into()],
+                    security_level: Some(2000),
+                    device: Some("00ff".into()),
+                })),
+                concat!(
+                    r#"{"error":"client_info","client_version":"10.0.16384.10011","#,
+                    r#""client_time":null,"features":["AESCBC"],"security_level":2000,"#,
+                    r#""device":"00ff"}"#
+                )
+                .into(),
             ),
             (Refusal::ChallengeSpent, r#"{"error":"challenge_spent"}"#.into()),
             (Refusal::UnknownSession, r#"{"error":"unknown_session"}"#.into()),

@@ -32,6 +32,8 @@ pub struct OpenedLicense {
     pub issue_date: u32,
     /// Sequence of the issuer's RevInfo, 0 if it has none.
     pub revinfo_version: u32,
+    /// The root that it hangs on, if it is a leaf license.
+    pub root_kid: Option<Kid>,
 }
 
 /// Why a device does not accept a license.
@@ -188,6 +190,7 @@ impl<'a> Sealed<'a> {
             policy,
             issue_date: issue.issue_date,
             revinfo_version: issue.revinfo_version,
+            root_kid: self.uplink.as_ref().map(|uplink| uplink.root_kid),
         })
     }
 }

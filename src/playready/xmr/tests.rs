@@ -353,6 +353,49 @@ proptest! {
         prop_assert_eq!(encode_play(&read), play);
     }
 
+    /// The same for whole licenses, as far as a device reads them.
+    #[test]
+    fn any_policy_is_sealed_again_to_the_byte(
+        policy in any_policy().prop_map(|mut policy| {
+            let restrictions = policy.extended_restrictions.iter_mut();
+            restrictions.for_each(|one| one.must_understand = false);
+            policy
+        }),
+        ids: [[u8; 16]; 2],
+        keys: [[u8; 16]; 2],
+        issue_date: u32,
+        cbc: bool,
+    ) {
+        let [root_key, content_key] = keys.map(ContentKey::new);
+        let root = Root { kid: Uuid::from_u128(7).into(), key: &root_key };
+        let [rights_id, kid] = ids;
+        let spec = LicenseSpec {
+            rights_id,
+            kid: Uuid::from_bytes(kid).into(),
+            key_type: if cbc { KeyType::AesCbc } else { KeyType::AesCtr },
+            content_key: &content_key,
+            policy: &policy,
+            issue_date,
+            revinfo_version: 87,
+        };
+        let leaf = seal_leaf(&spec, &root, &mut draws(vec![vec![3; 16]]));
+        let opened = open_leaf(&leaf, &root).unwrap();
+        prop_assert_eq!(&opened.policy, &policy);
+        let again = seal_leaf(&spec_of(&opened), &root, &mut draws(vec![vec![3; 16]]));
+        prop_assert_eq!(again, leaf);
+
+        let mut seed = 0;
+        let mut random = |bytes: &mut [u8]| {
+            seed += 1;
+            bytes.fill(seed);
+        };
+        let license = seal(&spec, device().public(), &mut random);
+        let opened = open(&license, &device()).unwrap();
+        prop_assert_eq!(&opened.policy, &policy);
+        prop_assert_eq!(opened.root_kid, None);
+        prop_assert_eq!(reseal(&license, &opened), license);
+    }
+
     #[test]
     fn mutated_licenses_never_panic(
         changes in prop::collection::vec((0..POLICIES.len(), any::<u8>()), 1..8),

@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, Transaction, params};
 
+use super::query::{LEAF, ROOT};
 use crate::domain::Event;
-use crate::domain::event::{LicenseAcquired, LicenseDeleted, LicenseVoided};
+use crate::domain::event::{Chain, LicenseAcquired, LicenseDeleted, LicenseVoided};
 use crate::ledger::state::store::DEVICE_STREAM;
 use crate::ledger::tail::{Apply, Fact};
 
@@ -76,10 +77,16 @@ fn acquired(
     if !e.persistent.effective {
         return count(db, ACQUIRED_NON_PERSISTENT, device, e.at_ms);
     }
+    let (chain_part, root_key_id) = match &e.chain {
+        None => (None, None),
+        Some(Chain::Root) => (Some(ROOT), None),
+        Some(Chain::Leaf { root_key_id, .. }) => (Some(LEAF), Some(root_key_id.0.as_bytes())),
+    };
     db.prepare_cached(
         "INSERT INTO licenses (sequence, license_id, device, identity, key_id, session,
-           session_explicit, transaction_id, acquired_at_ms, counted_until_ms, security_level)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+           session_explicit, transaction_id, acquired_at_ms, counted_until_ms, security_level,
+           chain_part, root_key_id)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?
     .execute(params![
         sequence,
@@ -93,6 +100,8 @@ fn acquired(
         e.at_ms,
         e.counted_until_ms,
         e.security_level,
+        chain_part,
+        root_key_id,
     ])?;
     count(db, ACQUIRED_PERSISTENT, device, e.at_ms)
 }

@@ -63,6 +63,20 @@ pub enum LicenseStatus {
     DeletedUnreleased,
 }
 
+/// What a license is in a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "part", rename_all = "snake_case")]
+pub enum ChainPart {
+    /// Leaves open only with it.
+    Root,
+    /// It plays only while the device has a license for its root. It counts all the same when that
+    /// is gone: the root can be renewed.
+    Leaf {
+        /// The root's KID.
+        root_key_id: Uuid,
+    },
+}
+
 /// A live license.
 #[derive(Clone, Debug, Serialize)]
 pub struct HeldLicense {
@@ -80,6 +94,8 @@ pub struct HeldLicense {
     pub session_explicit: bool,
     /// What its acknowledgement names.
     pub transaction_id: Option<Uuid>,
+    /// What it is in a chain; `None` if it stands alone.
+    pub chain: Option<ChainPart>,
     /// When it was granted.
     pub acquired_at: UnixMillis,
     /// When it stops counting by itself.
@@ -267,10 +283,22 @@ fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
         session: row.get("session")?,
         session_explicit: row.get("session_explicit")?,
         transaction_id: row.get::<_, Option<[u8; 16]>>("transaction_id")?.map(Uuid::from_bytes),
+        chain: chain(row)?,
         acquired_at: UnixMillis(row.get("acquired_at_ms")?),
         counted_until: row.get::<_, Option<i64>>("counted_until_ms")?.map(UnixMillis),
         sequence: row.get("sequence")?,
     })
+}
+
+/// How the table names the parts of a chain.
+pub(super) const ROOT: &str = "root";
+pub(super) const LEAF: &str = "leaf";
+
+fn chain(row: &Row<'_>) -> rusqlite::Result<Option<ChainPart>> {
+    match row.get::<_, Option<String>>("chain_part")?.as_deref() {
+        Some(LEAF) => Ok(Some(ChainPart::Leaf { root_key_id: uuid(row, "root_key_id")? })),
+        part => Ok((part == Some(ROOT)).then_some(ChainPart::Root)),
+    }
 }
 
 pub(super) fn uuid(row: &Row<'_>, column: &str) -> rusqlite::Result<Uuid> {

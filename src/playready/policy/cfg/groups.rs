@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::keys::{BadEntry, canonical, may_repeat, set};
 use super::syntax::{Item, Value};
 use super::{
-    BinaryId, Conflict, GROUPS_MAX, Group, KeyTypeChoice, KidChoice, LicensePolicy, Refusal,
+    BinaryId, Conflict, GROUPS_MAX, Group, KeyTypeChoice, Kid, KidChoice, LicensePolicy, Refusal,
     invalid, shown,
 };
 use crate::playready::content_key::KeyType;
@@ -40,6 +40,12 @@ pub fn check_header_kids(groups: &[Group], header_kids: usize) -> Result<(), Ref
         return Err(Conflict::ContentKeyNeedsOneKid.into());
     }
     Ok(())
+}
+
+/// The group that makes the root license for this KID. Where there is none, leaves need a root
+/// that the device holds, and are refused as [`Conflict::RootMissing`] otherwise.
+pub fn root_group(groups: &[Group], root_kid: Kid) -> Option<&Group> {
+    groups.iter().find(|group| group.root && group.kid == KidChoice::Kid(root_kid))
 }
 
 impl Group {
@@ -122,12 +128,12 @@ impl Group {
         let Some(root_kid) = self.root_kid else {
             return Ok(());
         };
-        let is_root = |group: &&Self| group.root && group.kid == KidChoice::Kid(root_kid);
-        let root = all.iter().find(is_root).ok_or(Conflict::RootMissing)?;
-        if root.conditions.persist == self.conditions.persist {
-            Ok(())
-        } else {
-            Err(Conflict::RootPersistence)
+        match root_group(all, root_kid) {
+            Some(root) if root.conditions.persist != self.conditions.persist => {
+                Err(Conflict::RootPersistence)
+            }
+            // Only the ledger knows whether the device holds one that is not there.
+            _ => Ok(()),
         }
     }
 }

@@ -2,22 +2,20 @@
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use time::{Date, Month, Time, UtcDateTime};
-use uuid::{Uuid, uuid};
+use uuid::Uuid;
 
 use super::syntax::{Item, Value};
 use super::{ExtendedRight, Group, KeyTypeChoice, KidChoice, LENIENT_BASE64};
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
+use crate::playready::policy::published::{
+    AGC_AND_COLOR_STRIPE, CONSTRAINED_OUTPUT, MAXIMUM_RESOLUTION, UNKNOWN_OUTPUT,
+};
 use crate::playready::policy::{
     BinaryId, Data, EXTENDED_RESTRICTION_TYPES, ExtendedRestriction, OUTPUT_LEVEL_MAX,
     OutputProtection,
 };
-
-const MAXIMUM_RESOLUTION: Uuid = uuid!("9645e831-e01d-4fff-8342-0a720e3e028f");
-const AGC_AND_COLOR_STRIPE: Uuid = uuid!("c3fd11c6-f8b7-4d20-b008-1db17d61f2da");
-const CONSTRAINED_OUTPUT: Uuid = uuid!("b621d91f-edcc-4035-8d4b-dc71760d43e9");
-const UNKNOWN_OUTPUT: Uuid = uuid!("786627d8-c2a6-44be-8f88-08ae255b01a7");
 
 /// Why an entry is not accepted.
 pub(super) enum BadEntry {

@@ -113,8 +113,8 @@ fn print(inventory: &DeviceInventory) {
         };
         println!(
             "{:<38}{:<38}{status:<20}{:<26}{}{chain}",
-            license.key_id,
-            license.license_id,
+            license.key_id.to_string(),
+            license.license_id.to_string(),
             license.acquired_at.to_rfc3339(),
             license.session,
         );

@@ -153,9 +153,12 @@ pub enum Unplayable {
     /// There is no license.
     #[error("it holds no license for it")]
     NotHeld,
-    /// There is one that cannot be opened; a leaf without its root is one of these.
-    #[error(transparent)]
-    Open(#[from] OpenError),
+    /// It is a leaf, and its root is not there.
+    #[error("its license is a leaf of root {0}, and it holds no license for that")]
+    RootNotHeld(Kid),
+    /// There is one that cannot be opened.
+    #[error("its license cannot be opened: {0}")]
+    Open(OpenError),
     /// The device is not secure enough.
     #[error("its license needs security level {required} and the device has {device}")]
     SecurityLevel {
@@ -186,12 +189,21 @@ pub enum Unplayable {
     KeyType(&'static str),
 }
 
+impl From<OpenError> for Unplayable {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::NeedsRoot(root_kid) => Self::RootNotHeld(root_kid),
+            other => Self::Open(other),
+        }
+    }
+}
+
 impl Unplayable {
     /// One word for programs.
     pub fn word(&self) -> &'static str {
         match self {
             Self::NotHeld => "not_held",
-            Self::Open(OpenError::NeedsRoot(_)) => "root_not_held",
+            Self::RootNotHeld(_) => "root_not_held",
             Self::Open(_) => "not_opened",
             Self::SecurityLevel { .. } => "security_level",
             Self::NotBegun(_) => "not_begun",

@@ -124,10 +124,7 @@ fn a_leaf_without_its_root_still_counts_and_plays_again_when_the_root_is_back() 
     let both = format!("{renewal},(persist:true,rootid:{})", root());
     ask(&service, &mut player, &[kid(1)], &both).unwrap();
     player.delete(&service.endpoint(), Which::Kid(Kid::from(root()))).unwrap();
-    let needs_root = Err(Unplayable::Open(license_ledger::playready::xmr::OpenError::NeedsRoot(
-        Kid::from(root()),
-    )));
-    assert_eq!(plays(&mut player, kid(1)), needs_root);
+    assert_eq!(plays(&mut player, kid(1)), Err(Unplayable::RootNotHeld(Kid::from(root()))));
     let held: Vec<_> = chains(&service, &player).into_keys().collect();
     assert_eq!(held, [kid(1).to_string()], "the leaf is on the device, and can be used again");
     let leaf = format!("(persist:true,rootid:{})", root());

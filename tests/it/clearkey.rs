@@ -128,6 +128,8 @@ fn what_clear_key_cannot_keep_is_refused_and_not_recorded() {
     refused("?cfg=(sl:3000)", &one, 403, "not-licensed", r#""required":3000,"device":150"#);
     refused("?cfg=(firstexp:60)", &one, 403, "not-licensed", "first_play_seconds");
     refused("?cfg=(enddate:20200101)", &one, 403, "not-licensed", "ended");
+    let root = format!("?cfg=(isroot:true,kid:{})", kid(1));
+    refused(&root, &one, 403, "not-licensed", "stand alone");
     refused("?cfg=(nonsense:1)", &one, 400, "invalid-request", "nonsense");
     refused("?cfg=(errorcode:8004c605)", &one, 403, "not-licensed", "0x8004c605");
     let stored = json!({ "kids": one["kids"], "type": "persistent-license" });

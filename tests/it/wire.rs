@@ -2,7 +2,6 @@
 
 use license_ledger::playready::acquire::AcquireRequest;
 use license_ledger::playready::header::{AlgId, HeaderVersion};
-use license_ledger::playready::policy::SecurityLevel;
 
 use crate::device::{
     Device, INVALID, PERSISTENT, fault_of, fresh_nonce, header, kid, refused, request, seed_key,
@@ -11,43 +10,6 @@ use crate::device::{
 use crate::service::{Setup, TestService};
 
 const XML: (&str, &str) = ("content-type", "text/xml");
-
-#[test]
-fn serves_every_header_version_for_every_device_that_is_secure_enough() {
-    use HeaderVersion::{V4_0, V4_1, V4_2, V4_3};
-    let service = TestService::new();
-    let levels = [
-        (SecurityLevel::Test, 150),
-        (SecurityLevel::Software, 2_000),
-        (SecurityLevel::Hardware, 3_000),
-    ];
-    for (level, number) in levels {
-        let device = service.device_of_level(&format!("level-{number}"), level);
-        let mut serial = 0;
-        for (version, most) in [(V4_0, 1), (V4_1, 1), (V4_2, 3), (V4_3, 3)] {
-            for count in 1..=most {
-                for (persistent, required) in [(false, 150), (true, 2_000), (false, 3_000)] {
-                    serial += 10;
-                    let kids: Vec<_> = (serial..serial + count).map(kid).collect();
-                    let header = header(version, &kids, Some(AlgId::AesCtr));
-                    let request = AcquireRequest::new(header, fresh_nonce());
-                    let query = format!("cfg=(persist:{persistent},sl:{required})");
-                    let got = device.acquire(&service.client, &request, &query);
-                    if required > number {
-                        assert_eq!(words(&got.err().unwrap()), refused("security_level"));
-                        continue;
-                    }
-                    let acquired = got.unwrap();
-                    let keys: Vec<_> = kids.iter().map(|kid| (*kid, seed_key(*kid))).collect();
-                    assert_eq!(acquired.keys(), keys, "{version} x {count}");
-                    assert_eq!(acquired.transaction_id.is_some(), persistent);
-                    let policies = acquired.licenses.iter().map(|license| &license.policy);
-                    assert!(policies.clone().all(|policy| policy.persist == persistent));
-                }
-            }
-        }
-    }
-}
 
 #[test]
 fn takes_the_media_types_and_forms_of_known_clients() {

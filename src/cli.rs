@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 //!
-//! Exit codes: 0 done; 1 the answer is no (a refusal, an unknown device); 2 it could not be done.
+//! Exit codes: 0 done; 1 the answer is no (a refusal, an unknown device); 2 it could not be done;
+//! 141 nobody reads its output any more.
 
 pub mod admin;
 pub mod control;
@@ -10,11 +11,13 @@ pub mod events;
 pub mod inventory;
 pub mod keys;
 mod master_key;
+mod pipe;
 pub mod pki;
 pub mod rebuild;
 pub mod revocation;
 pub mod serve;
 pub mod service;
+pub mod voiding;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -82,6 +85,10 @@ pub(crate) fn path_flag(key: &'static str, flag: &'static str, path: &Path) -> F
 
 /// Runs the program.
 pub fn run() -> ExitCode {
+    pipe::end_quietly_when_closed(run_command)
+}
+
+fn run_command() -> ExitCode {
     let cli = Cli::parse();
     if !matches!(cli.command, Command::Serve(_)) {
         log_to_stderr(&Log { level: "warn".to_owned(), ..Log::default() });

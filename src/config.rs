@@ -310,11 +310,26 @@ pub struct Quota {
     pub device_limit: u32,
     /// Live licenses one slot may gather by renewals. Renewing weekly for months stays below 16.
     pub licenses_per_slot: u32,
+    /// Whether a license ends when its device acknowledges that it failed to store it. Off: a device
+    /// can say so and keep it.
+    pub void_store_failed: bool,
+    /// A license ends that its device has not confirmed so many seconds after it was granted. Off:
+    /// most clients never acknowledge.
+    pub void_unconfirmed_after_seconds: Option<u32>,
+    /// Security level of a device from which on the two above hold. 3000: its hardware vouches for
+    /// what it says.
+    pub void_min_security_level: u32,
 }
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { device_limit: 25, licenses_per_slot: 16 }
+        Self {
+            device_limit: 25,
+            licenses_per_slot: 16,
+            void_store_failed: false,
+            void_unconfirmed_after_seconds: None,
+            void_min_security_level: 3000,
+        }
     }
 }
 

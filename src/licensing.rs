@@ -20,6 +20,7 @@ mod revocation;
 mod sealing;
 #[cfg(test)]
 mod tests;
+mod void;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -93,6 +93,7 @@ fn print(inventory: &DeviceInventory) {
         "live {}  confirmed {}  possible {}  as of {}",
         inventory.live, inventory.confirmed, inventory.possible, inventory.as_of
     );
+    print_voided(inventory);
     if inventory.licenses.is_empty() {
         println!("holds no persistent license");
         return;
@@ -116,6 +117,24 @@ fn print(inventory: &DeviceInventory) {
             license.license_id.to_string(),
             license.acquired_at.to_rfc3339(),
             license.session,
+        );
+    }
+}
+
+fn print_voided(inventory: &DeviceInventory) {
+    if inventory.voided > 0 {
+        println!("voided {}, no longer counted; the newest of them:", inventory.voided);
+    }
+    for license in &inventory.voided_licenses {
+        let why = match license.reason.as_str() {
+            "store_failed" => "store failed",
+            _ => "not confirmed in time",
+        };
+        println!(
+            "  {}  {}  {why}, voided {}",
+            license.key_id,
+            license.license_id,
+            license.voided_at.to_rfc3339()
         );
     }
 }

@@ -10,12 +10,13 @@ use super::admin::Admin;
 use super::control::Control;
 use super::master_key::KeyFiles;
 use super::revocation::{ListFiles, Watch};
+use super::voiding::Sweep;
 use super::{pki, runtime};
 use crate::access::{ApiKeyText, RateLimiter, Registry as ApiKeys, Scope};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::domain::ReferenceKey;
-use crate::domain::quota::QuotaPolicy;
+use crate::domain::quota::{QuotaPolicy, Voiding};
 use crate::entitlement::{Callback, Entitlement, Open, Token};
 use crate::http::health::Readiness;
 use crate::http::metrics::Metrics;
@@ -72,6 +73,7 @@ impl Service {
         let admin = Arc::new(admin);
         let metrics = Arc::new(Metrics::default());
         metrics.register(|registry| licensing.metrics().register(registry));
+        let sweep_clock = clock.clone();
         let services = actix_web::web::Data::new(Services {
             licensing: Arc::clone(&licensing),
             registry,
@@ -89,6 +91,8 @@ impl Service {
         let control = Control::listen(&data, Arc::clone(&admin), &runtime)?;
         let mut background = tokio::task::JoinSet::new();
         background.spawn_on(lists.follow(Arc::clone(&licensing)), runtime.handle());
+        let sweep = Sweep::new(Arc::clone(&licensing), Arc::clone(&inventory), sweep_clock);
+        background.spawn_on(sweep.follow(), runtime.handle());
         Ok(Self {
             running,
             packaging,
@@ -193,10 +197,7 @@ impl Opened {
             reference_key: ReferenceKey::new(*secrets.reference),
             entitlement: entitlement(config, clock)?,
             clock: clock.clone(),
-            quota: QuotaPolicy::with_device_limit(
-                config.quota.device_limit,
-                config.quota.licenses_per_slot,
-            ),
+            quota: quota_policy(&config.quota),
             replay_window_ms: i64::from(config.replay.window_hours) * 60 * 60 * 1000,
         };
         let licensing = Arc::new(Licensing::new(parts).await?);
@@ -229,6 +230,20 @@ fn entitlement(config: &Config, clock: &Clock) -> anyhow::Result<Entitlement> {
             Entitlement::Callback(Callback::open(&config.callback, &secret, clock.clone())?)
         }
     })
+}
+
+/// The policy that an empty ledger begins with.
+fn quota_policy(quota: &config::Quota) -> QuotaPolicy {
+    let voiding = Voiding {
+        min_security_level: quota.void_min_security_level,
+        store_failed: quota.void_store_failed,
+        unconfirmed_after_seconds: quota.void_unconfirmed_after_seconds,
+    };
+    let voids = voiding.store_failed || voiding.unconfirmed_after_seconds.is_some();
+    QuotaPolicy {
+        voiding: voids.then_some(voiding),
+        ..QuotaPolicy::with_device_limit(quota.device_limit, quota.licenses_per_slot)
+    }
 }
 
 fn secure_stop_id(config: &Config) -> anyhow::Result<Option<BinaryId>> {

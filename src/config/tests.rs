@@ -73,7 +73,7 @@ fn a_whole_file_is_read() {
         "#,
     )
     .unwrap();
-    assert_eq!(config.quota, Quota { device_limit: 3, licenses_per_slot: 16 });
+    assert_eq!(config.quota, Quota { device_limit: 3, ..Quota::default() });
     assert_eq!(config.rate.burst.get(), 5);
     assert_eq!(config.playready.sign_responses, SignResponses::Persistent);
     assert_eq!(config.log.format, LogFormat::Json);
@@ -97,7 +97,7 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
         flags: vec![flag],
     };
     let config = sources.load().unwrap();
-    assert_eq!(config.quota, Quota { device_limit: 3, licenses_per_slot: 2 });
+    assert_eq!(config.quota, Quota { device_limit: 3, licenses_per_slot: 2, ..Quota::default() });
     assert_eq!(config.replay.window_hours, 1);
 }
 

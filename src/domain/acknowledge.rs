@@ -1,8 +1,10 @@
 //! A device says which licenses of a response it stored.
 
+use super::device::Device;
 use super::event::{Event, LicenseAcknowledged};
 use super::ids::{Digest, Identity, KeyId, TransactionId};
 use super::lookup::{Key, TransactionLicense, Value};
+use super::quota::QuotaPolicy;
 
 /// A verified acknowledgement.
 #[derive(Clone, Debug)]
@@ -31,14 +33,31 @@ impl Acknowledge {
     }
 }
 
-/// The events that an acknowledgement causes: results are matched to licenses by KID, repeated
-/// KIDs in issue order; the first result for a license counts; KIDs outside the transaction are
-/// ignored. Neither result frees a slot.
-pub fn acknowledge(
-    command: &Acknowledge,
-    transaction: &[TransactionLicense],
-    now_ms: i64,
-) -> Vec<Event> {
+impl Device {
+    /// The events that an acknowledgement causes: results are matched to licenses by KID, repeated
+    /// KIDs in issue order; the first result for a license counts; KIDs outside the transaction are
+    /// ignored. Neither result frees a slot, unless `policy`, of this revision, voids what a device
+    /// failed to store.
+    pub fn acknowledge(
+        &self,
+        command: &Acknowledge,
+        transaction: &[TransactionLicense],
+        policy: &QuotaPolicy,
+        quota_policy_revision: u64,
+        now_ms: i64,
+    ) -> Vec<Event> {
+        let mut events = results(command, transaction, now_ms);
+        if policy.voiding.is_some() && !events.is_empty() {
+            let mut device = self.clone();
+            events.iter().for_each(|event| device.evolve(event));
+            let voided = device.overdue(policy, quota_policy_revision, now_ms);
+            events.extend(voided.into_iter().map(Event::LicenseVoided));
+        }
+        events
+    }
+}
+
+fn results(command: &Acknowledge, transaction: &[TransactionLicense], now_ms: i64) -> Vec<Event> {
     let mut taken = vec![false; transaction.len()];
     let mut events = Vec::new();
     for (key_id, result) in &command.results {

@@ -1,13 +1,17 @@
 //! The state of one device: what its events make true.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{AcquisitionRefused, Event, KeySource, LicenseAcquired};
+use super::event::{
+    AcquisitionRefused, Event, KeySource, LicenseAcquired, LicenseVoided, VoidReason,
+};
 use super::ids::{KeyId, LicenseId};
 use super::quota::{
     CountedLicense, Counts, Explanation, LICENSES_PER_SLOT, QuotaExceeded, QuotaPolicy, Scope,
+    Voiding,
 };
 
 /// One refusal event for a device, KID and rule in this time, so that a device that keeps asking
@@ -43,7 +47,12 @@ pub struct Device {
 struct LiveLicense {
     id: LicenseId,
     counted_until_ms: Option<i64>,
+    acquired_ms: i64,
+    /// Of the certificate that it was acquired with.
+    security_level: u32,
     confirmed: bool,
+    /// Whether the device said that it failed to store it.
+    store_failed: bool,
     /// Whether its deletion was signed, on evidence that the policy found too weak to stop it
     /// from counting.
     deleted: bool,
@@ -69,6 +78,20 @@ impl LiveLicense {
     fn is_confirmed(&self) -> bool {
         self.confirmed && !self.deleted
     }
+
+    /// Why `rule` voids it, if it does.
+    fn void_reason(&self, rule: &Voiding, now_ms: i64) -> Option<VoidReason> {
+        let due = |until_ms| now_ms > until_ms;
+        if self.security_level < rule.min_security_level {
+            None
+        } else if rule.store_failed && self.store_failed {
+            Some(VoidReason::StoreFailed)
+        } else if !self.confirmed && rule.confirm_until_ms(self.acquired_ms).is_some_and(due) {
+            Some(VoidReason::Unconfirmed)
+        } else {
+            None
+        }
+    }
 }
 
 impl Device {
@@ -83,6 +106,12 @@ impl Device {
                     license.confirmed = true;
                 }
             }
+            Event::LicenseStoreFailed(e) => {
+                if let Some(license) = self.license_mut(e.key_id, e.license_id) {
+                    license.store_failed = true;
+                }
+            }
+            Event::LicenseVoided(e) => self.release(e.key_id, e.license_id),
             Event::LicenseDeleted(e) if e.releases => self.release(e.key_id, e.license_id),
             Event::LicenseDeleted(e) => {
                 if let Some(license) = self.license_mut(e.key_id, e.license_id) {
@@ -100,7 +129,10 @@ impl Device {
         self.slots.entry(e.key_id).or_default().push(LiveLicense {
             id: e.license_id,
             counted_until_ms: e.counted_until_ms,
+            acquired_ms: e.at_ms,
+            security_level: e.security_level,
             confirmed: false,
+            store_failed: false,
             deleted: false,
             root_key: e.is_root().then(|| e.key_source.label()),
         });
@@ -176,6 +208,36 @@ impl Device {
     /// Whether the device holds a slot for this KID.
     pub fn holds(&self, key_id: KeyId, now_ms: i64) -> bool {
         self.live_in(key_id, now_ms).next().is_some()
+    }
+
+    /// The live licenses that `policy`, of this revision, voids; to be recorded before anything is
+    /// decided about the device. Ordered by KID, within one KID by acquisition.
+    pub fn overdue(
+        &self,
+        policy: &QuotaPolicy,
+        quota_policy_revision: u64,
+        now_ms: i64,
+    ) -> Vec<LicenseVoided> {
+        let Some(rule) = &policy.voiding else { return Vec::new() };
+        let live = self.slots.keys().flat_map(|key_id| {
+            self.live_in(*key_id, now_ms).map(move |license| (*key_id, license))
+        });
+        let voided = live.filter_map(|(key_id, license)| {
+            let reason = license.void_reason(rule, now_ms)?;
+            let license_id = license.id;
+            Some(LicenseVoided { license_id, key_id, reason, quota_policy_revision, at_ms: now_ms })
+        });
+        voided.collect()
+    }
+
+    /// The device as it is once what is [`overdue`](Self::overdue) is recorded.
+    pub fn without_overdue(&self, policy: &QuotaPolicy, now_ms: i64) -> Cow<'_, Self> {
+        let overdue = self.overdue(policy, 0, now_ms);
+        let mut device = Cow::Borrowed(self);
+        for voided in overdue {
+            device.to_mut().evolve(&Event::LicenseVoided(voided));
+        }
+        device
     }
 
     /// Every live license, ordered by KID, within one KID by acquisition.

@@ -26,6 +26,7 @@ pub enum Event {
     LicenseStoreFailed(LicenseAcknowledged),
     LicenseDeleted(LicenseDeleted),
     DeletionUnmatched(DeletionUnmatched),
+    LicenseVoided(LicenseVoided),
     EvidenceKept(EvidenceKept),
     TokenSpent(TokenSpent),
     QuotaPolicyPublished(QuotaPolicyPublished),
@@ -291,6 +292,42 @@ pub struct DeletionUnmatched {
     pub at_ms: i64,
 }
 
+/// Why a license was voided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VoidReason {
+    /// The device acknowledged that it failed to store it.
+    StoreFailed,
+    /// The device did not confirm in time that it stored it.
+    Unconfirmed,
+}
+
+impl VoidReason {
+    /// The stored word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::StoreFailed => "store_failed",
+            Self::Unconfirmed => "unconfirmed",
+        }
+    }
+}
+
+/// A license ended by the rule of the quota policy about licenses that a device did not store: see
+/// [`Voiding`](super::quota::Voiding). What the device says of it later brings nothing back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LicenseVoided {
+    /// The license.
+    pub license_id: LicenseId,
+    /// Its KID.
+    pub key_id: KeyId,
+    /// Which part of the rule.
+    pub reason: VoidReason,
+    /// Revision of the `policy` stream that holds the rule.
+    pub quota_policy_revision: u64,
+    /// When.
+    pub at_ms: i64,
+}
+
 /// A raw signed message, kept so that it can be verified again when keys have rotated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvidenceKept {
@@ -430,6 +467,7 @@ impl Event {
             Self::LicenseStoreFailed(_) => "license-store-failed.v1",
             Self::LicenseDeleted(_) => "license-deleted.v1",
             Self::DeletionUnmatched(_) => "deletion-unmatched.v1",
+            Self::LicenseVoided(_) => "license-voided.v1",
             Self::EvidenceKept(_) => "evidence-kept.v1",
             Self::TokenSpent(_) => "token-spent.v1",
             Self::QuotaPolicyPublished(_) => "quota-policy-published.v1",
@@ -452,6 +490,7 @@ impl Event {
             Self::LicenseStored(e) | Self::LicenseStoreFailed(e) => e.at_ms,
             Self::LicenseDeleted(e) => e.at_ms,
             Self::DeletionUnmatched(e) => e.at_ms,
+            Self::LicenseVoided(e) => e.at_ms,
             Self::EvidenceKept(e) => e.at_ms,
             Self::TokenSpent(e) => e.at_ms,
             Self::QuotaPolicyPublished(e) => e.at_ms,
@@ -483,6 +522,7 @@ impl Event {
                 format!("{} {} {} {}", e.identity, e.session, e.key_id, e.license_id)
             }
             Self::DeletionUnmatched(e) => format!("{} {} {}", e.identity, e.session, e.key_id),
+            Self::LicenseVoided(e) => e.license_id.to_string(),
             Self::EvidenceKept(e) => e.message.clone(),
             Self::TokenSpent(e) => format!("{} {}", e.identity, e.nonce),
             Self::QuotaPolicyPublished(e) => e.at_ms.to_string(),

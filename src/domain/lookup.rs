@@ -169,6 +169,7 @@ pub fn apply<R: Rows>(fact: &Event, place: Place<'_>, rows: &mut R) -> Result<()
                 kid.spent = true;
             })
         }
+        // A license that was voided can still be acknowledged and deleted, so no row changes.
         _ => Ok(()),
     }
 }

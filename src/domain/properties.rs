@@ -11,6 +11,7 @@ use proptest::test_runner::TestRunner;
 use super::acquire::{Outcome, Refusal};
 use super::delete;
 use super::event::Grade;
+use super::quota::Voiding;
 use super::scenario::{Ask, DAY_MS, MemoryRows, Removal, Scenario, kid, session};
 use super::{Device, Event, KeyId, LicenseId, SessionId};
 
@@ -68,7 +69,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             Step::Delete { by, session, kids, revoked }
         }),
         2 => (0..8usize).prop_map(|back| Step::ReplayDelete { back }),
-        1 => (by, 0..8usize, 0..=1u32)
+        4 => (by, 0..8usize, 0..=1u32)
             .prop_map(|(by, back, result)| Step::Acknowledge { by, back, result }),
         1 => (1..30i64).prop_map(|hours| Step::Wait { hours }),
     ]
@@ -94,6 +95,10 @@ struct PaperLicense {
     session: SessionId,
     explicit: bool,
     until_ms: Option<i64>,
+    acquired_ms: i64,
+    level: u32,
+    /// What the device said about storing it, if anything.
+    stored: Option<bool>,
     deleted: bool,
     counts: bool,
 }
@@ -153,6 +158,26 @@ impl Paper {
         if over_slots || crowded { Verdict::OverLimit } else { Verdict::Grant }
     }
 
+    /// Strikes out what the rule voids.
+    fn void(&mut self, rule: Option<Voiding>, now_ms: i64) {
+        let Some(rule) = rule else { return };
+        let allowed_ms = rule.unconfirmed_after_seconds.map(|seconds| i64::from(seconds) * 1000);
+        let open = self.licenses.iter_mut().filter(|l| l.is_live(now_ms));
+        for license in open.filter(|l| l.level >= rule.min_security_level) {
+            let failed = rule.store_failed && license.stored == Some(false);
+            let late = allowed_ms.is_some_and(|ms| now_ms - license.acquired_ms > ms);
+            if failed || (late && license.stored != Some(true)) {
+                license.counts = false;
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, by: u8, nonce: u8, result: u32) {
+        for license in self.licenses.iter_mut().filter(|l| (l.by, l.nonce) == (by, nonce)) {
+            license.stored.get_or_insert(result == 0);
+        }
+    }
+
     fn grant(&mut self, ask: &Ask, ids: &[LicenseId], now_ms: i64) {
         self.granted.insert((ask.identity, ask.nonce), (now_ms, ask.content));
         for (kid, id) in ask.kids.iter().zip(ids).filter(|_| ask.persistent) {
@@ -164,6 +189,9 @@ impl Paper {
                 session: ask.session_id(),
                 explicit: ask.session.is_some(),
                 until_ms: ask.until_ms,
+                acquired_ms: now_ms,
+                level: ask.security_level,
+                stored: None,
                 deleted: false,
                 counts: true,
             });
@@ -231,10 +259,11 @@ struct Run {
 }
 
 impl Run {
-    fn new(releasing_grades: Vec<Grade>) -> Self {
+    fn new(releasing_grades: Vec<Grade>, voiding: Option<Voiding>) -> Self {
         let mut device = Scenario::with_room_for(SLOTS);
         device.policy.licenses_per_slot = LICENSES_PER_SLOT;
         device.policy.releasing_grades = releasing_grades;
+        device.policy.voiding = voiding;
         Self {
             device,
             paper: Paper::default(),
@@ -254,6 +283,8 @@ impl Run {
                     session: *session,
                     until_ms: hours.map(|hours| self.device.now_ms + hours * HOUR_MS),
                     transaction: Some(nonce),
+                    // The third identity is of another make.
+                    security_level: if *by == 3 { 3000 } else { 2000 },
                     ..Ask::new(nonce, &numbered(kids))
                 })
             }
@@ -280,6 +311,9 @@ impl Run {
                 let Some(ask) = nth_back(&self.asks, *back) else { return Ok(()) };
                 let results: Vec<_> = ask.kids.iter().map(|kid| (*kid, *result)).collect();
                 self.device.acknowledge(*by, ask.nonce, &results);
+                self.void();
+                self.paper.acknowledge(*by, ask.nonce, *result);
+                self.void();
                 Ok(())
             }
             Step::Wait { hours } => {
@@ -289,8 +323,14 @@ impl Run {
         }
     }
 
+    /// What the device does before each decision, on paper.
+    fn void(&mut self) {
+        self.paper.void(self.device.policy.voiding, self.device.now_ms);
+    }
+
     fn send(&mut self, ask: Ask) -> Result<(), TestCaseError> {
         let now_ms = self.device.now_ms;
+        self.void();
         let expected = self.paper.judge(&ask, now_ms);
         let verdict = match self.device.acquire(&ask) {
             Outcome::Grant(licenses) => {
@@ -314,6 +354,7 @@ impl Run {
     fn remove(&mut self, removal: Removal) -> Result<(), TestCaseError> {
         let releasing = self.device.policy.releasing_grades.clone();
         let outcome = self.device.delete(&removal);
+        self.void();
         let known = self.paper.delete(&removal, &releasing);
         prop_assert_eq!(outcome != delete::Outcome::UnknownSession, known, "{:?}", removal);
         let again = self.device.delete(&removal);
@@ -366,6 +407,17 @@ fn releasing_grades() -> impl Strategy<Value = Vec<Grade>> {
     ]
 }
 
+fn voiding() -> impl Strategy<Value = Option<Voiding>> {
+    let rule =
+        (prop_oneof![3 => Just(2000), 1 => Just(3000)], any::<bool>(), prop::option::of(1..20u32));
+    let rule = rule.prop_map(|(min_security_level, store_failed, hours)| Voiding {
+        min_security_level,
+        store_failed,
+        unconfirmed_after_seconds: hours.map(|hours| hours * 3600),
+    });
+    prop::option::weighted(0.75, rule)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -375,8 +427,9 @@ proptest! {
     fn every_step_is_decided_as_the_specification_says(
         steps in vec(any_step(), 0..80),
         releasing in releasing_grades(),
+        voiding in voiding(),
     ) {
-        let mut run = Run::new(releasing);
+        let mut run = Run::new(releasing, voiding);
         for step in &steps {
             run.take(step)?;
             run.check()?;
@@ -390,8 +443,11 @@ proptest! {
     /// Time between two events changes only what has expired: the state a reader folds later is
     /// within the quota at every prefix and every moment.
     #[test]
-    fn quota_holds_at_every_prefix_of_history(steps in vec(any_step(), 0..80)) {
-        let mut run = Run::new(vec![Grade::A, Grade::B, Grade::C]);
+    fn quota_holds_at_every_prefix_of_history(
+        steps in vec(any_step(), 0..80),
+        voiding in voiding(),
+    ) {
+        let mut run = Run::new(vec![Grade::A, Grade::B, Grade::C], voiding);
         for step in &steps {
             run.take(step)?;
         }
@@ -407,8 +463,9 @@ proptest! {
     fn any_suffix_applied_again_changes_no_row(
         steps in vec(any_step(), 0..60),
         from in any::<prop::sample::Index>(),
+        voiding in voiding(),
     ) {
-        let mut run = Run::new(vec![Grade::A, Grade::B, Grade::C]);
+        let mut run = Run::new(vec![Grade::A, Grade::B, Grade::C], voiding);
         for step in &steps {
             run.take(step)?;
         }
@@ -422,8 +479,8 @@ proptest! {
 
     /// One fact is stored once, and no identity, session and KID has an effect twice.
     #[test]
-    fn every_fact_takes_effect_once(steps in vec(any_step(), 0..80)) {
-        let mut run = Run::new(vec![Grade::A, Grade::B, Grade::C]);
+    fn every_fact_takes_effect_once(steps in vec(any_step(), 0..80), voiding in voiding()) {
+        let mut run = Run::new(vec![Grade::A, Grade::B, Grade::C], voiding);
         let mut spent = BTreeSet::new();
         let mut deleted = BTreeSet::new();
         for step in &steps {
@@ -457,13 +514,15 @@ fn steps_reach_every_kind_of_event_and_answer() {
     let mut reached = BTreeMap::<String, usize>::new();
     for _ in 0..200 {
         let steps = vec(any_step(), 80).new_tree(&mut runner).unwrap().current();
-        let mut run = Run::new(vec![Grade::A, Grade::B, Grade::C]);
+        let rule = voiding().new_tree(&mut runner).unwrap().current();
+        let mut run = Run::new(vec![Grade::A, Grade::B, Grade::C], rule);
         for step in &steps {
             run.take(step).unwrap();
         }
         let verdicts = run.verdicts.iter().map(|verdict| format!("{verdict:?}"));
         let events = run.device.events.iter().map(|event| match event {
             Event::LicenseDeleted(e) if e.linked => "linked deletion".to_owned(),
+            Event::LicenseVoided(e) => format!("void: {}", e.reason.word()),
             event => event.kind().to_owned(),
         });
         verdicts.chain(events).for_each(|what| *reached.entry(what).or_default() += 1);
@@ -482,6 +541,8 @@ fn steps_reach_every_kind_of_event_and_answer() {
         "linked deletion",
         "license-deleted.v1",
         "deletion-unmatched.v1",
+        "void: store_failed",
+        "void: unconfirmed",
     ] {
         let times = reached.get(what).copied().unwrap_or(0);
         assert!(times >= 50, "{what}: {reached:?}");

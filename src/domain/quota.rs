@@ -28,6 +28,32 @@ pub struct QuotaPolicy {
     pub licenses_per_slot: u32,
     /// Evidence grades whose deletions end a license.
     pub releasing_grades: Vec<Grade>,
+    /// What ends licenses that a device did not store; without it nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voiding: Option<Voiding>,
+}
+
+/// Ends licenses that a device did not store, by what it says or fails to say. A device can keep a
+/// license all the same, so that this is for devices whose word counts: from a security level on.
+/// A license with a result that came late, after it was voided, stays voided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Voiding {
+    /// Licenses count whose device had this security level, or a higher one, when it acquired them.
+    pub min_security_level: u32,
+    /// Whether a license ends when the device acknowledges that it failed to store it.
+    pub store_failed: bool,
+    /// A license ends that the device has not confirmed so many seconds after it acquired it;
+    /// `None`: none does.
+    pub unconfirmed_after_seconds: Option<u32>,
+}
+
+impl Voiding {
+    /// Until when a license acquired at `acquired_ms` may be confirmed, if there is such a time.
+    pub fn confirm_until_ms(&self, acquired_ms: i64) -> Option<i64> {
+        let after_ms = i64::from(self.unconfirmed_after_seconds?) * 1000;
+        Some(acquired_ms.saturating_add(after_ms))
+    }
 }
 
 /// One rule of a policy.
@@ -90,13 +116,21 @@ impl QuotaPolicy {
             on_exceed: OnExceed::Deny,
         };
         let releasing_grades = vec![Grade::A, Grade::B, Grade::C];
-        Self { rules: vec![rule], licenses_per_slot, releasing_grades }
+        Self { rules: vec![rule], licenses_per_slot, releasing_grades, voiding: None }
     }
 
     /// Checks what the types cannot: to be called before a policy is published.
     pub fn check(&self) -> Result<(), InvalidPolicy> {
         if self.licenses_per_slot == 0 {
             return Err(InvalidPolicy::NoLicensesPerSlot);
+        }
+        if let Some(Voiding { store_failed, unconfirmed_after_seconds, .. }) = self.voiding {
+            if !store_failed && unconfirmed_after_seconds.is_none() {
+                return Err(InvalidPolicy::VoidsNothing);
+            }
+            if unconfirmed_after_seconds == Some(0) {
+                return Err(InvalidPolicy::VoidsAtOnce);
+            }
         }
         let mut ids = BTreeSet::new();
         for QuotaRule { id, .. } in &self.rules {
@@ -118,6 +152,12 @@ pub enum InvalidPolicy {
     /// A slot that may hold nothing contradicts every rule that grants slots.
     #[error("licenses_per_slot is 0: a slot must be allowed 1 license or more")]
     NoLicensesPerSlot,
+    /// The rule on voiding names no case.
+    #[error("voiding ends nothing: set store_failed or unconfirmed_after_seconds, or leave it out")]
+    VoidsNothing,
+    /// No device could confirm a license in time.
+    #[error("unconfirmed_after_seconds is 0: give a device 1 second or more")]
+    VoidsAtOnce,
     /// A rule's id is out of form.
     #[error("rule id {0:?} must be 1 to 64 lower-case letters, digits and hyphens")]
     RuleId(String),
@@ -195,6 +235,32 @@ mod tests {
         assert_eq!(serde_json::to_string(&policy).unwrap(), STORED);
         assert_eq!(serde_json::from_str::<QuotaPolicy>(STORED).unwrap(), policy);
         assert_eq!(policy.check(), Ok(()));
+    }
+
+    #[test]
+    fn rule_on_voiding_is_stored_with_all_its_members() {
+        let voiding =
+            r#"{"min_security_level":3000,"store_failed":true,"unconfirmed_after_seconds":600}"#;
+        let stored = STORED.replace("]}", &format!("],\"voiding\":{voiding}}}"));
+        let policy: QuotaPolicy = serde_json::from_str(&stored).unwrap();
+        assert_eq!(serde_json::to_string(&policy).unwrap(), stored);
+        for member in [r#""min_security_level":3000,"#, r#""store_failed":true,"#] {
+            assert!(serde_json::from_str::<QuotaPolicy>(&stored.replace(member, "")).is_err());
+        }
+    }
+
+    #[test]
+    fn rule_on_voiding_names_a_case_and_leaves_time() {
+        let check = |store_failed, unconfirmed_after_seconds| {
+            let voiding =
+                Voiding { min_security_level: 0, store_failed, unconfirmed_after_seconds };
+            QuotaPolicy { voiding: Some(voiding), ..QuotaPolicy::default() }.check()
+        };
+        assert_eq!(check(false, None), Err(InvalidPolicy::VoidsNothing));
+        assert_eq!(check(true, Some(0)), Err(InvalidPolicy::VoidsAtOnce));
+        for (store_failed, seconds) in [(true, None), (false, Some(1)), (true, Some(u32::MAX))] {
+            assert_eq!(check(store_failed, seconds), Ok(()));
+        }
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::convert::Infallible;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::acknowledge::{Acknowledge, acknowledge};
+use super::acknowledge::Acknowledge;
 use super::acquire::{self, Acquire, Terms};
 use super::delete::{self, Delete};
-use super::event::{Chain, KeySource, LicenseAcquired, Persistence};
+use super::event::{Chain, KeySource, LicenseAcquired, LicenseVoided, Persistence};
 use super::ids::{ReferenceKey, Wire16};
 use super::lookup::{self, Key, Place, Row, Rows, Value};
 use super::quota::QuotaPolicy;
@@ -21,6 +21,9 @@ use super::{
 pub(crate) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// A moment to begin at, in 2023, as the golden messages are dated.
 pub(crate) const START_MS: i64 = 1_700_000_000_000;
+
+/// Revision of the policy in the `policy` stream.
+const POLICY_REVISION: u64 = 3;
 
 /// The identity by which most scenarios act.
 pub(crate) const PHONE: u8 = 1;
@@ -94,6 +97,7 @@ pub(crate) struct Ask {
     pub(crate) session: Option<u8>,
     pub(crate) until_ms: Option<i64>,
     pub(crate) transaction: Option<u8>,
+    pub(crate) security_level: u32,
     /// What the licenses for these KIDs are in a chain.
     pub(crate) chains: Vec<(KeyId, Chain)>,
     /// Tells two challenges with the same nonce apart.
@@ -115,6 +119,7 @@ impl Ask {
             session: None,
             until_ms: None,
             transaction: None,
+            security_level: 2000,
             chains: Vec::new(),
             content: 0,
             for_other_device: false,
@@ -144,6 +149,10 @@ impl Ask {
 
     pub(crate) fn under(self, transaction: u8) -> Self {
         Self { transaction: Some(transaction), ..self }
+    }
+
+    pub(crate) fn of_level(self, security_level: u32) -> Self {
+        Self { security_level, ..self }
     }
 
     pub(crate) fn non_persistent(self) -> Self {
@@ -209,7 +218,7 @@ impl Ask {
             account: None,
             title: None,
             content_group: None,
-            security_level: 2000,
+            security_level: self.security_level,
             model: "Example TV 1".to_owned(),
             client_version: None,
             drm_system: "playready".to_owned(),
@@ -280,8 +289,16 @@ impl Scenario {
         self.now_ms += ms;
     }
 
+    /// Records what is overdue, as it is done before each decision; returns what that is.
+    pub(crate) fn void_overdue(&mut self) -> Vec<LicenseVoided> {
+        let voided = self.device.overdue(&self.policy, POLICY_REVISION, self.now_ms);
+        voided.iter().for_each(|voided| self.record(Event::LicenseVoided(voided.clone())));
+        voided
+    }
+
     /// Sends a challenge for licenses and records what follows.
     pub(crate) fn acquire(&mut self, ask: &Ask) -> acquire::Outcome {
+        self.void_overdue();
         let command = ask.command(&mut self.drawn);
         let rows = &self.rows;
         let (mut seen, place) = acquire::Seen::read(&command, |key| rows.value(key)).unwrap();
@@ -296,7 +313,11 @@ impl Scenario {
         });
         seen.names_other_device = ask.for_other_device;
         seen.token_spent = ask.token_spent;
-        let terms = Terms { policy: &self.policy, policy_revision: 3, replay_window_ms: DAY_MS };
+        let terms = Terms {
+            policy: &self.policy,
+            policy_revision: POLICY_REVISION,
+            replay_window_ms: DAY_MS,
+        };
         let outcome = self.device.acquire(&command, &seen, terms, self.now_ms);
         match &outcome {
             acquire::Outcome::Grant(licenses) => licenses
@@ -340,6 +361,7 @@ impl Scenario {
 
     /// Sends a secure-delete challenge and records what follows.
     pub(crate) fn delete(&mut self, removal: &Removal) -> delete::Outcome {
+        self.void_overdue();
         let identity = identity(removal.identity);
         let rows = &self.rows;
         let value = |key: &Key| rows.value(key);
@@ -365,6 +387,7 @@ impl Scenario {
         transaction_number: u8,
         results: &[(KeyId, u32)],
     ) -> Vec<Event> {
+        self.void_overdue();
         let command = Acknowledge {
             identity: identity(identity_number),
             transaction_id: transaction(transaction_number),
@@ -372,7 +395,8 @@ impl Scenario {
             signed_sha256: Digest::of(b"the signed message"),
         };
         let known = command.transaction(|key| self.rows.value(key)).unwrap();
-        let events = acknowledge(&command, &known, self.now_ms);
+        let (policy, now_ms) = (&self.policy, self.now_ms);
+        let events = self.device.acknowledge(&command, &known, policy, POLICY_REVISION, now_ms);
         events.iter().for_each(|event| self.record(event.clone()));
         events
     }

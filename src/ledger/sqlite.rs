@@ -1,6 +1,8 @@
 //! SQLite files that are derived from the ledger and may be made anew at any time.
 
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,8 +14,11 @@ use super::{Ledger, ReadError};
 
 /// Opens a derived file for writing, and brings it to the schema whose steps are `migrations`, in
 /// order. WAL, so that readers never wait; `synchronous=NORMAL`, since what a power failure takes
-/// is derived again.
+/// is derived again. Like all data, the file is its owner's only.
 pub fn open_for_writing(path: &Path, migrations: &[&str]) -> rusqlite::Result<Connection> {
+    // What SQLite keeps beside it gets the same permissions. If the file cannot be made, SQLite says
+    // why.
+    let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut connection = Connection::open(path)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -2,8 +2,8 @@
 
 use super::commit::{Attempts, Committed};
 use super::{Answer, Denied, Licensing};
-use crate::domain::acknowledge::{Acknowledge, acknowledge};
-use crate::domain::{Digest, Identity, KeyId, TransactionId};
+use crate::domain::acknowledge::Acknowledge;
+use crate::domain::{Digest, Event, Identity, KeyId, TransactionId};
 use crate::playready::acknowledge::{self as wire, Acknowledgement};
 use crate::playready::challenge::VerifiedChallenge;
 use crate::playready::soap::Refusal;
@@ -26,9 +26,11 @@ impl Licensing {
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
-            let mut turn = self.turn(identity, None).await?;
+            let mut turn = self.turn(identity, None, correlation).await?;
             let licenses = turn.guard.read(|rows| command.transaction(|key| rows.value(key)))?;
-            let events = acknowledge(&command, &licenses, turn.at_ms);
+            let (policy, revision) = (&turn.policy.policy, turn.policy.revision);
+            let device = turn.guard.device();
+            let events = device.acknowledge(&command, &licenses, policy, revision, turn.at_ms);
             if events.is_empty() {
                 if self.moved(&mut turn).await? {
                     continue;
@@ -39,12 +41,18 @@ impl Licensing {
                 let body = wire::answer(message.transaction_id);
                 return Ok(Answer { body, position: None });
             }
-            let count = events.len();
+            let voided = events.iter().filter_map(|event| match event {
+                Event::LicenseVoided(voided) => Some(voided.reason),
+                _ => None,
+            });
+            let voided: Vec<_> = voided.collect();
+            let results = events.len() - voided.len();
             let stream = turn.guard.stream().clone();
             let events = events.into_iter().map(|event| (stream.clone(), event)).collect();
             let stored = self.commit(&mut turn, events, Vec::new(), correlation).await?;
             if let Committed::Stored { position } = stored {
-                self.metrics.acknowledged(count);
+                self.metrics.acknowledged(results);
+                self.metrics.voided(voided);
                 let body = wire::answer(message.transaction_id);
                 return Ok(Answer { body, position: Some(position) });
             }

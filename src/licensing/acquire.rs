@@ -89,7 +89,7 @@ impl Licensing {
             return Err(Denied::Fault(Fault::new(FaultCode::DeviceRevoked, detail)));
         }
         let caller = Caller::of(challenge.sender());
-        let prepared = match self.known(&bare(challenge, message)).await? {
+        let prepared = match self.known(&bare(challenge, message), posted.correlation).await? {
             Known { granted: true, .. } => Err(Refusal::ChallengeSpent.into()),
             Known { device, .. } => {
                 self.prepare(challenge, message, &caller, device.as_ref(), posted).await
@@ -115,11 +115,11 @@ impl Licensing {
 
     /// Looks up what spares asking others about a request, and what they are told. What is true
     /// when it is decided is read again then.
-    async fn known(&self, command: &Acquire) -> Result<Known, LicensingError> {
+    async fn known(&self, command: &Acquire, correlation: &str) -> Result<Known, LicensingError> {
         if !self.entitlement.asks_others() {
             return Ok(Known::default());
         }
-        let mut turn = self.turn(command.identity, None).await?;
+        let mut turn = self.turn(command.identity, None, correlation).await?;
         let (_, granted) = turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         let linked = turn.belonging.expected != Expected::NoStream;
         Ok(Known { granted: granted.is_some(), device: linked.then_some(turn.belonging.device) })
@@ -139,8 +139,8 @@ impl Licensing {
     /// Decides once; `None` if something that the decision was made on has changed.
     async fn grant_once(&self, asking: &mut Asking<'_>) -> Result<Option<Granted>, NotGranted> {
         let command = &asking.command;
-        let claims = &asking.claims;
-        let mut turn = self.turn(command.identity, claims.device.as_ref()).await?;
+        let (claims, correlation) = (&asking.claims, asking.correlation);
+        let mut turn = self.turn(command.identity, claims.device.as_ref(), correlation).await?;
         let (mut seen, granted) =
             turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         if let Some(place) = granted {
@@ -168,7 +168,7 @@ impl Licensing {
                 let (spent, once) = claims.spent_by(command, turn.at_ms).unzip();
                 events.extend(spent);
                 let checks = once.into_iter().collect();
-                match self.commit(&mut turn, events, checks, asking.correlation).await? {
+                match self.commit(&mut turn, events, checks, correlation).await? {
                     Committed::Stored { position } => {
                         self.metrics.granted(&licenses);
                         Ok(Some(Granted { licenses, position: Some(position) }))

@@ -97,18 +97,23 @@ pub(super) fn introduction(caller: &Caller, turn: &Turn) -> Vec<(StreamName, Eve
 
 impl Licensing {
     /// Takes the device that `identity` belongs to, and reads what else a decision is made on. An
-    /// identity that was never seen is taken for one of the device `claimed`, if there is one.
+    /// identity that was never seen is taken for one of the device `claimed`, if there is one. What
+    /// is overdue on the device is voided first.
     pub(super) async fn turn(
         &self,
         identity: Identity,
         claimed: Option<&DeviceRef>,
+        correlation: &str,
     ) -> Result<Turn, LicensingError> {
         let mut belonging = self.identities.find(identity, &self.ledger).await?;
         if let (Expected::NoStream, Some(claimed)) = (belonging.expected, claimed) {
             belonging.device = claimed.clone();
         }
-        let policy = self.policy.current();
-        let guard = self.deciding.hold(&belonging.device).await?;
+        let mut policy = self.policy.current();
+        let mut guard = self.deciding.hold(&belonging.device).await?;
+        if policy.policy.voiding.is_some() {
+            policy = self.void_overdue(&mut guard, policy, correlation).await?;
+        }
         let read_ms = guard.device().at_ms.max(belonging.at_ms).max(policy.at_ms);
         let at_ms = self.clock.now().0.max(read_ms);
         Ok(Turn { identity, belonging, policy, guard, at_ms })
@@ -120,7 +125,7 @@ impl Licensing {
     pub(super) async fn commit(
         &self,
         turn: &mut Turn,
-        events: Vec<(StreamName, Event)>,
+        mut events: Vec<(StreamName, Event)>,
         extra_checks: Vec<(StreamName, Expected)>,
         correlation: &str,
     ) -> Result<Committed, LicensingError> {
@@ -128,46 +133,62 @@ impl Licensing {
             return Ok(Committed::BoundOtherwise);
         };
         let Turn { identity, belonging, policy, guard, .. } = turn;
-        let mut append = Append { records: Vec::with_capacity(events.len()), checks: extra_checks };
-        append.checks.extend([
-            (guard.stream().clone(), Expected::at_head(guard.head())),
-            (belonging.stream.clone(), belonging.expected),
-            (self.policy.stream.clone(), Expected::At(policy.revision)),
-        ]);
-        let bound = bindings.iter().map(|(stream, _)| (stream.clone(), Expected::NoStream));
-        append.checks.extend(bound);
-        for (stream, event) in events.iter().chain(&bindings) {
-            append.records.push((stream.clone(), NewEvent::of(stream, event, correlation)?));
-        }
-        match self.append_knowing_outcome(append).await {
-            Ok(appended) => {
+        let mut checks = extra_checks;
+        checks.push((belonging.stream.clone(), belonging.expected));
+        checks.push(self.policy.check(policy));
+        checks.extend(bindings.iter().map(|(stream, _)| (stream.clone(), Expected::NoStream)));
+        events.extend(bindings.iter().cloned());
+        match self.append_to(guard, events, checks, correlation).await? {
+            Some(position) => {
                 if belonging.expected == Expected::NoStream {
                     self.identities.forget(*identity);
                 }
                 self.bound(&bindings);
-                let base = guard.head().map_or(0, |head| head + 1);
-                let mine = events.iter().zip(appended.first_sequence..);
-                let mine = mine.filter(|((stream, _), _)| stream == guard.stream());
-                let mine = mine.zip(base..).map(|(((_, e), sequence), rev)| (e, rev, sequence));
-                let folded = if appended.already_stored {
-                    guard.refresh().await.map(drop)
-                } else {
-                    guard.committed(mine.collect::<Vec<_>>()).await
-                };
-                // The events are durable: what fails here is read again by the next decision.
-                if let Err(error) = folded {
-                    tracing::warn!(%error, "a device could not be folded forward: {error}");
-                }
-                Ok(Committed::Stored { position: appended.last_sequence + 1 })
+                Ok(Committed::Stored { position })
             }
             // If the same challenge was answered elsewhere meanwhile, the next decision finds that
             // answer and repeats it.
-            Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => {
+            None => {
                 self.moved(turn).await?;
                 Ok(Committed::DecideAgain)
             }
-            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Stores `events` if the device is still where `guard` has it and `checks` hold, and folds
+    /// them. Returns how many events the ledger has with the last of them; `None` if something has
+    /// changed.
+    pub(super) async fn append_to(
+        &self,
+        guard: &mut DeviceGuard,
+        events: Vec<(StreamName, Event)>,
+        mut checks: Vec<(StreamName, Expected)>,
+        correlation: &str,
+    ) -> Result<Option<u64>, LicensingError> {
+        checks.push((guard.stream().clone(), Expected::at_head(guard.head())));
+        let mut records = Vec::with_capacity(events.len());
+        for (stream, event) in &events {
+            records.push((stream.clone(), NewEvent::of(stream, event, correlation)?));
+        }
+        let appended = match self.append_knowing_outcome(Append { records, checks }).await {
+            Ok(appended) => appended,
+            Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let base = guard.head().map_or(0, |head| head + 1);
+        let mine = events.iter().zip(appended.first_sequence..);
+        let mine = mine.filter(|((stream, _), _)| stream == guard.stream());
+        let mine = mine.zip(base..).map(|(((_, e), sequence), rev)| (e, rev, sequence));
+        let folded = if appended.already_stored {
+            guard.refresh().await.map(drop)
+        } else {
+            guard.committed(mine.collect::<Vec<_>>()).await
+        };
+        // The events are durable: what fails here is read again by the next decision.
+        if let Err(error) = folded {
+            tracing::warn!(%error, "a device could not be folded forward: {error}");
+        }
+        Ok(Some(appended.last_sequence + 1))
     }
 
     /// Reads the heads of all that a decision was made on, and what stands there; tells whether any

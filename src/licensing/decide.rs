@@ -64,7 +64,8 @@ impl Licensing {
         guard.refresh().await?;
         let policy = self.policy.refresh(&self.ledger).await?;
         let now_ms = self.clock.now().0.max(guard.device().at_ms).max(policy.at_ms);
-        let explained = guard.device().explain(key_ids, &policy.policy, now_ms);
+        let state = guard.device().without_overdue(&policy.policy, now_ms);
+        let explained = state.explain(key_ids, &policy.policy, now_ms);
         let Explanation { denied, limit, live, confirmed, requested, counted } = explained;
         self.metrics.decided(denied.is_none());
         let counted = counted.into_iter().map(|license| DecisionCounted {

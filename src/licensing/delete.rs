@@ -35,7 +35,7 @@ impl Licensing {
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
-            let mut turn = self.turn(identity, None).await?;
+            let mut turn = self.turn(identity, None, correlation).await?;
             let seen = turn.guard.read(|rows| {
                 Seen::read(identity, command.session, &key_ids, |key| rows.value(key))
             })?;

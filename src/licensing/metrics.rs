@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::domain::acquire::Refusal;
-use crate::domain::event::LicenseAcquired;
+use crate::domain::event::{LicenseAcquired, VoidReason};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Persistent {
@@ -32,6 +32,7 @@ pub struct Metrics {
     repeated: Counter,
     rejected: Counter,
     acknowledged: Counter,
+    voided: Family<Reason, Counter>,
     deletions: Family<Outcome, Counter>,
     decisions: Family<Outcome, Counter>,
     revocation_sequence: Gauge,
@@ -54,6 +55,11 @@ impl Metrics {
             self.rejected.clone(),
         );
         registry.register("licenses_acknowledged", "Results taken", self.acknowledged.clone());
+        registry.register(
+            "licenses_voided",
+            "Licenses ended because the device did not store them, by the rule of the policy",
+            self.voided.clone(),
+        );
         registry.register(
             "deletions",
             "Secure deletes: effective, unmatched, unmatched and left out of the ledger because the \
@@ -107,6 +113,12 @@ impl Metrics {
 
     pub(super) fn acknowledged(&self, count: usize) {
         self.acknowledged.inc_by(count as u64);
+    }
+
+    pub(super) fn voided(&self, reasons: impl IntoIterator<Item = VoidReason>) {
+        for reason in reasons {
+            self.voided.get_or_create(&Reason { reason: reason.word() }).inc();
+        }
     }
 
     /// KIDs of one challenge, by what became of them.

@@ -47,6 +47,11 @@ impl PolicyInForce {
         Ok(Self { stream, current: RwLock::new(Arc::new(current)) })
     }
 
+    /// What an append names so that it fails if `policy` is not the newest.
+    pub(super) fn check(&self, policy: &Published) -> (StreamName, Expected) {
+        (self.stream.clone(), Expected::At(policy.revision))
+    }
+
     /// The newest policy known.
     pub(super) fn current(&self) -> Arc<Published> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))

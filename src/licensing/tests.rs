@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::clock::UnixMillis;
 use crate::domain::event::{ContentKeyBound, IdentityLinked, KeySource, QuotaPolicyPublished};
+use crate::domain::quota::Voiding;
 use crate::domain::{Event, KeyId};
 use crate::entitlement::Open;
 use crate::ledger::embedded::Options;
@@ -260,7 +261,7 @@ async fn answer_is_checked_against_the_policy_and_the_device_it_was_decided_on()
     let ask = site.ask(1, 1, None);
     granted(&node, &ask).await;
     let identity = node.verify(&ask).unwrap().identity();
-    let mut turn = node.turn(identity, None).await.unwrap();
+    let mut turn = node.turn(identity, None, "test").await.unwrap();
     assert!(!node.moved(&mut turn).await.unwrap());
 
     let published = Event::QuotaPolicyPublished(QuotaPolicyPublished {
@@ -358,6 +359,60 @@ async fn keys_and_seeds_that_the_ledger_knows_never_change_though_the_key_store_
     lost.key_seed("default", &seed(1), "op").await.unwrap();
     assert_eq!(lost.load().await.unwrap(), 0);
     assert_eq!(site.events().await.len(), 2, "what is registered is not registered again");
+}
+
+/// Five slots, and what is unconfirmed after a minute is voided.
+fn voiding() -> QuotaPolicy {
+    let voiding =
+        Voiding { min_security_level: 0, store_failed: false, unconfirmed_after_seconds: Some(60) };
+    QuotaPolicy { voiding: Some(voiding), ..QuotaPolicy::with_device_limit(5, 16) }
+}
+
+fn advance(node: &Licensing, ms: i64) {
+    let Clock::Manual(at) = &node.clock else { panic!("not a manual clock") };
+    at.fetch_add(ms, std::sync::atomic::Ordering::SeqCst);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_that_share_a_ledger_void_a_license_once() {
+    let site = Site::new();
+    let nodes = [
+        Arc::new(site.try_node("a", voiding()).await.unwrap()),
+        Arc::new(site.try_node("b", voiding()).await.unwrap()),
+    ];
+    granted(&nodes[0], &site.ask(1, 1, None)).await;
+    granted(&nodes[0], &site.ask(2, 2, None)).await;
+    nodes.iter().for_each(|node| advance(node, 60_001));
+    let identity = nodes[0].verify(&site.ask(9, 9, None)).unwrap().identity();
+    let device = nodes[0].turn(identity, None, "test").await.unwrap().belonging.device;
+    assert_eq!(site.count("license-voided.v1").await, 2);
+    // Neither the node that has not seen it, nor any number of calls at once, does it again.
+    let sweeps = nodes.iter().cycle().take(16).map(|node| {
+        let (node, device) = (Arc::clone(node), device.clone());
+        tokio::spawn(async move { node.void_overdue_on(&device).await })
+    });
+    for swept in join_all(sweeps.collect::<Vec<_>>()).await {
+        swept.unwrap().unwrap();
+    }
+    assert_eq!(site.count("license-voided.v1").await, 2);
+}
+
+#[tokio::test]
+async fn voiding_goes_by_the_newest_policy_also_on_a_node_that_has_not_seen_it() {
+    let site = Site::new();
+    let node = site.try_node("a", voiding()).await.unwrap();
+    granted(&node, &site.ask(1, 1, None)).await;
+    let published = Event::QuotaPolicyPublished(QuotaPolicyPublished {
+        policy: QuotaPolicy::with_device_limit(1, 16),
+        actor: "operator".to_owned(),
+        reason: "no voiding any more".to_owned(),
+        at_ms: NOW_S as i64 * 1000 + 1,
+    });
+    site.append(&node.policy.stream, published).await;
+    advance(&node, 60_001);
+    let text = fault(&node, &site.ask(2, 2, None), PERSIST).await;
+    assert!(text.contains("persistent_license_limit"), "{text}");
+    assert_eq!(site.count("license-voided.v1").await, 0);
 }
 
 /// Parts that a node and a registry share.

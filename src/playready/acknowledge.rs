@@ -21,7 +21,7 @@ use super::kid::Kid;
 use super::soap::{self, Operation, ResponseError};
 use super::xml::{Document, Element, FieldError, PROTOCOLS, Writer};
 
-/// The most results of one acknowledgement. The size limit of a request is reached at about 500.
+/// The most results of one acknowledgement. The size limit of a request is reached at about 600.
 const RESULTS_MAX: usize = 1_000;
 const ANSWER: &str = "LicenseAcknowledgementResponse";
 

@@ -2,6 +2,7 @@
 
 mod apply;
 mod query;
+mod voided;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::ledger::{Ledger, ReadError};
 pub use query::{
     ChainPart, DeviceInventory, DevicePage, DeviceSummary, HeldLicense, LicenseStatus,
 };
+pub use voided::{Unconfirmed, VoidedLicense};
 
 /// How long events gather before they are applied, unless a reader waits for them. Together they
 /// change the same pages, which are then written once.
@@ -27,6 +29,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../migrations/read_models/0001_inventory.sql"),
     include_str!("../../migrations/read_models/0002_chains.sql"),
     include_str!("../../migrations/read_models/0003_entitlement.sql"),
+    include_str!("../../migrations/read_models/0004_voided.sql"),
 ];
 
 /// The inventory cannot be read or built.

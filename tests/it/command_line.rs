@@ -5,7 +5,9 @@ mod reading;
 mod revocation;
 mod serving;
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use tempfile::TempDir;
 
@@ -79,6 +81,19 @@ fn every_subcommand_explains_itself() {
     let mut seen = 0;
     check_help(&[], &mut seen);
     assert!(seen > 14, "only {seen} help texts were found");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
+    let mut command = crate::process::program();
+    let mut demo =
+        command.arg("demo").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(demo.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("license-ledger runs on "), "{line}");
+    let output = demo.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.contains("panicked")), (Some(141), false), "{stderr}");
 }
 
 #[test]

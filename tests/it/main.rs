@@ -3,6 +3,7 @@
 // Here they are assertions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod acknowledgements;
 mod api;
 mod attacks;
 mod authorize;
@@ -28,4 +29,5 @@ mod replay;
 mod revocation;
 mod service;
 mod shapes;
+mod voiding;
 mod wire;

@@ -12,7 +12,7 @@ use license_ledger::playready::bcert::Chain;
 use license_ledger::playready::ecc::PrivateKey;
 use license_ledger::playready::revocation::{REVINFO_V2, RevocationSpec};
 
-use crate::device::{Device, PERSISTENT, fill, kid, request, words};
+use crate::device::{Device, PERSISTENT, fault_of, fill, kid, request, words};
 use crate::process::Serving;
 use crate::service::{NOW_S, Setup, TestService};
 
@@ -81,13 +81,16 @@ fn a_device_that_is_revoked_while_serving_gets_nothing_more_and_gives_back_what_
     let (lost, other) = (service.device("lost"), service.device("other"));
     // Its chain is known from here on, and must not be taken for good because of that.
     let (held, late) = (request(&[kid(1), kid(2)]), request(&[kid(3)]));
-    let acquired = lost.acquire(&service.client, &held, PERSISTENT).unwrap();
+    let challenge = lost.ask(&held);
+    let granted = service.client.challenge(&challenge, PERSISTENT);
+    let acquired = lost.accept(&granted.body, &held.nonce).unwrap();
     other.acquire(&service.client, &request(&[kid(1)]), PERSISTENT).unwrap();
     revoke(&service, 2, &digests(&lost)[..1]);
 
     let before = service.event_count();
     assert_eq!(fault(&service, &lost, &late), REVOKED);
-    assert_eq!(fault(&service, &lost, &held), REVOKED, "a repeat is an acquisition too");
+    let repeated = service.client.challenge(&challenge, PERSISTENT);
+    assert_eq!(fault_of(&repeated.body), REVOKED, "a repeat is an acquisition too");
     assert_eq!(service.event_count(), before, "a revoked device left an event");
     other.acquire(&service.client, &request(&[kid(2)]), PERSISTENT).unwrap();
 

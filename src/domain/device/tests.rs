@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::acquire::Refusal;
 use crate::domain::event::DeviceEnrolled;
 use crate::domain::scenario::{
     Ask, DAY_MS as A_DAY_MS, PHONE, Removal, START_MS, Scenario, device_ref, identity, kid, kids,
@@ -154,4 +155,136 @@ fn folded_state_survives_its_stored_form() {
     device.delete(&Removal::new(200, &kids([1])));
     let bytes = postcard::to_allocvec(&device.device).unwrap();
     assert_eq!(postcard::from_bytes::<Device>(&bytes).unwrap(), device.device);
+}
+
+/// A device with room for two whose policy voids what failed, and what is unconfirmed after 60 s, on
+/// devices of level 2000 or more.
+fn voiding() -> Scenario {
+    let mut device = Scenario::with_room_for(2);
+    device.policy.voiding = Some(Voiding {
+        min_security_level: 2000,
+        store_failed: true,
+        unconfirmed_after_seconds: Some(60),
+    });
+    device
+}
+
+fn reasons(voided: &[LicenseVoided]) -> Vec<(LicenseId, VoidReason)> {
+    voided.iter().map(|voided| (voided.license_id, voided.reason)).collect()
+}
+
+#[test]
+fn without_a_rule_nothing_is_voided() {
+    let mut device = voiding();
+    device.policy.voiding = None;
+    device.granted(&Ask::new(1, &kids([1, 2])).under(40));
+    device.acknowledge(PHONE, 40, &[(kid(1), 7)]);
+    device.wait(365 * A_DAY_MS);
+    assert_eq!(device.void_overdue(), []);
+    assert_eq!(device.held(), kids([1, 2]));
+}
+
+#[test]
+fn unconfirmed_license_is_voided_when_its_time_has_run_out_and_frees_its_slot() {
+    let mut device = voiding();
+    let licenses = device.granted(&Ask::new(1, &kids([1, 2])).under(40));
+    device.acknowledge(PHONE, 40, &[(kid(2), 0)]);
+    device.wait(60_000);
+    assert_eq!(device.void_overdue(), [], "it may be confirmed up to this moment");
+    device.wait(1);
+    let voided = device.void_overdue();
+    assert_eq!(reasons(&voided), [(licenses[0], VoidReason::Unconfirmed)]);
+    assert_eq!((voided[0].quota_policy_revision, voided[0].at_ms), (3, device.now_ms));
+    assert_eq!(device.held(), kids([2]));
+    assert_eq!(device.void_overdue(), [], "once is enough");
+    device.granted(&Ask::new(2, &kids([3])));
+}
+
+#[test]
+fn overdue_license_is_voided_before_a_decision_and_not_by_asking() {
+    let mut device = voiding();
+    device.granted(&Ask::new(1, &kids([1, 2])));
+    device.refused(&Ask::new(2, &kids([3])));
+    device.wait(60_001);
+    let asked = device.device.without_overdue(&device.policy, device.now_ms);
+    assert_eq!(asked.explain(&kids([3]), &device.policy, device.now_ms).live, 0);
+    assert_eq!(device.held(), kids([1, 2]));
+    device.granted(&Ask::new(3, &kids([3])));
+    assert_eq!(device.held(), kids([3]));
+}
+
+#[test]
+fn failed_license_is_voided_with_the_acknowledgement_that_says_so() {
+    let mut device = voiding();
+    let licenses = device.granted(&Ask::new(1, &kids([1, 2])).under(40));
+    let events = device.acknowledge(PHONE, 40, &[(kid(1), 7), (kid(2), 0)]);
+    let kinds: Vec<_> = events.iter().map(Event::kind).collect();
+    assert_eq!(kinds, ["license-store-failed.v1", "license-stored.v1", "license-voided.v1"]);
+    let Event::LicenseVoided(voided) = &events[2] else { panic!("{events:?}") };
+    assert_eq!(reasons(std::slice::from_ref(voided)), [(licenses[0], VoidReason::StoreFailed)]);
+    assert_eq!(device.held(), kids([2]));
+}
+
+#[test]
+fn failure_from_before_the_rule_is_voided_at_the_next_decision() {
+    let mut device = voiding();
+    let rule = device.policy.voiding.take();
+    let license = device.granted(&Ask::new(1, &kids([1])).under(40))[0];
+    device.acknowledge(PHONE, 40, &[(kid(1), 7)]);
+    device.policy.voiding = rule;
+    assert_eq!(reasons(&device.void_overdue()), [(license, VoidReason::StoreFailed)]);
+}
+
+#[test]
+fn devices_below_the_level_of_the_rule_keep_what_they_have() {
+    let mut device = voiding();
+    device.granted(&Ask::new(1, &kids([1, 2])).under(40).of_level(1999));
+    device.acknowledge(PHONE, 40, &[(kid(1), 7)]);
+    device.wait(A_DAY_MS);
+    assert_eq!(device.void_overdue(), []);
+    assert_eq!(device.held(), kids([1, 2]));
+}
+
+#[test]
+fn late_confirmation_is_recorded_and_brings_nothing_back() {
+    let mut device = voiding();
+    device.granted(&Ask::new(1, &kids([1])).under(40));
+    device.wait(60_001);
+    let events = device.acknowledge(PHONE, 40, &[(kid(1), 0)]);
+    assert_eq!(events.iter().map(Event::kind).collect::<Vec<_>>(), ["license-stored.v1"]);
+    assert_eq!(device.held(), []);
+    assert_eq!(explain(&device, &[]).confirmed, 0);
+    assert!(device.acknowledge(PHONE, 40, &[(kid(1), 0)]).is_empty());
+}
+
+#[test]
+fn challenge_whose_license_was_voided_is_spent() {
+    let mut device = voiding();
+    let ask = Ask::new(1, &kids([1]));
+    device.granted(&ask);
+    device.wait(60_000);
+    device.repeated(&ask);
+    device.wait(1);
+    assert_eq!(device.refused(&ask), Refusal::ChallengeSpent);
+}
+
+#[test]
+fn voided_license_can_be_deleted_and_frees_nothing_twice() {
+    let mut device = voiding();
+    device.granted(&Ask::new(1, &kids([1])));
+    device.wait(60_001);
+    device.void_overdue();
+    device.granted(&Ask::new(2, &kids([1])));
+    let before = device.events.len();
+    device.delete(&Removal::new(1, &kids([1])));
+    assert!(matches!(device.events[before..], [Event::LicenseDeleted(_)]));
+    assert_eq!(device.held(), kids([1]), "the newer license went with the older one");
+}
+
+#[test]
+fn expired_license_is_not_voided_as_well() {
+    let mut device = voiding();
+    device.granted(&Ask::new(1, &kids([1])).until(device.now_ms + 1));
+    device.wait(A_DAY_MS);
+    assert_eq!(device.void_overdue(), []);
 }

@@ -24,6 +24,7 @@ fn golden(event: &Event) -> &'static str {
         Event::LicenseStoreFailed(_) => body!("license-store-failed.v1"),
         Event::LicenseDeleted(_) => body!("license-deleted.v1"),
         Event::DeletionUnmatched(_) => body!("deletion-unmatched.v1"),
+        Event::LicenseVoided(_) => body!("license-voided.v1"),
         Event::EvidenceKept(_) => body!("evidence-kept.v1"),
         Event::TokenSpent(_) => body!("token-spent.v1"),
         Event::QuotaPolicyPublished(_) => body!("quota-policy-published.v1"),
@@ -120,6 +121,7 @@ fn words_inside_bodies_do_not_change() {
         ("license-acquired.v1", "key_source", r#"{"kind": "registered"}"#),
         ("license-acquired.v1", "key_source", r#"{"kind": "published_test_seed"}"#),
         ("license-acquired.v1", "key_source", r#"{"kind": "request"}"#),
+        ("license-voided.v1", "reason", r#""unconfirmed""#),
         ("license-deleted.v1", "grade", r#""A""#),
         ("license-deleted.v1", "grade", r#""C""#),
         ("license-deleted.v1", "grade", r#""D""#),
@@ -147,7 +149,7 @@ fn event_ids_do_not_change() {
 }
 
 /// UUIDv5 of the goldens in the stream `a-stream`, computed with Python's uuid module.
-const EVENT_IDS: [(&str, &str); 17] = [
+const EVENT_IDS: [(&str, &str); 18] = [
     ("acquisition-refused.v1", "4d7c9b5c-baf0-5277-9d71-f5384bfefbdf"),
     ("api-key-created.v1", "192021aa-ced0-598e-bded-9885959c6ccc"),
     ("api-key-revoked.v1", "86c93d46-ea8f-5bc1-82de-7cdc742b635b"),
@@ -162,6 +164,7 @@ const EVENT_IDS: [(&str, &str); 17] = [
     ("license-deleted.v1", "38b3fdc2-b16b-57c4-a353-fe0db99ea3ba"),
     ("license-store-failed.v1", "2dfdc732-d040-5973-8f32-9666e0bf377a"),
     ("license-stored.v1", "639a3862-4f9e-5d71-a002-5e06a2c7635d"),
+    ("license-voided.v1", "61034d6b-4bc1-53cb-819b-5fe74f4e4f36"),
     ("master-key-rotated.v1", "d5581ae4-d21a-5e4b-aac1-ff539019edc0"),
     ("quota-policy-published.v1", "7357bcfe-ac4a-51fe-a885-a7bfabb460e0"),
     ("token-spent.v1", "8cc58077-5856-5831-bc8c-4697f949a043"),

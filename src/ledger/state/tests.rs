@@ -10,6 +10,7 @@ use super::deciding::device_stream;
 use super::*;
 use crate::domain::event::DeviceEnrolled;
 use crate::domain::lookup::{self, Key, Place};
+use crate::domain::quota::Voiding;
 use crate::domain::scenario::{Ask, DAY_MS, MemoryRows, Removal, Scenario, identity, kid, kids};
 use crate::domain::{Device, DeviceRef, Event, ReferenceKey};
 use crate::ledger::embedded::Options;
@@ -40,6 +41,13 @@ fn history(n: u8) -> Vec<Event> {
     scenario.granted(&ask(7, &[6]).non_persistent());
     scenario.policy.releasing_grades.clear();
     scenario.delete(&delete(6, &[5]));
+    scenario.policy.voiding = Some(Voiding {
+        min_security_level: 0,
+        store_failed: false,
+        unconfirmed_after_seconds: Some(60),
+    });
+    scenario.wait(60_001);
+    assert_ne!(scenario.void_overdue(), []);
     let enrolled = Event::DeviceEnrolled(DeviceEnrolled {
         device: device(n),
         identity: identity(n),
@@ -382,4 +390,43 @@ async fn state_of_a_newer_schema_is_folded_again() {
         file.execute_batch(change).unwrap();
     };
     assert_folded_again(newer, None).await;
+}
+
+#[tokio::test]
+async fn one_decision_sees_each_row_as_it_was_when_it_first_asked() {
+    let name = device(1);
+    let mut scenario = Scenario::with_room_for(3);
+    scenario.granted(&Ask::new(1, &kids([1])));
+    let events: Vec<_> = scenario.events.iter().map(|e| (name.clone(), e.clone())).collect();
+    let site = Site::with(&events).await;
+    let deciding = Deciding::new(Arc::clone(&site.ledger), site.state().await);
+    let known = Key::Kid(identity(1), kid(1));
+    let never = Key::Kid(identity(1), kid(2));
+    let mut guard = deciding.hold(&name).await.unwrap();
+    let first = guard.read(|rows| rows.value(&known)).unwrap();
+    assert!(first.is_some());
+    assert_eq!(guard.read(|rows| rows.value(&never)).unwrap(), None);
+
+    // Behind its back the stored rows change.
+    let stored = Connection::open(site.dir.path().join("state.db")).unwrap();
+    let never_bytes = postcard::to_allocvec(&never).unwrap();
+    stored
+        .execute(
+            "UPDATE lookups SET key = ?1 WHERE key = ?2",
+            rusqlite::params![never_bytes, postcard::to_allocvec(&known).unwrap(),],
+        )
+        .unwrap();
+    assert_eq!(guard.read(|rows| rows.value(&known)).unwrap(), first);
+    assert_eq!(guard.read(|rows| rows.value(&never)).unwrap(), None);
+    drop(guard);
+
+    // The next decision asks again.
+    let mut guard = deciding.hold(&name).await.unwrap();
+    assert_eq!(guard.read(|rows| rows.value(&known)).unwrap(), None);
+    assert_eq!(guard.read(|rows| rows.value(&never)).unwrap(), first);
+    // What it folds itself, it sees.
+    scenario.granted(&Ask::new(2, &kids([2])));
+    append(&site.ledger, &[(name.clone(), scenario.events[1].clone())]).await;
+    guard.refresh().await.unwrap();
+    assert_ne!(guard.read(|rows| rows.value(&never)).unwrap(), first);
 }

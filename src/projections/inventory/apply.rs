@@ -4,7 +4,7 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::query::{LEAF, ROOT};
 use crate::domain::Event;
-use crate::domain::event::{Chain, LicenseAcquired, LicenseDeleted};
+use crate::domain::event::{Chain, LicenseAcquired, LicenseDeleted, LicenseVoided};
 use crate::ledger::state::store::DEVICE_STREAM;
 use crate::ledger::tail::{Apply, Fact};
 
@@ -54,6 +54,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
             .execute(params![e.license_id.0.as_bytes(), e.at_ms])
             .map(drop),
         Event::LicenseDeleted(e) => deleted(db, device, e),
+        Event::LicenseVoided(e) => voided(db, device, e),
         Event::AcquisitionRefused(e) => count(db, REFUSED, device, e.at_ms),
         Event::DeletionUnmatched(_)
         | Event::EvidenceKept(_)
@@ -84,9 +85,9 @@ fn acquired(
     };
     db.prepare_cached(
         "INSERT INTO licenses (sequence, license_id, device, identity, key_id, session,
-           session_explicit, transaction_id, acquired_at_ms, counted_until_ms, chain_part,
-           root_key_id, account, title, content_group)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+           session_explicit, transaction_id, acquired_at_ms, counted_until_ms, security_level,
+           chain_part, root_key_id, account, title, content_group)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?
     .execute(params![
         sequence,
@@ -99,6 +100,7 @@ fn acquired(
         e.transaction_id.map(|id| *id.0.as_bytes()),
         e.at_ms,
         e.counted_until_ms,
+        e.security_level,
         chain_part,
         root_key_id,
         e.account.as_ref().map(ToString::to_string),
@@ -110,11 +112,19 @@ fn acquired(
 
 fn deleted(db: &Transaction<'_>, device: &str, e: &LicenseDeleted) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "UPDATE licenses SET deleted_at_ms = ?2, deletion_grade = ?3, open = ?4
+        "UPDATE licenses SET deleted_at_ms = ?2, deletion_grade = ?3, open = open AND ?4
          WHERE license_id = ?1",
     )?
     .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.grade.letter(), !e.releases])?;
     count(db, DELETED, device, e.at_ms)
+}
+
+fn voided(db: &Transaction<'_>, device: &str, e: &LicenseVoided) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE licenses SET voided_at_ms = ?2, void_reason = ?3, open = 0 WHERE license_id = ?1",
+    )?
+    .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.reason.word()])?;
+    count(db, VOIDED, device, e.at_ms)
 }
 
 fn count(db: &Transaction<'_>, sql: &str, device: &str, at_ms: i64) -> rusqlite::Result<()> {
@@ -128,5 +138,7 @@ const ACQUIRED_NON_PERSISTENT: &str = "UPDATE devices
     WHERE device = ?1";
 const DELETED: &str =
     "UPDATE devices SET deleted = deleted + 1, last_event_at_ms = ?2 WHERE device = ?1";
+const VOIDED: &str =
+    "UPDATE devices SET voided = voided + 1, last_event_at_ms = ?2 WHERE device = ?1";
 const REFUSED: &str =
     "UPDATE devices SET refused = refused + 1, last_event_at_ms = ?2 WHERE device = ?1";

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::voided::{VoidedLicense, voided_key_ids, voided_licenses};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
 use crate::domain::{DeviceRef, Identity};
@@ -21,7 +22,7 @@ pub struct DeviceSummary {
     pub security_level: u32,
     /// Maker, model name and number of that certificate.
     pub model: String,
-    /// When its last acquisition, refusal or deletion was recorded.
+    /// When its last acquisition, refusal, deletion or voiding was recorded.
     pub last_event_at: UnixMillis,
     /// Persistent licenses it acquired, ever.
     pub persistent_acquired: u64,
@@ -31,6 +32,8 @@ pub struct DeviceSummary {
     pub refused: u64,
     /// Licenses it deleted, ever.
     pub deleted: u64,
+    /// Licenses that a rule voided, ever.
+    pub voided: u64,
     #[serde(skip)]
     enrolled_sequence: u64,
 }
@@ -119,10 +122,15 @@ pub struct DeviceInventory {
     pub confirmed: usize,
     /// KIDs with a live license: what quotas count.
     pub live: usize,
-    /// KIDs it may still hold: the live ones, and those released on weak evidence (grade C to E).
+    /// KIDs it may still hold: the live ones, and those released on weak evidence (grade C to E) or
+    /// voided.
     pub possible: usize,
     /// The live licenses, oldest first.
     pub licenses: Vec<HeldLicense>,
+    /// How many licenses it may still hold although a rule voided them.
+    pub voided: usize,
+    /// The newest 100 of them, the latest first.
+    pub voided_licenses: Vec<VoidedLicense>,
     /// The moment that decided what has expired.
     pub as_of: UnixMillis,
     /// Sequence of the next event the inventory will apply.
@@ -211,13 +219,18 @@ impl Inventory {
             let confirmed = distinct(stored.map(|license| license.key_id));
             let live = distinct(licenses.iter().map(|license| license.key_id));
             let weak = weakly_released(db, &name, now)?;
-            let possible = distinct(licenses.iter().map(|l| l.key_id).chain(weak));
+            let voided = voided_key_ids(db, &name, now)?;
+            let voided_licenses = voided_licenses(db, &name, now)?;
+            let held = licenses.iter().map(|license| license.key_id);
+            let possible = distinct(held.chain(weak).chain(voided.iter().copied()));
             Ok(Some(DeviceInventory {
                 device: name,
                 confirmed,
                 live,
                 possible,
                 licenses,
+                voided: voided.len(),
+                voided_licenses,
                 as_of: now,
                 next_sequence: next_sequence(db)?,
             }))
@@ -255,6 +268,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeviceSummary> {
         non_persistent_acquired: row.get("non_persistent_acquired")?,
         refused: row.get("refused")?,
         deleted: row.get("deleted")?,
+        voided: row.get("voided")?,
         enrolled_sequence: row.get("enrolled_sequence")?,
     })
 }
@@ -299,6 +313,6 @@ fn chain(row: &Row<'_>) -> rusqlite::Result<Option<ChainPart>> {
     }
 }
 
-fn uuid(row: &Row<'_>, column: &str) -> rusqlite::Result<Uuid> {
+pub(super) fn uuid(row: &Row<'_>, column: &str) -> rusqlite::Result<Uuid> {
     row.get::<_, [u8; 16]>(column).map(Uuid::from_bytes)
 }

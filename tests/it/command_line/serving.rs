@@ -29,6 +29,12 @@ fn a_first_start_makes_what_is_missing_and_shows_the_admin_key_once() {
         let file = std::fs::metadata(place.path("data-secrets").join(secret)).unwrap();
         assert_eq!(file.permissions().mode() & 0o077, 0, "others may read {secret}");
     }
+    for entry in std::fs::read_dir(place.path("data")).unwrap() {
+        use std::os::unix::fs::PermissionsExt;
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "others may read {:?}", entry.file_name());
+    }
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn goldens() -> Vec<(String, String)> {
 #[test]
 fn every_golden_is_read_as_its_type_and_written_with_the_same_members() {
     let goldens = goldens();
-    assert_eq!(goldens.len(), 17);
+    assert_eq!(goldens.len(), 18);
     for (kind, body) in goldens {
         let event = decode(&kind, body.as_bytes()).unwrap();
         assert_eq!(event.kind(), kind);

@@ -183,6 +183,12 @@ impl StoredKey {
         Self(bytes)
     }
 
+    /// As the database has it.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// A number that tells the keys of one identity apart, almost always.
     pub(super) fn mark(&self) -> u64 {
         let own = self.0.get(IDENTITY_BYTES..).unwrap_or_default();

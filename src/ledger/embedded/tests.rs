@@ -253,13 +253,14 @@ async fn a_full_queue_refuses_at_once_while_the_disk_is_busy() {
 async fn the_write_ahead_log_does_not_grow_without_bound() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Embedded::open(dir.path(), Options::default()).unwrap();
-    for number in 0..60 {
+    for number in 0..120 {
         let mut append = lone(number);
         append.records[0].1.data = vec![b' '; 2 << 20];
         ledger.append(append).await.unwrap();
     }
     let bytes = std::fs::metadata(dir.path().join("ledger.db-wal")).unwrap().len();
-    assert!(bytes < 80 << 20, "{bytes} bytes for 120 MiB of events");
+    // 32 MiB from which it is started again, and what may be told, copied and committed meanwhile.
+    assert!(bytes < 160 << 20, "{bytes} bytes for 240 MiB of events");
 }
 
 #[test]

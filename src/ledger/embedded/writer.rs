@@ -125,9 +125,14 @@ impl Committer {
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "a checkpoint failed");
         }
-        if self.uncopied_bytes >= CHECKPOINT_BYTES
-            && self.checkpoints.as_ref().is_some_and(|due| due.try_send(()).is_ok())
-        {
+        let Some(due) = &self.checkpoints else { return };
+        let told = match self.uncopied_bytes {
+            ..CHECKPOINT_BYTES => false,
+            CHECKPOINT_BYTES..UNCOPIED_BYTES_MAX => due.try_send(()).is_ok(),
+            // Commits wait rather than let it grow.
+            _ => due.send(()).is_ok(),
+        };
+        if told {
             self.uncopied_bytes = 0;
         }
     }
@@ -174,5 +179,7 @@ fn copy_write_ahead_log(
 const OVERHEAD_BYTES: usize = 600;
 /// How much is committed before it is copied: small enough to be copied in a few milliseconds.
 const CHECKPOINT_BYTES: usize = 8 << 20;
+/// How much may have been committed since the other thread was last told, while it copies.
+const UNCOPIED_BYTES_MAX: usize = 32 << 20;
 /// The length from which the write-ahead log is started from its beginning: 32 MiB.
 const RESTART_FRAMES: u64 = 8192;

@@ -15,10 +15,14 @@
 use std::path::{Path, PathBuf};
 
 use aes::Aes256;
-use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
 use cbc::cipher::block_padding::Pkcs7;
 use cbc::cipher::{BlockModeEncrypt, KeyIvInit};
 use hmac::{Hmac, KeyInit, Mac};
+use rsa::pkcs8::DecodePublicKey;
+use rsa::rand_core::{TryCryptoRng, TryRng};
+use rsa::traits::{PaddingScheme, PublicKeyParts};
+use rsa::{Oaep, RsaPublicKey};
+use sha1::Sha1;
 use sha2::Sha512;
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, Encode};
@@ -119,14 +123,16 @@ impl Trusted {
             return Err(Expired { from: from.to_rfc3339(), to: to.to_rfc3339() });
         }
         let key = certificate.subject_public_key_info().to_der().map_err(|_| Unreadable)?;
-        // The library takes no RSA key outside of these bounds.
-        let key = PublicEncryptingKey::from_der(&key).map_err(|_| Key)?;
-        OaepPublicEncryptingKey::new(key).map(Recipient).map_err(|_| Key)
+        let key = RsaPublicKey::from_public_key_der(&key).map_err(|_| Key)?;
+        if RSA_BITS.contains(&key.n().bits()) { Ok(Recipient(key)) } else { Err(Key) }
     }
 }
 
 /// A packager's public key.
-pub struct Recipient(OaepPublicEncryptingKey);
+pub struct Recipient(RsaPublicKey);
+
+/// Sizes of keys that are neither too weak nor a way to keep this server busy.
+const RSA_BITS: std::ops::RangeInclusive<u32> = 2048..=8192;
 
 /// The operating system gave no randomness, or the cryptography failed.
 #[derive(Debug, thiserror::Error)]
@@ -165,14 +171,8 @@ impl DocumentKeys {
     /// [`WrapFailed`].
     pub fn wrap(&self, recipient: &Recipient) -> Result<[Vec<u8>; 2], WrapFailed> {
         let wrap = |key: &[u8]| {
-            let mut wrapped = vec![0; recipient.0.ciphertext_size()];
-            let length = recipient
-                .0
-                .encrypt(&OAEP_SHA1_MGF1SHA1, key, &mut wrapped, None)
-                .map_err(|_| WrapFailed)?
-                .len();
-            wrapped.truncate(length);
-            Ok(wrapped)
+            let padding = Oaep::<Sha1>::new();
+            padding.encrypt(&mut SystemRandom, &recipient.0, key).map_err(|_| WrapFailed)
         };
         Ok([wrap(&*self.document)?, wrap(&*self.mac)?])
     }
@@ -194,6 +194,29 @@ impl DocumentKeys {
         Ok(Encrypted { cipher_value, mac })
     }
 }
+
+/// The randomness of everything else here, as `rsa` asks for it.
+struct SystemRandom;
+
+impl TryRng for SystemRandom {
+    type Error = WrapFailed;
+
+    fn try_next_u32(&mut self) -> Result<u32, WrapFailed> {
+        let mut bytes = [0; 4];
+        fill(&mut bytes).map(|()| u32::from_ne_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, WrapFailed> {
+        let mut bytes = [0; 8];
+        fill(&mut bytes).map(|()| u64::from_ne_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), WrapFailed> {
+        fill(bytes)
+    }
+}
+
+impl TryCryptoRng for SystemRandom {}
 
 fn fill(bytes: &mut [u8]) -> Result<(), WrapFailed> {
     aws_lc_rs::rand::fill(bytes).map_err(|_| WrapFailed)

@@ -113,8 +113,9 @@ impl Moment<'_> {
         let mut query = self.connection()?.prepare_cached(SELECT_KEYS)?;
         let keys = query
             .query_map(params![first, last, limit + 1], |row| Ok(StoredKey(row.get(0)?).mark()))?;
-        let keys = keys.collect::<Result<HashSet<_>, _>>()?;
-        Ok((keys.len() <= limit).then_some(keys))
+        // Rows are counted, not marks: two that are alike must not hide that there are more.
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        Ok((keys.len() <= limit).then(|| keys.into_iter().collect()))
     }
 
     fn connection(&mut self) -> Result<&Connection, StateError> {

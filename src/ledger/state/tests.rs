@@ -475,3 +475,34 @@ async fn rows_folded_before_they_were_asked_for_are_found_after_they_left_memory
         assert!(guard.read(|rows| rows.value(&key)).unwrap().is_some(), "{number}");
     }
 }
+
+#[tokio::test]
+async fn rows_of_one_identity_are_found_after_another_one_of_the_device_asked() {
+    let mut scenario = Scenario::with_room_for(100);
+    scenario.granted(&Ask::new(1, &kids([1])).by(1));
+    scenario.granted(&Ask::new(1, &kids([2])).by(2));
+    for number in 2..=40 {
+        scenario.granted(&Ask::new(number, &kids([number])).by(1));
+    }
+    let events: Vec<_> = scenario.events.into_iter().map(|event| (device(1), event)).collect();
+    let site = Site::with(&[]).await;
+    let state = site.state().await;
+    let deciding = Deciding::new(Arc::clone(&site.ledger), Arc::clone(&state));
+    let mut guard = deciding.hold(&device(1)).await.unwrap();
+    append(&site.ledger, &events[..2]).await;
+    guard.refresh().await.unwrap();
+    // The first identity is asked for again, most likely before the store holds its rows.
+    let never = Key::Kid(identity(1), kid(99));
+    assert_eq!(guard.read(|rows| rows.value(&never)).unwrap(), None);
+    // Later rows drive the first ones out of memory once the store holds them.
+    site.settle(&state).await;
+    append(&site.ledger, &events[2..]).await;
+    for (_, event) in &events[2..] {
+        let head = guard.head().unwrap();
+        guard.committed([(event, head + 1, head + 1)]).await.unwrap();
+    }
+    drop(guard);
+    let mut guard = deciding.hold(&device(1)).await.unwrap();
+    let first = Key::Kid(identity(1), kid(1));
+    assert!(guard.read(|rows| rows.value(&first)).unwrap().is_some());
+}

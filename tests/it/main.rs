@@ -30,4 +30,5 @@ mod revocation;
 mod service;
 mod shapes;
 mod voiding;
+mod webhooks;
 mod wire;

@@ -19,7 +19,7 @@ use crate::domain::{Device, DeviceRef, Digest, Identity, KeyId, Nonce, SessionId
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-const FOLD_VERSION: i64 = 4;
+pub const FOLD_VERSION: i64 = 4;
 
 /// How long events gather before they are applied: events of many devices change the same pages,
 /// which are then written once. Decisions do not wait for it, since recent events are folded forward

@@ -53,6 +53,7 @@ mod store;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -134,6 +135,7 @@ struct Office {
 pub struct Webhooks {
     desk: Arc<Desk>,
     metrics: Metrics,
+    failed: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
     _tail: Tail,
@@ -160,7 +162,13 @@ impl Webhooks {
         let desk = Desk::new(Arc::clone(&store), clock.clone(), &endpoints);
         let (sender, folded) = watch::channel(next_sequence);
         let sender = Arc::new(sender);
-        let fold = Fold { store: Arc::clone(&store), percents, folded: Arc::clone(&sender) };
+        let failed = Arc::default();
+        let fold = Fold {
+            store: Arc::clone(&store),
+            percents,
+            folded: Arc::clone(&sender),
+            failed: Arc::clone(&failed),
+        };
         let tail = Tail::spawn("webhooks", Arc::clone(&ledger), next_sequence, PAUSE, fold).await?;
         let (stop, stopping) = watch::channel(false);
         let metrics = Metrics::default();
@@ -175,7 +183,14 @@ impl Webhooks {
             runtime.shutdown_background();
         })?;
         let desk = Arc::new(desk);
-        Ok(Self { desk, metrics, stop, thread: Some(thread), _tail: tail, _folded: sender })
+        let thread = Some(thread);
+        Ok(Self { desk, metrics, failed, stop, thread, _tail: tail, _folded: sender })
+    }
+
+    /// Whether following the ledger has failed, so that nobody is told anything new until the next
+    /// start. Endpoints that fail are no failure of ours.
+    pub fn failed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.failed)
     }
 
     /// What operators may ask and do.
@@ -219,11 +234,14 @@ struct Fold {
     store: Arc<Store>,
     percents: Vec<u8>,
     folded: Arc<watch::Sender<u64>>,
+    failed: Arc<AtomicBool>,
 }
 
 impl Apply for Fold {
     fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.store.fold(batch, &self.percents)?;
+        let folded = self.store.fold(batch, &self.percents);
+        self.failed.store(folded.is_err(), Ordering::Relaxed);
+        folded?;
         if let Some(last) = batch.last() {
             self.folded.send_replace(last.recorded.sequence + 1);
         }

@@ -99,11 +99,10 @@ impl Outbound {
     /// [`OutboundError`], which names the setting to mend.
     pub fn new(target: &Target<'_>) -> Result<Self, OutboundError> {
         let Target { setting, url, ca_setting, ca, reach } = *target;
-        let refuse = |reason| OutboundError::Url {
-            setting: setting.to_owned(),
-            url: url.to_owned(),
-            reason,
-        };
+        // What stands before the host may be a password.
+        let shown = url.rsplit_once('@').map_or(url.to_owned(), |(_, rest)| format!("…@{rest}"));
+        let refuse =
+            |reason| OutboundError::Url { setting: setting.to_owned(), url: shown.clone(), reason };
         let parsed: Uri = url.parse().map_err(|_| refuse("it cannot be read"))?;
         if !matches!(parsed.scheme_str(), Some("http" | "https")) || parsed.host().is_none() {
             return Err(refuse("write it as https://HOST/PATH"));

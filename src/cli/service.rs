@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use zeroize::Zeroizing;
@@ -71,7 +72,7 @@ impl Service {
         let runtime = runtime()?;
         let ledger = Arc::new(Ledger::Embedded(Embedded::open(&data, Options::default())?));
         let opened = runtime.block_on(Opened::open(config, &data, &ledger, &clock))?;
-        let Opened { admin, admin_key, licensing, registry, inventory, readiness, pki, lists } =
+        let Opened { admin, admin_key, licensing, registry, inventory, mut readiness, pki, lists } =
             opened;
         let admin = Arc::new(admin);
         let metrics = Arc::new(Metrics::default());
@@ -79,6 +80,11 @@ impl Service {
         let webhooks = runtime.block_on(start_webhooks(config, &data, &ledger, &clock))?;
         if let Some(webhooks) = &webhooks {
             metrics.register(|registry| webhooks.metrics().register(registry));
+            let failed = webhooks.failed();
+            readiness = readiness.check("webhooks", move || match failed.load(Ordering::Relaxed) {
+                true => Err("stopped; see the log".to_owned()),
+                false => Ok(()),
+            });
         }
         let sweep_clock = clock.clone();
         let services = actix_web::web::Data::new(Services {

@@ -196,6 +196,11 @@ pub(crate) fn endpoints(config: &Config) -> anyhow::Result<Vec<Endpoint>> {
 
 fn endpoint(endpoint: &WebhookEndpoint) -> anyhow::Result<Endpoint> {
     let id = &endpoint.id;
+    let keys = endpoint.secret_files.iter().map(|path| key(path));
+    let keys = keys.collect::<anyhow::Result<Vec<_>>>();
+    let keys =
+        keys.with_context(|| format!("cannot use secret_files of the webhook endpoint {id}"))?;
+    let types = types(endpoint)?;
     let reach = if endpoint.allow_private { Reach::Anywhere } else { Reach::Public };
     let outbound = Outbound::new(&Target {
         setting: &format!("url of the webhook endpoint {id}"),
@@ -204,14 +209,10 @@ fn endpoint(endpoint: &WebhookEndpoint) -> anyhow::Result<Endpoint> {
         ca: endpoint.ca.as_deref(),
         reach,
     })?;
-    let keys = endpoint.secret_files.iter().map(|path| key(path));
-    let keys = keys.collect::<anyhow::Result<Vec<_>>>();
-    let keys =
-        keys.with_context(|| format!("cannot use secret_files of the webhook endpoint {id}"))?;
     let card = Card {
         id: id.clone(),
         url: endpoint.url.split(['?', '#']).next().unwrap_or_default().to_owned(),
-        types: types(endpoint)?,
+        types,
         public_keys: keys.iter().filter_map(SigningKey::public).collect(),
     };
     let timeout = Duration::from_secs(endpoint.timeout_seconds);

@@ -204,9 +204,7 @@ impl Courier {
         self.fill(&mut bag, place.sequence, place.sequence + 1).await?;
         Ok(bag.messages.into_iter().find(|message| message.place == place))
     }
-}
 
-impl Courier {
     /// Sends messages, and records how that went and what it brought forward. If the service stops
     /// before the answers are there, nothing is recorded, and they are sent again.
     async fn send(&mut self, messages: Vec<Message>, progress: Progress) -> Result<(), Trouble> {

@@ -47,6 +47,7 @@ const fn type_of(event: &Event) -> Option<&'static str> {
         | Event::ContentKeyRegistered(_)
         | Event::KeySeedRegistered(_)
         | Event::ContentKeyBound(_)
+        | Event::ContentKeyTyped(_)
         | Event::MasterKeyRotated(_)
         | Event::ApiKeyCreated(_)
         | Event::ApiKeyRevoked(_) => None,

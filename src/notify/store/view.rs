@@ -189,7 +189,7 @@ fn state(row: &Row<'_>) -> rusqlite::Result<State> {
 }
 
 const SELECT_STATE: &str = "SELECT next_sequence, failing_since_ms, failures, disabled_at_ms,
-      disabled_by, last_delivered_ms, last_error, COUNT(due_ms), MIN(due_ms),
+      disabled_by, last_delivered_ms, endpoints.last_error, COUNT(due_ms), MIN(due_ms),
       COUNT(failed.sequence) - COUNT(due_ms)
     FROM endpoints LEFT JOIN failed ON failed.endpoint = endpoints.id
     WHERE endpoints.id = ?1 GROUP BY endpoints.id";

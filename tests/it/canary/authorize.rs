@@ -9,8 +9,8 @@ use super::*;
 use crate::authorize::{Answer, Issuer, Server, license, with_token};
 
 const WEBHOOK_SECRET: [u8; 31] = *b"\x9cw3bh00k-secret\xd1\x07!\xee-of-32-b\x80yte";
-const HOOK_SECRET: [u8; 32] = *b"\x8eh00k-\xf3-shared-secret-of-32-b\x90\x1b";
-const HOOK_SEED: [u8; 32] = *b"\xb1h00k-\x87-ed25519-seed-of-32-b\xc4\x05";
+const HOOK_SECRET: [u8; 32] = *b"\x8eh00k-\xf3-shared-secret-of-32-b\x90\x1b\x1b";
+const HOOK_SEED: [u8; 32] = *b"\xb1h00k-\x87-ed25519-seed-of-32-b\xc4\x05\x05\x05";
 const HOOK_TOKEN: &str = "hook-url-canary-Xt5";
 const ACCOUNT: &str = "account-canary-Qk7@example";
 const DEVICE: &str = "device-canary-Wv3";

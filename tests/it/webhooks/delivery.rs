@@ -123,6 +123,17 @@ fn a_message_that_fails_is_tried_again_and_holds_up_none_behind_it() {
 }
 
 #[test]
+fn a_receiver_may_ask_to_be_left_alone_for_a_while() {
+    let server = Server::start(|_, _| Answer::Later(3600));
+    let telling = Telling::start(&[endpoint("e", &server.url, json!({}))]);
+    telling.acquire(1);
+    telling.caught_up("e");
+    let state = telling.state("e");
+    assert_eq!(state["next_retry_at"], "2023-11-14T23:13:20.000Z");
+    assert_eq!(state["last_error"], "status 429");
+}
+
+#[test]
 fn after_ten_attempts_a_message_is_a_dead_letter_until_it_is_sent_again() {
     let server = Server::start(|n, _| {
         if n < 20 { Answer::Body(503, Vec::new()) } else { Answer::Body(200, Vec::new()) }
@@ -192,6 +203,8 @@ fn an_endpoint_that_is_down_gets_what_it_missed_when_it_is_up() {
     eventually("it is down", || telling.state("e")["status"] == "down");
     assert_eq!(server.asked().len(), 10, "the rest waits in the ledger");
     assert_eq!(telling.service.client.get("/readyz").status, 200);
+    telling.service.advance_s(7);
+    eventually("these are tried again", || server.asked().len() == 20);
     // A minute later it is tried with one more.
     telling.service.advance_s(73);
     let order = telling.ids(&["license-acquired.v1"]);

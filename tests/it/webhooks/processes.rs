@@ -189,7 +189,10 @@ fn an_endpoint_that_cannot_be_told_is_refused_at_the_start() {
         (json!({"secret_files": [no_secret]}), &["endpoint e", "does not hold a webhook secret"]),
         (json!({"secret_files": [open]}), &["endpoint e", "chmod 600"]),
         (json!({"secret_files": ["/nowhere"]}), &["endpoint e", "/nowhere"]),
-        (json!({"url": "https://user:pass@hooks.example/"}), &["endpoint e", "password"]),
+        (
+            json!({"url": "https://user:secret-canary@hooks.example/"}),
+            &["endpoint e", "leave out the user name"],
+        ),
         (json!({}), &["ca of the webhook endpoint e is not set"]),
         (json!({"ca": "/nowhere.pem"}), &["/nowhere.pem", "ca of the webhook endpoint e"]),
     ] {

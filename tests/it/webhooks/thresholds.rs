@@ -79,3 +79,28 @@ fn shares_are_counted_on_across_a_restart() {
     telling.caught_up("e");
     assert_eq!(thresholds(&server.asked()), [(80, 2), (100, 2)]);
 }
+
+#[test]
+fn what_another_version_counted_is_counted_again_and_nothing_is_told_twice() {
+    let server = taker();
+    let mut telling = Telling::with(
+        &[endpoint("e", &server.url, json!({}))],
+        Setup::default().with("quota.device_limit", 2),
+    );
+    telling.acquire(1);
+    telling.acquire(2);
+    telling.caught_up("e");
+    let told = server.asked().len();
+    telling.service.restart_after(|data| {
+        let file = rusqlite::Connection::open(data.join("webhooks.db")).unwrap();
+        let changed = file.execute("UPDATE checkpoint SET fold_version = fold_version - 1", []);
+        assert_eq!(changed, Ok(1));
+    });
+    telling.caught_up("e");
+    assert_eq!(server.asked().len(), told);
+    let end = telling.service.event_count().to_string();
+    assert_eq!(telling.post("e/replay", json!({"from": "0", "to": end})).status, 202);
+    eventually("all is told again", || telling.state("e")["replays"] == json!([]));
+    let (first, again) = (ids(&server.asked()[..told]), ids(&server.asked()[told..]));
+    assert_eq!((first.len(), &first), (4, &again));
+}

@@ -4,6 +4,7 @@
 //! readable. All that must be provable (who, why, when) is in the body, never in metadata. Times
 //! are milliseconds since the Unix epoch; ids are text; no body holds a secret.
 
+mod key_types;
 mod keys;
 mod quota;
 
@@ -16,6 +17,7 @@ use super::ids::{
     derived_id,
 };
 
+pub use key_types::{ContentKeyTyped, TypeStatedBy};
 pub use keys::{
     ApiKeyCreated, ApiKeyRevoked, ContentKeyBound, ContentKeyRegistered, KeySeedRegistered,
     MasterKeyRotated,
@@ -50,6 +52,7 @@ pub enum Event {
     ContentKeyRegistered(ContentKeyRegistered),
     KeySeedRegistered(KeySeedRegistered),
     ContentKeyBound(ContentKeyBound),
+    ContentKeyTyped(ContentKeyTyped),
     MasterKeyRotated(MasterKeyRotated),
     ApiKeyCreated(ApiKeyCreated),
     ApiKeyRevoked(ApiKeyRevoked),
@@ -410,6 +413,7 @@ impl Event {
             Self::ContentKeyRegistered(_) => "content-key-registered.v1",
             Self::KeySeedRegistered(_) => "key-seed-registered.v1",
             Self::ContentKeyBound(_) => "content-key-bound.v1",
+            Self::ContentKeyTyped(_) => "content-key-typed.v1",
             Self::MasterKeyRotated(_) => "master-key-rotated.v1",
             Self::ApiKeyCreated(_) => "api-key-created.v1",
             Self::ApiKeyRevoked(_) => "api-key-revoked.v1",
@@ -439,6 +443,7 @@ impl Event {
             Self::ContentKeyRegistered(e) => e.at_ms,
             Self::KeySeedRegistered(e) => e.at_ms,
             Self::ContentKeyBound(e) => e.at_ms,
+            Self::ContentKeyTyped(e) => e.at_ms,
             Self::MasterKeyRotated(e) => e.at_ms,
             Self::ApiKeyCreated(e) => e.at_ms,
             Self::ApiKeyRevoked(e) => e.at_ms,
@@ -481,6 +486,7 @@ impl Event {
             Self::ContentKeyRegistered(e) => e.key_id.to_string(),
             Self::KeySeedRegistered(e) => e.seed_id.clone(),
             Self::ContentKeyBound(e) => e.key_id.to_string(),
+            Self::ContentKeyTyped(e) => format!("{} {}", e.key_id, e.stated_by.word()),
             Self::MasterKeyRotated(e) => e.at_ms.to_string(),
             Self::ApiKeyCreated(e) => e.key_id.clone(),
             Self::ApiKeyRevoked(e) => e.key_id.clone(),

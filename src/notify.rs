@@ -7,12 +7,13 @@
 //! {"type": "license.deleted", "timestamp": "2026-03-31T12:00:00.000Z", "data": {
 //!    "event_id": "…", "event_type": "license-deleted.v1", "sequence": 41, "position": "42",
 //!    "stream": "device-beb4pw6chv22zwww44tn5zxsb4", "device": "beb4pw6chv22zwww44tn5zxsb4",
-//!    "event": {"license_id": "…", "key_id": "…", "grade": "B", "releases": true, …}}}
+//!    "account": null, "event": {"license_id": "…", "key_id": "…", "grade": "B", "releases": true, …}}}
 //! ```
 //!
 //! `event` is the event's body as the ledger stores it; `null` if that would make the message larger
 //! than 20 kB. `sequence` orders messages, and `position`, the place behind it, is what reads take as
-//! `min_position` and what a replay may begin at. The id of a message, `webhook-id`, is the same for
+//! `min_position` and what a replay may begin at. `device` and `account` say whose stream the event is
+//! in; the account that a license counts for is in the event. The id of a message, `webhook-id`, is the same for
 //! every endpoint, attempt and replay: that of the event, or one that follows from it.
 //!
 //! | type | when |
@@ -23,7 +24,7 @@
 //! | `license.deleted` | the device proved that it deleted it |
 //! | `license.deletion_unmatched` | a genuine deletion that freed nothing |
 //! | `license.voided` | a rule of the quota policy ended it |
-//! | `quota.threshold` | a device's live slots grew to a share of its limit; instead of `event`: `scope`, `rule`, `limit`, `threshold_percent`, `live`, `quota_policy_revision` |
+//! | `quota.threshold` | the live slots of a device or an account grew to a share of its limit; instead of `event`: `scope`, `rule`, `limit`, `threshold_percent`, `live`, `quota_policy_revision` |
 //!
 //! # What is promised
 //!
@@ -145,7 +146,7 @@ pub struct Webhooks {
 
 impl Webhooks {
     /// Tells `endpoints` what happens in `ledger`, on threads of its own. `percents` are the shares of
-    /// a device's limit that are told when they are reached.
+    /// a limit that are told when they are reached.
     pub async fn start(
         dir: &Path,
         ledger: Arc<Ledger>,

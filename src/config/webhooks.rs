@@ -13,7 +13,7 @@ use super::ConfigError;
 pub struct Webhooks {
     /// The servers that are told.
     pub endpoints: Vec<WebhookEndpoint>,
-    /// Shares of a device's limit that are told when its live slots reach them.
+    /// Shares of the limit of a device or account that are told when its live slots reach them.
     pub thresholds_percent: Vec<u8>,
 }
 

@@ -9,7 +9,7 @@ use crate::clock::UnixMillis;
 use crate::domain::Event;
 use crate::domain::ids::derived_id;
 use crate::ledger::Recorded;
-use crate::ledger::state::store::DEVICE_STREAM;
+use crate::ledger::state::store::{ACCOUNT_STREAM, DEVICE_STREAM};
 use crate::ledger::tail::Fact;
 
 /// The largest body, in bytes: what the specification recommends.
@@ -44,6 +44,12 @@ const fn type_of(event: &Event) -> Option<&'static str> {
         | Event::EvidenceKept(_)
         | Event::TokenSpent(_)
         | Event::QuotaPolicyPublished(_)
+        | Event::SlotTaken(_)
+        | Event::SlotConfirmed(_)
+        | Event::SlotReleased(_)
+        | Event::ReservationMade(_)
+        | Event::ReservationClosed(_)
+        | Event::QuotaOverrideSet(_)
         | Event::ContentKeyRegistered(_)
         | Event::KeySeedRegistered(_)
         | Event::ContentKeyBound(_)
@@ -86,6 +92,7 @@ struct Source<'a> {
     position: String,
     stream: &'a str,
     device: Option<&'a str>,
+    account: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -112,6 +119,7 @@ impl<'a> Source<'a> {
             position: (recorded.sequence + 1).to_string(),
             stream: recorded.stream.as_str(),
             device: recorded.stream.as_str().strip_prefix(DEVICE_STREAM),
+            account: recorded.stream.as_str().strip_prefix(ACCOUNT_STREAM),
         }
     }
 }
@@ -134,7 +142,7 @@ impl Message {
         Ok(Some(Self { place, id: recorded.id, r#type, body }))
     }
 
-    /// The message that an event made a device reach a share of its limit. Its id follows from the
+    /// The message that an event made a holder reach a share of its limit. Its id follows from the
     /// event's.
     pub(super) fn of_crossing(fact: &Fact, crossing: &Crossing) -> Result<Self, serde_json::Error> {
         let recorded = &fact.recorded;

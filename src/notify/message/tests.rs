@@ -52,7 +52,7 @@ fn a_message_holds_the_event_as_it_is_stored_and_its_place() {
             "data": {
                 "event_id": Uuid::from_u128(0x77), "event_type": "license-voided.v1",
                 "sequence": 41, "position": "42", "stream": format!("device-{DEVICE}"),
-                "device": DEVICE, "event": voided(),
+                "device": DEVICE, "account": null, "event": voided(),
             },
         })
     );

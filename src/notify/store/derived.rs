@@ -4,19 +4,17 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::super::crossing::{self, Crossing, DeviceLimit};
+use super::super::crossing::{Crossing, Holder, InForce};
 use super::{FOLD_VERSION, Store, StoreError};
-use crate::domain::quota::QuotaPolicy;
-use crate::domain::{Device, Event};
+use crate::domain::Event;
 use crate::ledger::Recorded;
-use crate::ledger::state::store::DEVICE_STREAM;
 use crate::ledger::tail::Fact;
 
-/// The holders of slots that one batch of events is about, and the limit in force.
+/// The holders of slots that one batch of events is about, by stream, and the policy in force.
 struct Holders<'a> {
     db: &'a Transaction<'a>,
-    devices: BTreeMap<String, Device>,
-    limit: Option<DeviceLimit>,
+    holders: BTreeMap<String, Holder>,
+    in_force: Option<InForce>,
     percents: &'a [u8],
 }
 
@@ -26,9 +24,9 @@ impl Store {
         let Some(last) = batch.last() else { return Ok(()) };
         let mut writer = self.writer();
         let transaction = writer.transaction()?;
-        let limit = limit_in_force(&transaction)?;
-        let devices = BTreeMap::new();
-        let mut holders = Holders { db: &transaction, devices, limit, percents };
+        let in_force = policy_in_force(&transaction)?;
+        let holders = BTreeMap::new();
+        let mut holders = Holders { db: &transaction, holders, in_force, percents };
         for fact in batch {
             holders.apply(fact)?;
         }
@@ -65,23 +63,20 @@ impl Holders<'_> {
     fn apply(&mut self, fact: &Fact) -> Result<(), StoreError> {
         let Recorded { stream, sequence, revision, .. } = &fact.recorded;
         if let Event::QuotaPolicyPublished(published) = &fact.event {
-            self.limit = DeviceLimit::of(&published.policy, *revision);
-            let policy = serde_json::to_vec(&published.policy)?;
+            let (policy, revision) = (published.policy.clone(), *revision);
             self.db.execute(
                 "UPDATE checkpoint SET policy = ?1, policy_revision = ?2",
-                params![policy, revision],
+                params![serde_json::to_vec(&policy)?, revision],
             )?;
+            self.in_force = Some(InForce { policy, revision });
         }
-        let stream = stream.as_str();
-        if !stream.starts_with(DEVICE_STREAM) {
-            return Ok(());
+        let Some(fresh) = Holder::of_stream(stream.as_str()) else { return Ok(()) };
+        if !self.holders.contains_key(stream.as_str()) {
+            let holder = read_holder(self.db, stream.as_str())?.unwrap_or(fresh);
+            self.holders.insert(stream.to_string(), holder);
         }
-        if !self.devices.contains_key(stream) {
-            let device = read_device(self.db, stream)?;
-            self.devices.insert(stream.to_owned(), device);
-        }
-        let Some(device) = self.devices.get_mut(stream) else { return Ok(()) };
-        for reached in crossing::evolve(device, &fact.event, self.limit.as_ref(), self.percents) {
+        let Some(holder) = self.holders.get_mut(stream.as_str()) else { return Ok(()) };
+        for reached in holder.evolve(&fact.event, self.in_force.as_ref(), self.percents) {
             let json = serde_json::to_vec(&reached)?;
             self.db
                 .prepare_cached("INSERT OR IGNORE INTO crossings VALUES (?1, ?2, ?3)")?
@@ -92,27 +87,26 @@ impl Holders<'_> {
 
     fn write(self) -> Result<(), StoreError> {
         let mut write = self.db.prepare_cached("INSERT OR REPLACE INTO holders VALUES (?1, ?2)")?;
-        for (stream, device) in &self.devices {
-            write.execute(params![stream, postcard::to_allocvec(device)?])?;
+        for (stream, holder) in &self.holders {
+            write.execute(params![stream, postcard::to_allocvec(holder)?])?;
         }
         Ok(())
     }
 }
 
-fn read_device(db: &Connection, stream: &str) -> Result<Device, StoreError> {
+fn read_holder(db: &Connection, stream: &str) -> Result<Option<Holder>, StoreError> {
     let mut query = db.prepare_cached("SELECT state FROM holders WHERE stream = ?1")?;
     let state: Option<Vec<u8>> = query.query_row([stream], |row| row.get(0)).optional()?;
-    Ok(state.map(|state| postcard::from_bytes(&state)).transpose()?.unwrap_or_default())
+    Ok(state.map(|state| postcard::from_bytes(&state)).transpose()?)
 }
 
-fn limit_in_force(db: &Connection) -> Result<Option<DeviceLimit>, StoreError> {
+fn policy_in_force(db: &Connection) -> Result<Option<InForce>, StoreError> {
     let (policy, revision): (Option<Vec<u8>>, Option<u64>) =
         db.query_row("SELECT policy, policy_revision FROM checkpoint", [], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
     let Some((policy, revision)) = policy.zip(revision) else { return Ok(None) };
-    let policy: QuotaPolicy = serde_json::from_slice(&policy)?;
-    Ok(DeviceLimit::of(&policy, revision))
+    Ok(Some(InForce { policy: serde_json::from_slice(&policy)?, revision }))
 }
 
 /// Drops what another version folded. The shares that were reached stay: messages were made of them.

@@ -24,7 +24,7 @@ use crate::device::{Acquired, Device, PERSISTENT, kid, request};
 use crate::service::{Setup, TestService};
 
 /// How long something may take before a test gives it up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const SHARED: [u8; 32] = [0x6b; 32];
 
 /// Waits until it is so.

@@ -99,7 +99,7 @@ fn kills_lose_no_message() {
     let data = dir.path().join("data");
     let (mut key, mut device) = (None, None);
     for round in 0..KILLS {
-        let service = Serving::start(&data, &["--config", &config]);
+        let mut service = Serving::start(&data, &["--config", &config]);
         let key = key.get_or_insert_with(|| service.admin_key.clone().unwrap());
         let client = service.client(key);
         let device =

@@ -211,9 +211,10 @@ fn an_endpoint_that_is_down_gets_what_it_missed_when_it_is_up() {
     eventually("one is tried", || ids(&server.asked()).contains(&order[10]));
     UP.store(true, Ordering::SeqCst);
     telling.service.advance_s(LONG_S);
+    let end = telling.service.event_count().to_string();
     eventually("everything is delivered", || {
         let state = telling.state("e");
-        state["position"] == telling.service.event_count().to_string() && state["retrying"] == 0
+        state["position"] == *end && state["retrying"] == 0
     });
     let mut told = ids(&server.asked());
     told.sort();

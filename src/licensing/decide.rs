@@ -1,6 +1,7 @@
 //! A back end asks whether a device may store more, without asking for it.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Licensing, LicensingError};
@@ -9,15 +10,18 @@ use crate::domain::quota::Explanation;
 use crate::domain::{DeviceRef, KeyId};
 
 /// The answer, and all it rests on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Decision {
     /// `allow` or `deny`.
+    #[schema(pattern = "^(allow|deny)$", example = "deny")]
     pub decision: &'static str,
     /// The device asked about.
+    #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
     pub device: String,
     /// Whether the ledger knows it; an unknown one is decided as new.
     pub device_known: bool,
     /// Id of the rule that denied.
+    #[schema(example = "device-slots")]
     pub rule: Option<String>,
     /// Slots the device may hold: the lowest limit of all rules on them; `None` if none limits.
     pub limit: Option<u32>,
@@ -40,7 +44,7 @@ pub struct Decision {
 }
 
 /// A license that a decision counted.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DecisionCounted {
     /// The license.
     pub license_id: Uuid,

@@ -2,6 +2,7 @@
 
 use actix_web::web;
 use serde::Deserialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Services, licensing_problem};
@@ -14,16 +15,24 @@ use crate::licensing::Decision;
 const KEY_IDS_MAX: usize = 1000;
 
 /// What is asked.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Question {
     /// Reference, identity, or the id by which the service's token names the device.
+    #[schema(example = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f")]
     device: String,
     /// One persistent license each.
+    #[schema(value_type = Vec<Uuid>, min_items = 1, max_items = 1000)]
     key_ids: Vec<String>,
 }
 
-/// Decides without recording anything.
+/// Would these KIDs fit on this device? Records nothing
+#[utoipa::path(
+    post, path = "/v1/quota/decisions", operation_id = "decide_quota", tag = "quota",
+    security(("api_key" = ["quota:decide"])),
+    request_body = Question,
+    responses((status = 200, body = Decision))
+)]
 pub(super) async fn decide(
     _: Authorized<QuotaDecide>,
     services: web::Data<Services>,

@@ -5,6 +5,7 @@
 //!
 //! - [`event`]: the facts, in the stored shapes that never change.
 //! - [`device`]: the state of one device, folded from its events by [`Device::evolve`].
+//! - [`key_type`]: how a content key encrypts.
 //! - [`lookup`]: the index rows that answer "seen before?" without a device's whole history.
 //! - [`acquire`], [`acknowledge`], [`delete`]: one decision each, from state, lookups, command,
 //!   policy and time to events.
@@ -16,6 +17,7 @@ pub mod delete;
 pub mod device;
 pub mod event;
 pub mod ids;
+pub mod key_type;
 pub mod lookup;
 #[cfg(test)]
 mod properties;
@@ -29,3 +31,4 @@ pub use ids::{
     AccountRef, DeviceRef, Digest, Identity, KeyId, LicenseId, Nonce, ReferenceKey, SessionId,
     TransactionId,
 };
+pub use key_type::KeyType;

@@ -13,6 +13,7 @@ mod commit;
 mod decide;
 mod delete;
 mod identities;
+mod key_types;
 mod metrics;
 mod policy;
 mod register;

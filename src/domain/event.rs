@@ -4,6 +4,8 @@
 //! readable. All that must be provable (who, why, when) is in the body, never in metadata. Times
 //! are milliseconds since the Unix epoch; ids are text; no body holds a secret.
 
+mod key_types;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -13,6 +15,7 @@ use super::ids::{
     derived_id,
 };
 use super::quota::QuotaPolicy;
+pub use key_types::{ContentKeyTyped, TypeStatedBy};
 
 /// A fact. The stored type tag is [`Event::kind`], chosen by us and independent of Rust names.
 #[derive(Clone, Debug)]
@@ -33,6 +36,7 @@ pub enum Event {
     ContentKeyRegistered(ContentKeyRegistered),
     KeySeedRegistered(KeySeedRegistered),
     ContentKeyBound(ContentKeyBound),
+    ContentKeyTyped(ContentKeyTyped),
     MasterKeyRotated(MasterKeyRotated),
     ApiKeyCreated(ApiKeyCreated),
     ApiKeyRevoked(ApiKeyRevoked),
@@ -474,6 +478,7 @@ impl Event {
             Self::ContentKeyRegistered(_) => "content-key-registered.v1",
             Self::KeySeedRegistered(_) => "key-seed-registered.v1",
             Self::ContentKeyBound(_) => "content-key-bound.v1",
+            Self::ContentKeyTyped(_) => "content-key-typed.v1",
             Self::MasterKeyRotated(_) => "master-key-rotated.v1",
             Self::ApiKeyCreated(_) => "api-key-created.v1",
             Self::ApiKeyRevoked(_) => "api-key-revoked.v1",
@@ -497,6 +502,7 @@ impl Event {
             Self::ContentKeyRegistered(e) => e.at_ms,
             Self::KeySeedRegistered(e) => e.at_ms,
             Self::ContentKeyBound(e) => e.at_ms,
+            Self::ContentKeyTyped(e) => e.at_ms,
             Self::MasterKeyRotated(e) => e.at_ms,
             Self::ApiKeyCreated(e) => e.at_ms,
             Self::ApiKeyRevoked(e) => e.at_ms,
@@ -529,6 +535,7 @@ impl Event {
             Self::ContentKeyRegistered(e) => e.key_id.to_string(),
             Self::KeySeedRegistered(e) => e.seed_id.clone(),
             Self::ContentKeyBound(e) => e.key_id.to_string(),
+            Self::ContentKeyTyped(e) => format!("{} {}", e.key_id, e.stated_by.word()),
             Self::MasterKeyRotated(e) => e.at_ms.to_string(),
             Self::ApiKeyCreated(e) => e.key_id.clone(),
             Self::ApiKeyRevoked(e) => e.key_id.clone(),

@@ -20,12 +20,13 @@ use crate::ledger::tail::Fact;
 use crate::ledger::{Expected, StreamName};
 use crate::playready::acquire::AcquireRequest;
 use crate::playready::challenge::VerifiedChallenge;
+use crate::playready::content_key::KeyType;
 use crate::playready::kid::Kid;
 use crate::playready::policy::{Client, Conflict, LicensePolicy, Refusal as PolicyRefusal};
 use crate::playready::soap::{Fault, FaultCode, LimitScope, Refusal};
 
 /// How events name licenses of this protocol.
-const DRM_SYSTEM: &str = "playready";
+pub(super) const DRM_SYSTEM: &str = "playready";
 
 /// A command with everything prepared that can fail before deciding, whatever protocol it came by.
 pub(super) struct Asking<'a> {
@@ -176,7 +177,7 @@ impl Licensing {
                     Committed::DecideAgain => Ok(None),
                     Committed::BoundOtherwise => {
                         drop(turn);
-                        self.follow_bindings(&mut asking.command.licenses).await;
+                        self.follow_bindings(&mut asking.command.licenses).await?;
                         Ok(None)
                     }
                 }
@@ -298,12 +299,23 @@ impl Licensing {
         let mut keys = RequestKeys::default();
         let mut recorded = Vec::with_capacity(licenses.len());
         for (ordinal, license) in (0..).zip(licenses) {
-            let policy = license.policy.effective(&client, license.key_type, now_s);
+            let key_type = self.key_type(&license).await?;
+            let policy = license.policy.effective(&client, key_type, now_s);
             let policy = policy.map_err(|refusal| Denied::from(Refusal::from(refusal)))?;
-            recorded.push(batch.license(&license, &policy, ordinal)?);
+            recorded.push(batch.license(&license, &policy, key_type, ordinal)?);
             keys.remember(license.kid, license.key, license.source);
         }
         Ok((Acquire { licenses: recorded, ..command }, keys, claims))
+    }
+}
+
+impl Licensing {
+    /// How the key of a license encrypts: as it is recorded, or else as the request has it.
+    pub(super) async fn key_type(&self, license: &Entitled) -> Result<KeyType, Denied> {
+        let key_id = KeyId(license.kid.guid());
+        let recorded = self.recorded_type(key_id, &license.source).await?;
+        let recorded = recorded.map(KeyType::from);
+        license.key_type.settle(license.kid, recorded).map_err(|refusal| refusal.into())
     }
 }
 
@@ -382,6 +394,7 @@ impl Batch<'_> {
         &self,
         entitled: &Entitled,
         policy: &LicensePolicy,
+        key_type: KeyType,
         ordinal: u32,
     ) -> Result<LicenseAcquired, LicensingError> {
         let stored = serde_json::to_string(policy).and_then(RawValue::from_string);
@@ -416,7 +429,7 @@ impl Batch<'_> {
             model: self.caller.model.clone(),
             client_version: self.client_version.map(str::to_owned),
             drm_system: self.drm_system.to_owned(),
-            key_type: entitled.key_type.name().to_owned(),
+            key_type: key_type.name().to_owned(),
             key_source: entitled.source.clone(),
             chain: entitled.chain.clone(),
             quota_policy_revision: 0,

@@ -34,7 +34,7 @@ pub(super) enum Committed {
     },
     /// Something that the decision was made on has changed: decide again.
     DecideAgain,
-    /// A license has another key source than its KID: follow that and decide again.
+    /// A license has another key source or type than its KID: follow that and decide again.
     BoundOtherwise,
 }
 
@@ -121,7 +121,8 @@ impl Licensing {
 
     /// Stores `events` if nothing has changed since they were decided, and folds them.
     /// `extra_checks` are for streams beside device, identity and policy. Licenses with keys from
-    /// seeds bring what binds their KIDs to those ([`binding`](super::binding)).
+    /// seeds bring what binds their KIDs to those ([`binding`](super::binding)), and the first license
+    /// of a KID what settles its type ([`key_types`](super::key_types)).
     pub(super) async fn commit(
         &self,
         turn: &mut Turn,

@@ -14,6 +14,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::domain::KeyType;
 use crate::keys::ContentKey;
 use crate::playready::content_key::ContentKey as WireKey;
 use crate::playready::header::{
@@ -42,6 +43,22 @@ impl Scheme {
         match self {
             Self::Cenc => "cenc",
             Self::Cbcs => "cbcs",
+        }
+    }
+
+    /// How keys encrypt under it.
+    pub fn key_type(self) -> KeyType {
+        match self {
+            Self::Cenc => KeyType::AesCtr,
+            Self::Cbcs => KeyType::AesCbc,
+        }
+    }
+
+    /// The scheme that keys of this type are for.
+    pub fn of(key_type: KeyType) -> Self {
+        match key_type {
+            KeyType::AesCtr => Self::Cenc,
+            KeyType::AesCbc => Self::Cbcs,
         }
     }
 

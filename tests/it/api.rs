@@ -298,7 +298,8 @@ fn registered_keys_are_listed_by_id_in_pages_that_do_not_move() {
     assert_eq!(ids, (1..=5).map(|number| kid(number).to_string()).collect::<Vec<_>>());
     assert_eq!(walk(&service.client, "/v1/keys", 1_000, || ()).len(), 6);
     let members: BTreeSet<_> = items[0].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(members, BTreeSet::from(["check_value", "id", "kind", "registered_at"]));
+    let expected = ["check_value", "id", "key_type", "kind", "registered_at"];
+    assert_eq!(members, BTreeSet::from(expected));
     let reader = service.client_with(&[Scope::KeysDeliver]);
     assert_eq!(reader.get("/v1/keys").status_and_code(), (403, "missing-scope".to_owned()));
     let writer = service.client_with(&[Scope::KeysWrite]);

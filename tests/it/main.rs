@@ -18,6 +18,7 @@ mod crashes;
 mod device;
 mod golden_flow;
 mod http_shell;
+mod key_types;
 mod layout;
 mod matrix;
 mod mutations;

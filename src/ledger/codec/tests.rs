@@ -31,6 +31,7 @@ fn golden(event: &Event) -> &'static str {
         Event::ContentKeyRegistered(_) => body!("content-key-registered.v1"),
         Event::KeySeedRegistered(_) => body!("key-seed-registered.v1"),
         Event::ContentKeyBound(_) => body!("content-key-bound.v1"),
+        Event::ContentKeyTyped(_) => body!("content-key-typed.v1"),
         Event::MasterKeyRotated(_) => body!("master-key-rotated.v1"),
         Event::ApiKeyCreated(_) => body!("api-key-created.v1"),
         Event::ApiKeyRevoked(_) => body!("api-key-revoked.v1"),
@@ -50,7 +51,7 @@ fn goldens() -> Vec<(String, String)> {
 #[test]
 fn every_golden_is_read_as_its_type_and_written_with_the_same_members() {
     let goldens = goldens();
-    assert_eq!(goldens.len(), 18);
+    assert_eq!(goldens.len(), 19);
     for (kind, body) in goldens {
         let event = decode(&kind, body.as_bytes()).unwrap();
         assert_eq!(event.kind(), kind);
@@ -122,6 +123,8 @@ fn words_inside_bodies_do_not_change() {
         ("license-acquired.v1", "key_source", r#"{"kind": "published_test_seed"}"#),
         ("license-acquired.v1", "key_source", r#"{"kind": "request"}"#),
         ("license-voided.v1", "reason", r#""unconfirmed""#),
+        ("content-key-typed.v1", "key_type", r#""aesctr""#),
+        ("content-key-typed.v1", "stated_by", r#"{"kind": "operator", "actor": "cli"}"#),
         ("license-deleted.v1", "grade", r#""A""#),
         ("license-deleted.v1", "grade", r#""C""#),
         ("license-deleted.v1", "grade", r#""D""#),
@@ -149,12 +152,13 @@ fn event_ids_do_not_change() {
 }
 
 /// UUIDv5 of the goldens in the stream `a-stream`, computed with Python's uuid module.
-const EVENT_IDS: [(&str, &str); 18] = [
+const EVENT_IDS: [(&str, &str); 19] = [
     ("acquisition-refused.v1", "4d7c9b5c-baf0-5277-9d71-f5384bfefbdf"),
     ("api-key-created.v1", "192021aa-ced0-598e-bded-9885959c6ccc"),
     ("api-key-revoked.v1", "86c93d46-ea8f-5bc1-82de-7cdc742b635b"),
     ("content-key-bound.v1", "aec45daa-1cc6-532d-b79d-7ab98020b73f"),
     ("content-key-registered.v1", "8e3d0241-0949-5c1e-abb2-0f11a18cfa02"),
+    ("content-key-typed.v1", "13af6588-2032-51f0-a699-786a703830df"),
     ("deletion-unmatched.v1", "c0016dd5-47bd-552e-9a6d-59c86db35e2f"),
     ("device-enrolled.v1", "9ea28cf1-9744-5499-8846-ae0518c3cb7d"),
     ("evidence-kept.v1", "1b46d61f-50d2-5125-95d3-487aa3e08f00"),

@@ -8,10 +8,13 @@ use utoipa::ToSchema;
 
 use super::READ_EVENTS;
 use crate::clock::UnixMillis;
-use crate::domain::{Event, KeyId};
+use crate::domain::{Event, KeyId, KeyType};
 use crate::ledger::tail::Fact;
 use crate::ledger::{Expected, Ledger, StreamName};
 use crate::licensing::LicensingError;
+
+/// The kind of a content key's row.
+const CONTENT_KEY: &str = "content_key";
 
 /// A registered content key or key seed. Never the key itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -23,6 +26,8 @@ pub struct KeyRow {
     /// The KID as GUID text, or the seed's id.
     #[schema(example = "01234567-89ab-cdef-0123-456789abcdef")]
     pub id: String,
+    /// How a content key encrypts; `null` as long as nobody has said.
+    pub key_type: Option<KeyType>,
     /// By which a copy can be recognized, as the event has it.
     pub check_value: String,
     /// When it was registered.
@@ -38,6 +43,13 @@ pub struct KeyPage {
     pub next: Option<u64>,
     /// How many events the ledger had when the first page was cut.
     pub position: u64,
+}
+
+impl KeyRow {
+    /// The KID, if this is a content key.
+    pub(super) fn key_id(&self) -> Option<KeyId> {
+        (self.kind == CONTENT_KEY).then(|| self.id.parse().ok().map(KeyId)).flatten()
+    }
 }
 
 /// What is registered, as of a revision of the `keys` stream.
@@ -146,12 +158,13 @@ impl Book {
 impl Row {
     fn shown(&self) -> KeyRow {
         let (kind, id) = match &self.id {
-            Id::Key(key_id) => ("content_key", key_id.to_string()),
+            Id::Key(key_id) => (CONTENT_KEY, key_id.to_string()),
             Id::Seed(seed_id) => ("key_seed", seed_id.to_string()),
         };
         KeyRow {
             kind: kind.to_owned(),
             id,
+            key_type: None,
             check_value: HEXLOWER.encode(&self.check_value),
             registered_at: UnixMillis(self.at_ms).to_rfc3339(),
         }

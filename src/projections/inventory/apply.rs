@@ -63,6 +63,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         | Event::ContentKeyRegistered(_)
         | Event::KeySeedRegistered(_)
         | Event::ContentKeyBound(_)
+        | Event::ContentKeyTyped(_)
         | Event::MasterKeyRotated(_)
         | Event::ApiKeyCreated(_)
         | Event::ApiKeyRevoked(_) => Ok(()),

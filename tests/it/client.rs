@@ -74,7 +74,7 @@ impl Client {
     }
 
     /// The same key, shown to the packagers' listener, which the OpenAPI document leaves out.
-    pub fn at_packaging(&self, url: &str) -> Self {
+    pub fn at(&self, url: &str) -> Self {
         Self { url: url.to_owned(), described: false, ..self.clone() }
     }
 

@@ -285,7 +285,7 @@ fn packaging_data_is_served_to_packagers_on_their_own_listener_only() {
     service.import(&[(kid(1), [7; 16])]);
     let listener = service.inner().packaging.as_ref().unwrap().url();
     let body = packaging_data(&kid(1).to_string());
-    let packager = service.client_with(&[Scope::KeysDeliver]).at_packaging(&listener);
+    let packager = service.client_with(&[Scope::KeysDeliver]).at(&listener);
     let answer = packager.post(PATH, &header, body.as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(answer.text().contains(&format!("<KeyId>{}</KeyId>", kid(1))));
@@ -294,7 +294,7 @@ fn packaging_data_is_served_to_packagers_on_their_own_listener_only() {
     assert_eq!(unknown.status, 500);
     assert!(unknown.text().contains("0x8004c604") && unknown.text().contains("key_unknown"));
     // Without the scope, without a key, and on the device URL: nothing.
-    let other = service.client_with(&[Scope::KeysWrite]).at_packaging(&listener);
+    let other = service.client_with(&[Scope::KeysWrite]).at(&listener);
     assert_eq!(other.post(PATH, &header, body.as_bytes()).status, 403);
     assert_eq!(packager.with_key("").post(PATH, &header, body.as_bytes()).status, 401);
     assert_eq!(service.client.post(PATH, &header, body.as_bytes()).status, 404);

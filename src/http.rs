@@ -33,11 +33,11 @@
 //! Every route is described at its handler, for [`openapi`]:
 //!
 //! ```ignore
-//! /// Would these KIDs fit on this device? Records nothing
+//! /// Would these licenses fit on this device? Records nothing
 //! #[utoipa::path(
 //!     post, path = "/v1/quota/decisions", operation_id = "decide_quota", tag = "quota",
 //!     security(("api_key" = ["quota:decide"])),
-//!     request_body = Question,
+//!     request_body = Body,
 //!     responses((status = 200, body = Decision), (status = 404, description = "No such account"))
 //! )]
 //! ```

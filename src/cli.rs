@@ -11,6 +11,7 @@ pub mod events;
 pub mod inventory;
 pub mod keys;
 mod master_key;
+pub mod openapi;
 mod pipe;
 pub mod pki;
 pub mod rebuild;
@@ -51,6 +52,7 @@ enum Command {
     Pki(pki::PkiCommand),
     #[command(subcommand)]
     Device(device::DeviceCommand),
+    Openapi(openapi::OpenapiArgs),
 }
 
 /// Where the ledger is. Every setting can also stand in the configuration file or in the
@@ -106,6 +108,7 @@ fn run_command() -> ExitCode {
         Command::Webhooks(command) => webhooks::run(command),
         Command::Pki(command) => pki::run(command),
         Command::Device(command) => device::run(command),
+        Command::Openapi(args) => openapi::run(args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {}", one_line(&error));

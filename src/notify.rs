@@ -60,6 +60,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 use crate::clock::Clock;
 use crate::ledger::tail::{Apply, Fact, Tail};
@@ -94,13 +95,17 @@ pub struct Endpoint {
 }
 
 /// What operators see of an endpoint's configuration.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = WebhookEndpoint)]
 pub struct Card {
     /// Its id.
+    #[schema(example = "audit")]
     pub id: String,
     /// Its URL up to the query, which may hold a secret.
+    #[schema(example = "https://hooks.example/ledger")]
     pub url: String,
     /// The types of messages it is told, of [`TYPES`].
+    #[schema(value_type = Vec<String>, example = json!(["license.deleted", "quota.threshold"]))]
     pub types: BTreeSet<&'static str>,
     /// The public keys by which messages can be verified, where there are such.
     pub public_keys: Vec<String>,

@@ -162,8 +162,8 @@ impl Outbound {
     ) -> Result<(u16, HeaderMap), ureq::Error> {
         let mut answer = self.send(headers, body, timeout)?;
         // What is left of a longer one, or of one that breaks off, ends with its connection.
-        let body = answer.body_mut().with_config().limit(DRAINED_BYTES_MAX).reader();
-        let _ = std::io::copy(&mut { body }, &mut std::io::sink());
+        let mut rest = answer.body_mut().with_config().limit(DRAINED_BYTES_MAX).reader();
+        let _ = std::io::copy(&mut rest, &mut std::io::sink());
         Ok((answer.status().as_u16(), std::mem::take(answer.headers_mut())))
     }
 

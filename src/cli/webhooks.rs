@@ -152,7 +152,7 @@ fn dead_letters(args: &EndpointArgs) -> anyhow::Result<()> {
         println!(
             "{}  {:<26}  sequence {}  {} attempts until {}: {}",
             letter.message_id,
-            letter.r#type,
+            letter.kind,
             letter.sequence,
             letter.attempts,
             letter.last_failed_at,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::store::{DeadLetter, State, Store, StoreError};
@@ -18,7 +19,8 @@ pub struct Desk {
 }
 
 /// An endpoint and how delivery to it stands.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Webhook)]
 pub struct View {
     /// Its configuration.
     #[serde(flatten)]

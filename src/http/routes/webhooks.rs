@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Services;
@@ -12,13 +13,26 @@ use crate::http::page::{Cursor, Page, PageQuery, PageRequest};
 use crate::http::problem::{Case, Problem};
 use crate::notify::{DeadLetter, Desk, DeskError, View};
 
+/// The endpoint in a path, for its description.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code)] // handlers take the text itself
+struct EndpointPath {
+    /// Its id in the configuration.
+    #[param(example = "audit")]
+    id: String,
+}
+
 /// What to send again: a range, one dead letter, or all of them.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ReplayRequest)]
 pub(super) struct Again {
     /// Position that the range begins at.
+    #[schema(pattern = "^[0-9]+$", example = "7")]
     from: Option<String>,
     /// Position that it ends at, not included.
+    #[schema(pattern = "^[0-9]+$", example = "9")]
     to: Option<String>,
     /// The id of a dead letter.
     message_id: Option<Uuid>,
@@ -27,7 +41,12 @@ pub(super) struct Again {
     dead_letters: bool,
 }
 
-/// `GET /v1/webhooks`: all endpoints, in the order of the configuration.
+/// All endpoints of webhooks, in the order of the configuration, and how telling them stands
+#[utoipa::path(
+    get, path = "/v1/webhooks", operation_id = "list_webhooks", tag = "webhooks",
+    security(("api_key" = ["events:read"])),
+    responses((status = 200, body = Page<View>))
+)]
 pub(super) async fn list(
     _: Authorized<EventsRead>,
     services: web::Data<Services>,
@@ -43,7 +62,16 @@ pub(super) async fn list(
     Ok(web::Json(Page { items, next_cursor: None, position: position.to_string() }))
 }
 
-/// `GET /v1/webhooks/{id}`
+/// One endpoint of webhooks
+#[utoipa::path(
+    get, path = "/v1/webhooks/{id}", operation_id = "show_webhook", tag = "webhooks",
+    security(("api_key" = ["events:read"])),
+    params(EndpointPath),
+    responses(
+        (status = 200, body = View),
+        (status = 404, description = "No such endpoint"),
+    )
+)]
 pub(super) async fn show(
     _: Authorized<EventsRead>,
     services: web::Data<Services>,
@@ -53,7 +81,20 @@ pub(super) async fn show(
     desk.show(&id).map(web::Json).map_err(problem)
 }
 
-/// `GET /v1/webhooks/{id}/dead-letters`, in the order of the ledger.
+/// Messages that are not tried again, in the order of the ledger
+#[utoipa::path(
+    get, path = "/v1/webhooks/{id}/dead-letters", operation_id = "list_dead_letters", tag = "webhooks",
+    security(("api_key" = ["events:read"])),
+    params(
+        EndpointPath,
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Most items to show; 100 if not said"),
+        ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
+    ),
+    responses(
+        (status = 200, body = Page<DeadLetter>),
+        (status = 404, description = "No such endpoint"),
+    )
+)]
 pub(super) async fn dead_letters(
     _: Authorized<EventsRead>,
     services: web::Data<Services>,
@@ -62,6 +103,10 @@ pub(super) async fn dead_letters(
 ) -> Result<web::Json<Page<DeadLetter>>, Problem> {
     const LIST: &str = "dead letters";
     let desk = desk(&services, &id)?;
+    if query.min_position.is_some() {
+        let detail = "is no parameter of this list, which is always of this moment; leave it out";
+        return Err(Problem::field("min_position", detail));
+    }
     let PageRequest { limit, cursor } = query.parse::<(u64, u8)>(LIST)?;
     let end = desk.position().map_err(problem)?.to_string();
     let position = cursor.as_ref().map_or(end, |cursor| cursor.at.clone());
@@ -74,7 +119,17 @@ pub(super) async fn dead_letters(
     Ok(web::Json(Page { items, next_cursor: next.transpose()?, position }))
 }
 
-/// `POST /v1/webhooks/{id}/replay`
+/// Send messages again: from a position up to another, one dead letter, or all of them
+#[utoipa::path(
+    post, path = "/v1/webhooks/{id}/replay", operation_id = "replay_webhook", tag = "webhooks",
+    security(("api_key" = ["support:write"])),
+    params(EndpointPath),
+    request_body = Again,
+    responses(
+        (status = 202, body = View),
+        (status = 404, description = "No such endpoint, or no dead letter of this id"),
+    )
+)]
 pub(super) async fn replay(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
@@ -102,7 +157,16 @@ pub(super) async fn replay(
     Ok(HttpResponse::Accepted().json(view))
 }
 
-/// `POST /v1/webhooks/{id}/enable`: also ends the wait for what failed.
+/// Send to an endpoint again, from where it stopped; what failed is tried at once
+#[utoipa::path(
+    post, path = "/v1/webhooks/{id}/enable", operation_id = "enable_webhook", tag = "webhooks",
+    security(("api_key" = ["support:write"])),
+    params(EndpointPath),
+    responses(
+        (status = 200, body = View),
+        (status = 404, description = "No such endpoint"),
+    )
+)]
 pub(super) async fn enable(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
@@ -113,7 +177,16 @@ pub(super) async fn enable(
     Ok(web::Json(view))
 }
 
-/// `POST /v1/webhooks/{id}/disable`
+/// Stop sending to an endpoint; what happens waits in the ledger
+#[utoipa::path(
+    post, path = "/v1/webhooks/{id}/disable", operation_id = "disable_webhook", tag = "webhooks",
+    security(("api_key" = ["support:write"])),
+    params(EndpointPath),
+    responses(
+        (status = 200, body = View),
+        (status = 404, description = "No such endpoint"),
+    )
+)]
 pub(super) async fn disable(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,

@@ -2,17 +2,21 @@
 
 use rusqlite::{Row, params};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Store, StoreError};
 use crate::clock::UnixMillis;
 
 /// How delivery to one endpoint stands.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = WebhookState)]
 pub struct State {
     /// `active`, `failing`, `down` (new messages wait), `disabled`.
+    #[schema(value_type = String, example = "active")]
     pub status: &'static str,
     /// The position up to which everything was tried once; what failed is tried again apart from it.
+    #[schema(pattern = "^[0-9]+$", example = "42")]
     pub position: String,
     /// When attempts began to fail, if the last one did.
     pub failing_since: Option<UnixMillis>,
@@ -37,21 +41,26 @@ pub struct State {
 }
 
 /// A range that is being sent again.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = WebhookReplay)]
 pub struct Replaying {
     /// All before was tried once more.
+    #[schema(pattern = "^[0-9]+$", example = "7")]
     pub position: String,
     /// Where it ends.
+    #[schema(pattern = "^[0-9]+$", example = "9")]
     pub to: String,
 }
 
 /// A message whose last attempt failed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DeadLetter {
     /// Its `webhook-id`.
     pub message_id: Uuid,
     /// Its type.
-    pub r#type: String,
+    #[serde(rename = "type")]
+    #[schema(example = "license.deleted")]
+    pub kind: String,
     /// The sequence of the event that it is about.
     pub sequence: u64,
     /// Attempts it had.
@@ -61,6 +70,7 @@ pub struct DeadLetter {
     /// When the last one failed.
     pub last_failed_at: UnixMillis,
     /// What that failed of.
+    #[schema(example = "status 503")]
     pub last_error: String,
     #[serde(skip)]
     part: u8,
@@ -127,7 +137,7 @@ impl Store {
             let letters = query.query_map(params![endpoint, sequence, part, limit], |row| {
                 Ok(DeadLetter {
                     message_id: Uuid::from_bytes(row.get(0)?),
-                    r#type: row.get(1)?,
+                    kind: row.get(1)?,
                     sequence: row.get(2)?,
                     attempts: row.get(3)?,
                     first_failed_at: UnixMillis(row.get(4)?),

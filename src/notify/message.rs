@@ -55,6 +55,7 @@ const fn type_of(event: &Event) -> Option<&'static str> {
         | Event::ContentKeyBound(_)
         | Event::ContentKeyTyped(_)
         | Event::MasterKeyRotated(_)
+        | Event::RevocationListsTaken(_)
         | Event::ApiKeyCreated(_)
         | Event::ApiKeyRevoked(_) => None,
     }

@@ -1,7 +1,7 @@
 //! The state that decisions are made on.
 //!
 //! Local and disposable: one bounded row a device and index rows for what was seen before, kept
-//! by a tail of the ledger ([`store`]). Devices used lately stay in memory ([`deciding`]), at the
+//! by a tail of the ledger ([`store`], [`folder`]). Devices used lately stay in memory ([`deciding`]), at the
 //! head of their streams; there the cost of a decision does not depend on the length of history.
 //!
 //! The state may be behind the ledger. A reader takes a device at revision *r*, folds the events
@@ -9,6 +9,7 @@
 //! committed on anything older.
 
 pub mod deciding;
+mod folder;
 pub mod store;
 #[cfg(test)]
 mod tests;

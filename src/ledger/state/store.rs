@@ -1,30 +1,28 @@
 //! `state.db`: the folded devices and the index rows, and the tail that keeps them.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::super::sqlite::{self, Checkpoint, Readers};
-use super::super::tail::{Apply, Fact, Progress, Tail, error_text};
+use super::super::tail::{Progress, Tail, error_text};
 use super::super::{Ledger, ReadError};
+use super::folder::Folder;
 use crate::domain::ids::Wire16;
-use crate::domain::lookup::{self, Key, Place, Row, Rows};
+use crate::domain::lookup::{Key, Row};
 use crate::domain::{Device, DeviceRef, Digest, Identity, KeyId, Nonce, SessionId, TransactionId};
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
 const FOLD_VERSION: i64 = 4;
 
-/// How long events gather before they are applied: events of many devices change the same pages,
-/// which are then written once. Decisions do not wait for it, since recent events are folded forward
-/// in memory.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How often new events are folded. Decisions do not wait for it, since recent events are folded
+/// forward in memory.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Prefix of the streams that hold one device each.
 pub const DEVICE_STREAM: &str = "device-";
@@ -59,8 +57,9 @@ impl StateStore {
     /// Opens or makes `state.db` in `dir` and starts to follow `ledger`.
     pub async fn open(dir: &Path, ledger: Arc<Ledger>) -> Result<Self, StateError> {
         let path = dir.join("state.db");
-        let (file, next_sequence) = open_for(&path, &ledger).await?;
-        let tail = Tail::spawn("state", ledger, next_sequence, PAUSE, Folder { file }).await?;
+        let (file, checkpoint) = open_for(&path, &ledger).await?;
+        let folder = Folder::new(file, checkpoint);
+        let tail = Tail::spawn("state", ledger, checkpoint.next_sequence, PAUSE, folder).await?;
         Ok(Self { readers: Readers::new(path), tail })
     }
 
@@ -69,7 +68,7 @@ impl StateStore {
         Ok(sqlite::remove(&dir.join("state.db"))?)
     }
 
-    /// How far the state has been folded.
+    /// How far the state is stored: no decision on events before has to look further.
     pub fn progress(&self) -> Progress {
         self.tail.progress()
     }
@@ -107,15 +106,15 @@ impl Moment<'_> {
         &mut self,
         identity: Identity,
         limit: usize,
-    ) -> Result<Option<HashSet<u64>>, StateError> {
+    ) -> Result<Option<Vec<u64>>, StateError> {
         let first = identity_bytes(&identity);
         let last = [first, &[u8::MAX]].concat();
         let mut query = self.connection()?.prepare_cached(SELECT_KEYS)?;
-        let keys = query
-            .query_map(params![first, last, limit + 1], |row| Ok(StoredKey(row.get(0)?).mark()))?;
-        // Rows are counted, not marks: two that are alike must not hide that there are more.
+        let keys = query.query_map(params![first, last, limit + 1], |row| {
+            Ok(mark(row.get_ref(0)?.as_blob()?))
+        })?;
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        Ok((keys.len() <= limit).then(|| keys.into_iter().collect()))
+        Ok((keys.len() <= limit).then_some(keys))
     }
 
     fn connection(&mut self) -> Result<&Connection, StateError> {
@@ -140,7 +139,7 @@ impl Drop for Moment<'_> {
     }
 }
 
-fn read_device(
+pub(super) fn read_device(
     connection: &Connection,
     device: &DeviceRef,
 ) -> Result<Option<(u64, Device)>, StateError> {
@@ -155,66 +154,82 @@ fn read_device(
     }
 }
 
-fn stored_row(connection: &Connection, key: &StoredKey) -> Result<Option<Row>, StateError> {
+pub(super) fn stored_row(connection: &Connection, key: &StoredKey) -> Result<Option<Row>, StateError> {
     let mut query = connection.prepare_cached("SELECT value FROM lookups WHERE key = ?1")?;
-    let value: Option<Vec<u8>> = query.query_row([&key.0], |row| row.get(0)).optional()?;
+    let value: Option<Vec<u8>> = query.query_row([key.bytes()], |row| row.get(0)).optional()?;
     Ok(value.map(|value| postcard::from_bytes(&value)).transpose()?)
 }
 
 /// What an index row is stored under: the first half of its identity, so that the rows of one device
 /// share pages, then the kind of the key and its ids, 16 bytes each.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct StoredKey(Vec<u8>);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct StoredKey {
+    /// Zero from `length` on.
+    bytes: [u8; KEY_BYTES_MAX],
+    length: usize,
+}
 
 const IDENTITY_BYTES: usize = 16;
+const KEY_BYTES_MAX: usize = IDENTITY_BYTES + 1 + 16 + 16;
 
 impl StoredKey {
     pub(super) fn of(key: &Key) -> Self {
-        let mut bytes = Vec::with_capacity(IDENTITY_BYTES + 33);
-        bytes.extend_from_slice(identity_bytes(&key.identity()));
+        let identity = key.identity();
+        let whose = identity_bytes(&identity);
         match key {
-            Key::Challenge(_, Nonce(Wire16(nonce))) => put(&mut bytes, 0, [nonce]),
+            Key::Challenge(_, Nonce(Wire16(nonce))) => Self::joined([whose, &[0], nonce]),
             Key::SessionKid(_, SessionId(Wire16(session)), KeyId(kid)) => {
-                put(&mut bytes, 1, [session, kid.as_bytes()]);
+                Self::joined([whose, &[1], session, kid.as_bytes()])
             }
-            Key::ExplicitSession(_, SessionId(Wire16(session))) => put(&mut bytes, 2, [session]),
-            Key::Kid(_, KeyId(kid)) => put(&mut bytes, 3, [kid.as_bytes()]),
-            Key::Transaction(_, TransactionId(id)) => put(&mut bytes, 4, [id.as_bytes()]),
+            Key::ExplicitSession(_, SessionId(Wire16(session))) => {
+                Self::joined([whose, &[2], session])
+            }
+            Key::Kid(_, KeyId(kid)) => Self::joined([whose, &[3], kid.as_bytes()]),
+            Key::Transaction(_, TransactionId(id)) => Self::joined([whose, &[4], id.as_bytes()]),
         }
-        Self(bytes)
+    }
+
+    fn joined<const N: usize>(parts: [&[u8]; N]) -> Self {
+        let mut joined = Self { bytes: [0; KEY_BYTES_MAX], length: 0 };
+        let mut rest = joined.bytes.iter_mut();
+        for byte in parts.into_iter().flatten() {
+            if let Some(place) = rest.next() {
+                *place = *byte;
+                joined.length += 1;
+            }
+        }
+        joined
     }
 
     /// As the database has it.
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.0
+        self.bytes.get(..self.length).unwrap_or_default()
     }
 
     /// A number that tells the keys of one identity apart, almost always.
     pub(super) fn mark(&self) -> u64 {
-        let own = self.0.get(IDENTITY_BYTES..).unwrap_or_default();
-        let mut hasher = DefaultHasher::new();
-        own.hash(&mut hasher);
-        hasher.finish()
+        mark(self.bytes())
     }
+}
+
+/// The [mark](StoredKey::mark) of a key as the database has it.
+fn mark(key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(key.get(IDENTITY_BYTES..).unwrap_or_default());
+    hasher.finish()
 }
 
 fn identity_bytes(Identity(Digest(identity)): &Identity) -> &[u8] {
     identity.first_chunk::<IDENTITY_BYTES>().map_or(&[], |bytes| bytes)
 }
 
-fn put<const N: usize>(bytes: &mut Vec<u8>, kind: u8, ids: [&[u8; 16]; N]) {
-    bytes.push(kind);
-    ids.iter().for_each(|id| bytes.extend_from_slice(*id));
-}
-
 /// Opens the file for writing, and says from where on to fold: from the start if the file is not of
 /// this ledger or not of this version, or damaged.
-async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), StateError> {
+async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, Checkpoint), StateError> {
     let reason = match open_current(path) {
         Ok((file, Some(checkpoint))) => {
             if checkpoint.is_of(ledger).await? {
-                return Ok((file, checkpoint.next_sequence));
+                return Ok((file, checkpoint));
             }
             "it belongs to another ledger".to_owned()
         }
@@ -224,11 +239,11 @@ async fn open_for(path: &Path, ledger: &Ledger) -> Result<(Connection, u64), Sta
     tracing::warn!(%reason, "state.db cannot be used and is folded again: {reason}");
     sqlite::remove(path)?;
     let (file, _) = open_current(path)?;
-    Ok((file, 0))
+    Ok((file, Checkpoint::default()))
 }
 
 /// Opens the file, or makes it. No checkpoint: another version folded it.
-fn open_current(path: &Path) -> Result<(Connection, Option<Checkpoint>), StateError> {
+pub(super) fn open_current(path: &Path) -> Result<(Connection, Option<Checkpoint>), StateError> {
     let file = sqlite::open_for_writing(path, SCHEMA)?;
     file.execute("INSERT OR IGNORE INTO checkpoint VALUES (1, ?1, 0, NULL)", [FOLD_VERSION])?;
     let checkpoint = file.query_row(
@@ -245,98 +260,3 @@ fn open_current(path: &Path) -> Result<(Connection, Option<Checkpoint>), StateEr
 
 const SELECT_KEYS: &str = "SELECT key FROM lookups WHERE key BETWEEN ?1 AND ?2 LIMIT ?3";
 const SCHEMA: &[&str] = &[include_str!("../../../migrations/state/0001_state.sql")];
-
-/// Folds batches of events into the file.
-struct Folder {
-    file: Connection,
-}
-
-impl Apply for Folder {
-    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.fold(batch).map_err(Into::into)
-    }
-}
-
-impl Folder {
-    fn fold(&mut self, batch: &[Fact]) -> Result<(), StateError> {
-        let Some(last) = batch.last() else { return Ok(()) };
-        let transaction = self.file.transaction()?;
-        let mut devices = BTreeMap::<DeviceRef, (u64, Device)>::new();
-        let mut rows = BatchRows { transaction: &transaction, rows: BTreeMap::new() };
-        for fact in batch {
-            let Some(device) = device_of(fact) else { continue };
-            let (sequence, revision) = (fact.recorded.sequence, fact.recorded.revision);
-            let place = Place { device: &device, sequence, revision };
-            lookup::apply(&fact.event, place, &mut rows)?;
-            let (folded_to, state) = match devices.entry(device) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => {
-                    let stored = read_device(&transaction, entry.key())?;
-                    entry.insert(stored.unwrap_or_default())
-                }
-            };
-            *folded_to = revision;
-            state.evolve(&fact.event);
-        }
-        rows.flush()?;
-        write_devices(&transaction, devices)?;
-        transaction.execute(
-            "UPDATE checkpoint SET next_sequence = ?1, last_event_id = ?2",
-            params![last.recorded.sequence + 1, last.recorded.id.as_bytes()],
-        )?;
-        transaction.commit()?;
-        Ok(())
-    }
-}
-
-/// The device whose stream holds the event, if one does.
-fn device_of(fact: &Fact) -> Option<DeviceRef> {
-    fact.recorded.stream.as_str().strip_prefix(DEVICE_STREAM)?.parse().ok()
-}
-
-fn write_devices(
-    transaction: &Transaction<'_>,
-    devices: BTreeMap<DeviceRef, (u64, Device)>,
-) -> Result<(), StateError> {
-    let mut write =
-        transaction.prepare_cached("INSERT OR REPLACE INTO devices VALUES (?1, ?2, ?3)")?;
-    for (device, (revision, state)) in devices {
-        let state = postcard::to_allocvec(&state)?;
-        write.execute(params![device.to_string(), revision, state])?;
-    }
-    Ok(())
-}
-
-/// Index rows of one batch: read through, written once at its end, in key order.
-struct BatchRows<'a> {
-    transaction: &'a Transaction<'a>,
-    rows: BTreeMap<StoredKey, Row>,
-}
-
-impl Rows for BatchRows<'_> {
-    type Error = StateError;
-
-    fn get(&mut self, key: &Key) -> Result<Option<Row>, StateError> {
-        let key = StoredKey::of(key);
-        match self.rows.get(&key) {
-            Some(row) => Ok(Some(row.clone())),
-            None => stored_row(self.transaction, &key),
-        }
-    }
-
-    fn put(&mut self, key: Key, row: Row) -> Result<(), StateError> {
-        self.rows.insert(StoredKey::of(&key), row);
-        Ok(())
-    }
-}
-
-impl BatchRows<'_> {
-    fn flush(self) -> Result<(), StateError> {
-        let mut write =
-            self.transaction.prepare_cached("INSERT OR REPLACE INTO lookups VALUES (?1, ?2)")?;
-        for (key, row) in &self.rows {
-            write.execute(params![&key.0, postcard::to_allocvec(row)?])?;
-        }
-        Ok(())
-    }
-}

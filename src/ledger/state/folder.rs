@@ -1,8 +1,10 @@
 //! Folds events into `state.db`.
 //!
 //! An event changes a device's row and a few index rows: about four pages, nearly all of them
-//! pages that its device's next event changes again. So changes gather in memory, and each device is
-//! stored when the first of its changes is [`GATHER`] old, or too many events have gathered:
+//! pages that its device's next event changes again. So changes gather in memory, and each time
+//! events were folded, a [small part](STORED_PART) of the changed devices is stored, those first that
+//! have waited longest. So the disk, which the ledger commits to, has a little to do all the time and
+//! never much at once.
 //!
 //! ```text
 //! log        …… stored ……|…… folded, some of it stored ……|…… not read yet ……
@@ -18,7 +20,6 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::error::Error;
-use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, params};
 
@@ -28,8 +29,9 @@ use super::store::{DEVICE_STREAM, StateError, StoredKey, read_device, stored_row
 use crate::domain::lookup::{self, Key, Place, Row, Rows};
 use crate::domain::{Device, DeviceRef, Identity};
 
-/// How long the changes of one device gather.
-const GATHER: Duration = Duration::from_secs(10);
+/// One in so many changed devices is stored each time. With half a second between those times, the
+/// changes of a device gather for about ten seconds.
+const STORED_PART: usize = 20;
 
 /// Events whose changes gather, at most: they take about 1 KiB each, and are what is folded again
 /// after a crash.
@@ -54,7 +56,6 @@ pub(super) struct Folder {
 
 /// A device with changes that are not stored.
 struct Changed {
-    since: Instant,
     /// What was seen before the first of them.
     before: Checkpoint,
     events: usize,
@@ -73,7 +74,7 @@ impl Apply for Folder {
             self.fold(fact)?;
         }
         self.file.execute_batch("COMMIT")?;
-        Ok(self.store_due(Instant::now())?)
+        Ok(self.store_part()?)
     }
 
     fn unstored_from(&self) -> Option<u64> {
@@ -131,10 +132,12 @@ impl Folder {
         self.devices.get(self.waiting.front()?)
     }
 
-    fn store_due(&mut self, now: Instant) -> Result<(), StateError> {
-        let due = |oldest: &Changed| now.duration_since(oldest.since) >= GATHER;
-        while self.events > GATHER_EVENTS || self.oldest_unstored().is_some_and(due) {
-            self.store_oldest(STORE_DEVICES)?;
+    /// Stores the part of the changed devices that is due, or more if too many events have gathered.
+    fn store_part(&mut self) -> Result<(), StateError> {
+        let kept = self.waiting.len() - self.waiting.len().div_ceil(STORED_PART);
+        while self.waiting.len() > kept || self.events > GATHER_EVENTS {
+            let due = self.waiting.len().saturating_sub(kept).max(1);
+            self.store_oldest(due.min(STORE_DEVICES))?;
         }
         if self.waiting.is_empty() {
             // Events of other streams move the checkpoint as well.
@@ -165,7 +168,6 @@ impl Changed {
     fn after(before: Checkpoint, stored: Option<(u64, Device)>) -> Self {
         let (revision, device) = stored.unzip();
         Self {
-            since: Instant::now(),
             before,
             events: 0,
             revision,

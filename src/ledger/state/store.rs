@@ -154,7 +154,10 @@ pub(super) fn read_device(
     }
 }
 
-pub(super) fn stored_row(connection: &Connection, key: &StoredKey) -> Result<Option<Row>, StateError> {
+pub(super) fn stored_row(
+    connection: &Connection,
+    key: &StoredKey,
+) -> Result<Option<Row>, StateError> {
     let mut query = connection.prepare_cached("SELECT value FROM lookups WHERE key = ?1")?;
     let value: Option<Vec<u8>> = query.query_row([key.bytes()], |row| row.get(0)).optional()?;
     Ok(value.map(|value| postcard::from_bytes(&value)).transpose()?)

@@ -167,8 +167,8 @@ pub struct Entitled {
     pub policy: LicensePolicy,
     /// Whether the request asked for a persistent license.
     pub requested_persistent: bool,
-    /// How the key encrypts.
-    pub key_type: KeyType,
+    /// How the key encrypts, as far as the request goes.
+    pub key_type: AskedType,
     /// The content key.
     pub key: ContentKey,
     /// Where the content key came from.
@@ -179,6 +179,57 @@ pub struct Entitled {
     pub title: Option<String>,
     /// The content group, as the service names it.
     pub content_group: Option<String>,
+}
+
+/// What a request says of how a key encrypts. What is recorded of the key comes before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AskedType {
+    /// What the entitlement states itself, which must not contradict the record.
+    pub stated: Option<StatedType>,
+    /// What the content's header says; the client wrote it.
+    pub header: Option<KeyType>,
+}
+
+/// A type that an entitlement states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatedType {
+    /// By `ckt` of the policy string.
+    PolicyString(KeyType),
+    /// By `key_type` of a [statement].
+    Statement(KeyType),
+}
+
+impl StatedType {
+    fn key_type(self) -> KeyType {
+        match self {
+            Self::PolicyString(key_type) | Self::Statement(key_type) => key_type,
+        }
+    }
+}
+
+impl AskedType {
+    /// The type, where nothing is recorded.
+    pub fn unrecorded(self) -> KeyType {
+        self.stated.map(StatedType::key_type).or(self.header).unwrap_or(KeyType::AesCtr)
+    }
+
+    /// The type of the key of `kid`, of which this is recorded.
+    ///
+    /// # Errors
+    /// What the entitlement states contradicts the record.
+    pub fn settle(self, kid: Kid, recorded: Option<KeyType>) -> Result<KeyType, Refusal> {
+        let Some(recorded) = recorded else { return Ok(self.unrecorded()) };
+        let detail = |field| format!("{field}: the key of {kid} is for {} only", recorded.name());
+        match self.stated {
+            Some(StatedType::PolicyString(stated)) if stated != recorded => {
+                Err(Refusal::InvalidCfg { detail: detail("ckt") })
+            }
+            Some(StatedType::Statement(stated)) if stated != recorded => {
+                Err(Refusal::InvalidPolicy { detail: detail("key_type") })
+            }
+            _ => Ok(recorded),
+        }
+    }
 }
 
 impl Entitlement {
@@ -258,13 +309,14 @@ impl Asked<'_> {
         Ok(available)
     }
 
-    /// The type the header gives a KID's key; CTR when it says nothing.
-    fn header_key_type(&self, kid: Kid) -> Result<KeyType, Fault> {
+    /// The type the header gives a KID's key, if it gives one.
+    fn header_key_type(&self, kid: Kid) -> Result<Option<KeyType>, Fault> {
         let entry = self.header_keys.iter().find(|key| key.kid == kid);
         match entry.and_then(|key| key.algid) {
             Some(AlgId::Cocktail) => Err(Fault::refused(Refusal::UnsupportedKeyType)),
-            Some(AlgId::AesCbc) => Ok(KeyType::AesCbc),
-            Some(AlgId::AesCtr) | None => Ok(KeyType::AesCtr),
+            Some(AlgId::AesCbc) => Ok(Some(KeyType::AesCbc)),
+            Some(AlgId::AesCtr) => Ok(Some(KeyType::AesCtr)),
+            None => Ok(None),
         }
     }
 

@@ -19,6 +19,7 @@
 //! Its own, if one is registered; else the one that a seed derives: the seed that gave it a key
 //! before, else the seed that the entitlement names, else the default seed ([`Keys::source`]). Of
 //! these the ledger decides the first two, once and for all: see the `content-key-bound.v1` event.
+//! How the key encrypts is the ledger's to say as well: see `content-key-typed.v1`.
 
 mod import;
 mod reseal;
@@ -37,8 +38,8 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::domain::KeyId;
-pub use import::{ImportError, parse_import, parse_seed};
+use crate::domain::{KeyId, KeyType};
+pub use import::{ImportError, ImportedKey, parse_import, parse_seed};
 pub use reseal::Resealed;
 use seal::Sealer;
 
@@ -52,6 +53,8 @@ pub const DEFAULT_SEED: &str = "default";
 
 /// Seeds of KIDs kept in memory; the ledger knows those of all.
 const BOUND_CACHED: NonZeroUsize = NonZeroUsize::new(64 * 1024).unwrap();
+/// Types of keys kept in memory; the ledger knows all.
+const TYPES_CACHED: NonZeroUsize = NonZeroUsize::new(128 * 1024).unwrap();
 
 /// The key file cannot be used, or a key is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +112,8 @@ pub struct Keys {
     known: RwLock<Known>,
     /// From which seed KIDs got their key, as far as it was looked up.
     bound: Mutex<LruCache<KeyId, String>>,
+    /// How the keys of KIDs encrypt, as far as it was looked up.
+    types: Mutex<LruCache<KeyId, KeyType>>,
     default_seed: String,
 }
 
@@ -182,6 +187,7 @@ impl Keys {
             store: Mutex::new(store),
             known: RwLock::new(known),
             bound: Mutex::new(LruCache::new(BOUND_CACHED)),
+            types: Mutex::new(LruCache::new(TYPES_CACHED)),
             default_seed: DEFAULT_SEED.to_owned(),
         })
     }
@@ -246,6 +252,16 @@ impl Keys {
     /// Remembers that the ledger has bound a KID to a seed.
     pub fn remember_bound(&self, key_id: KeyId, seed_id: &str) {
         self.bound().put(key_id, seed_id.to_owned());
+    }
+
+    /// How the KID's key is known to encrypt. `None` says nothing: ask the ledger.
+    pub fn key_type(&self, key_id: KeyId) -> Option<KeyType> {
+        self.types().get(&key_id).copied()
+    }
+
+    /// Remembers what the ledger says of how the KID's key encrypts.
+    pub fn remember_type(&self, key_id: KeyId, key_type: KeyType) {
+        self.types().put(key_id, key_type);
     }
 
     /// Puts content keys on disk, all or none. They are not given to anyone before
@@ -335,6 +351,10 @@ impl Keys {
 
     fn bound(&self) -> MutexGuard<'_, LruCache<KeyId, String>> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn types(&self) -> MutexGuard<'_, LruCache<KeyId, KeyType>> {
+        self.types.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

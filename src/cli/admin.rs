@@ -15,9 +15,9 @@ use crate::access::Registry as ApiKeys;
 use crate::access::secrets::{self, Secret};
 use crate::access::{ApiKeyId, ApiKeyRecord, ApiKeyText, KEY_RANDOM_BYTES, Scope};
 use crate::clock::{Clock, UnixMillis};
+use crate::domain::Digest;
 use crate::domain::event::ApiKeyCreated;
-use crate::domain::{Digest, KeyId};
-use crate::keys::{ContentKey, KeySeed, Keys};
+use crate::keys::{ImportedKey, KeySeed, Keys};
 use crate::ledger::embedded::{OpenError, Options};
 use crate::ledger::{Embedded, Ledger};
 use crate::licensing::{KeyRow, Registered, Registry};
@@ -31,8 +31,8 @@ const ACTOR: &str = "cli";
 pub enum Command {
     /// Register content keys.
     ImportKeys {
-        /// KID and key.
-        keys: Vec<(KeyId, ContentKey)>,
+        /// The keys.
+        keys: Vec<ImportedKey>,
     },
     /// Register a key seed.
     AddSeed {

@@ -11,12 +11,14 @@ use zeroize::Zeroizing;
 use super::admin::{ApiKeyRow, Command, Outcome, execute};
 use super::{Place, print_json};
 use crate::access::Scope;
+use crate::domain::KeyType;
 use crate::keys::{DEFAULT_SEED, parse_import, parse_seed};
 
 /// Register content keys, key seeds and API keys; also while serving
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Register content keys from a file: `{"KID": "KEY", …}`, GUID and 32 hex digits
+    /// Register content keys from a file: `{"KID": "KEY", …}`, GUID and 32 hex digits; in place of
+    /// KEY also `{"key": "KEY", "key_type": "aesctr"}` (for cenc) or `"aescbc"` (for cbcs)
     Import(ImportArgs),
     /// Register a key seed, from which KIDs without a key of their own get theirs
     Seed(SeedArgs),
@@ -164,7 +166,7 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     const ROWS: usize = 1_000;
     let mut next = Some(0);
     if !args.json {
-        println!("{:<13}{:<38}{:<18}REGISTERED", "KIND", "ID", "CHECK VALUE");
+        println!("{:<13}{:<38}{:<8}{:<18}REGISTERED", "KIND", "ID", "TYPE", "CHECK VALUE");
     }
     while let Some(from) = next {
         let page = execute(&args.place, Command::ListKeys { from, limit: ROWS })?;
@@ -176,7 +178,11 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
                 println!("{}", serde_json::to_string(&row)?);
                 continue;
             }
-            println!("{:<13}{:<38}{:<18}{}", row.kind, row.id, row.check_value, row.registered_at);
+            let key_type = row.key_type.map_or("-", KeyType::name);
+            println!(
+                "{:<13}{:<38}{:<8}{:<18}{}",
+                row.kind, row.id, key_type, row.check_value, row.registered_at
+            );
         }
         next = after;
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use subtle::ConstantTimeEq;
 
-use super::{Asked, Asker, Entitled, Grant};
+use super::{Asked, AskedType, Asker, Entitled, Grant, StatedType};
 use crate::domain::KeyId;
 use crate::domain::event::{Chain, KeySource};
 use crate::keys::Keys;
@@ -101,8 +101,11 @@ fn entitled(
     keys: &Keys,
 ) -> Result<Entitled, Fault> {
     let (key, source) = group_key(kid, group, keys)?;
-    let key_type = group.key_type(asked.header_key_type(kid)?).map_err(refused)?;
-    asked.note_checksum(kid, key_type, &key);
+    let key_type = AskedType {
+        stated: group.key_type().map_err(refused)?.map(StatedType::PolicyString),
+        header: asked.header_key_type(kid)?,
+    };
+    asked.note_checksum(kid, key_type.unrecorded(), &key);
     Ok(Entitled {
         kid,
         policy: policy.clone(),
@@ -138,7 +141,7 @@ fn one_key_for_each_kid(licenses: &[Entitled]) -> Result<(), Fault> {
         if !bool::from(first.key.ct_eq(key)) {
             return Err(invalid(format!("kid: two content keys for {kid}")));
         }
-        if first.key_type != *key_type {
+        if first.key_type.unrecorded() != key_type.unrecorded() {
             return Err(invalid(format!("ckt: the key of {kid} cannot be of two types")));
         }
     }

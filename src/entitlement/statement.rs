@@ -20,6 +20,7 @@
 //! | `keys` | 1 to [`KEYS_MAX`], each KID once |
 //! | `keys[].kid` | the KID as a GUID |
 //! | `keys[].policy` | its own policy, instead of the common one |
+//! | `keys[].key_type` | `aesctr` or `aescbc`, if the service knows; refused if another is recorded |
 //! | `keys[].title`, `keys[].content_group` | how the service names what the key is for |
 //!
 //! All but `keys` and `kid` may be left out, as long as every key has a policy. Ids and names have
@@ -33,10 +34,10 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Asked, Entitled, Grant};
+use super::{Asked, AskedType, Entitled, Grant, StatedType};
 use crate::domain::Digest;
 use crate::domain::event::KeySource;
-use crate::playready::content_key::ContentKey;
+use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::kid::Kid;
 use crate::playready::policy::{LicensePolicy, Refusal as PolicyRefusal};
 use crate::playready::soap::{Fault, Refusal};
@@ -61,6 +62,7 @@ pub(super) struct Statement {
 struct StatedKey {
     kid: Uuid,
     policy: Option<LicensePolicy>,
+    key_type: Option<KeyType>,
     title: Option<Name>,
     content_group: Option<Name>,
 }
@@ -147,8 +149,11 @@ impl Statement {
             policy.check().map_err(|conflict| {
                 Fault::refused(Refusal::from(PolicyRefusal::InvalidPolicy(conflict)))
             })?;
-            let key_type = asked.header_key_type(kid)?;
-            asked.note_checksum(kid, key_type, &key);
+            let key_type = AskedType {
+                stated: stated.key_type.map(StatedType::Statement),
+                header: asked.header_key_type(kid)?,
+            };
+            asked.note_checksum(kid, key_type.unrecorded(), &key);
             let name = |name: &Option<Name>| name.as_ref().map(|name| name.0.clone());
             licenses.push(Entitled {
                 kid,

@@ -104,6 +104,19 @@ fn import_names_the_entry_that_is_wrong() {
     let inner = good.trim_matches(['{', '}']);
     assert!(text(&format!("{{{inner},{inner}}}")).contains("comes twice"));
     assert!(parse_seed("AAAA").is_err());
+    let with = |entry: &str| good.replace("\"4fede627cf0376ea335b031cbdc160e2\"", entry);
+    let key = r#""key": "4fede627cf0376ea335b031cbdc160e2""#;
+    for (name, key_type) in [("aesctr", KeyType::AesCtr), ("aescbc", KeyType::AesCbc)] {
+        let json = with(&format!(r#"{{{key}, "key_type": "{name}"}}"#));
+        let [read] = &parse_import(json.as_bytes()).unwrap()[..] else { panic!("not one") };
+        assert_eq!((read.key[0], read.key_type), (0x4f, Some(key_type)));
+    }
+    let wrong = with(r#"{"key": "00", "key_type": "4fede627cf0376ea335b031cbdc160e2"}"#);
+    assert!(text(&wrong).contains("is not 32"), "{}", text(&wrong));
+    let wrong = with(&format!(r#"{{{key}, "key_type": "4fede627cf0376ea335b031cbdc160e2"}}"#));
+    assert!(text(&wrong).contains("key_type of 01234567-89ab-cdef-0123-456789abcdef is neither"));
+    assert!(!text(&wrong).contains("4fed"), "shows a key");
+    assert!(text(&with(&format!("{{{key}, \"type\": \"x\"}}"))).contains("not a JSON object"));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, T
 use crate::domain::event::{LicenseAcquired, Persistence, TokenSpent};
 use crate::domain::ids::Wire16;
 use crate::domain::lookup::GrantPlace;
-use crate::domain::quota::{QuotaExceeded, Scope};
+use crate::domain::quota::Scope;
+use crate::domain::usage::QuotaExceeded;
 use crate::domain::{
     AccountRef, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId,
     TransactionId,
@@ -20,12 +21,13 @@ use crate::ledger::tail::Fact;
 use crate::ledger::{Expected, StreamName};
 use crate::playready::acquire::AcquireRequest;
 use crate::playready::challenge::VerifiedChallenge;
+use crate::playready::content_key::KeyType;
 use crate::playready::kid::Kid;
 use crate::playready::policy::{Client, Conflict, LicensePolicy, Refusal as PolicyRefusal};
-use crate::playready::soap::{Fault, FaultCode, LimitScope, Refusal};
+use crate::playready::soap::{Fault, FaultCode, LimitExplained, LimitScope, Refusal};
 
 /// How events name licenses of this protocol.
-const DRM_SYSTEM: &str = "playready";
+pub(super) const DRM_SYSTEM: &str = "playready";
 
 /// A command with everything prepared that can fail before deciding, whatever protocol it came by.
 pub(super) struct Asking<'a> {
@@ -119,8 +121,9 @@ impl Licensing {
         if !self.entitlement.asks_others() {
             return Ok(Known::default());
         }
-        let mut turn = self.turn(command.identity, None, correlation).await?;
-        let (_, granted) = turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
+        let mut turn = self.turn(command.identity, None, None, correlation).await?;
+        let (_, granted) =
+            turn.subject.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         let linked = turn.belonging.expected != Expected::NoStream;
         Ok(Known { granted: granted.is_some(), device: linked.then_some(turn.belonging.device) })
     }
@@ -140,9 +143,10 @@ impl Licensing {
     async fn grant_once(&self, asking: &mut Asking<'_>) -> Result<Option<Granted>, NotGranted> {
         let command = &asking.command;
         let (claims, correlation) = (&asking.claims, asking.correlation);
-        let mut turn = self.turn(command.identity, claims.device.as_ref(), correlation).await?;
+        let (device, account) = (claims.device.as_ref(), command.account());
+        let mut turn = self.turn(command.identity, device, account, correlation).await?;
         let (mut seen, granted) =
-            turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
+            turn.subject.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         if let Some(place) = granted {
             seen.grant = Some(self.grant_at(&place).await?);
         } else if asking.unprepared.is_some() {
@@ -153,13 +157,15 @@ impl Licensing {
         }
         self.see_claims(&mut seen, claims, &turn).await?;
         let terms = Terms {
+            device: turn.subject.name(),
+            account: turn.subject.account(account),
             policy: &turn.policy.policy,
             policy_revision: turn.policy.revision,
             replay_window_ms: self.replay_window_ms,
         };
-        let outcome = turn.guard.device().acquire(command, &seen, terms, turn.at_ms);
+        let outcome = turn.subject.guard.device().acquire(command, &seen, terms, turn.at_ms);
         let mut events = introduction(asking.caller, &turn);
-        let stream = turn.guard.stream().clone();
+        let stream = turn.subject.guard.stream().clone();
         match outcome {
             Outcome::Grant(licenses) => {
                 let granted = licenses.iter().cloned();
@@ -176,7 +182,7 @@ impl Licensing {
                     Committed::DecideAgain => Ok(None),
                     Committed::BoundOtherwise => {
                         drop(turn);
-                        self.follow_bindings(&mut asking.command.licenses).await;
+                        self.follow_bindings(&mut asking.command.licenses).await?;
                         Ok(None)
                     }
                 }
@@ -298,12 +304,23 @@ impl Licensing {
         let mut keys = RequestKeys::default();
         let mut recorded = Vec::with_capacity(licenses.len());
         for (ordinal, license) in (0..).zip(licenses) {
-            let policy = license.policy.effective(&client, license.key_type, now_s);
+            let key_type = self.key_type(&license).await?;
+            let policy = license.policy.effective(&client, key_type, now_s);
             let policy = policy.map_err(|refusal| Denied::from(Refusal::from(refusal)))?;
-            recorded.push(batch.license(&license, &policy, ordinal)?);
+            recorded.push(batch.license(&license, &policy, key_type, ordinal)?);
             keys.remember(license.kid, license.key, license.source);
         }
         Ok((Acquire { licenses: recorded, ..command }, keys, claims))
+    }
+}
+
+impl Licensing {
+    /// How the key of a license encrypts: as it is recorded, or else as the request has it.
+    pub(super) async fn key_type(&self, license: &Entitled) -> Result<KeyType, Denied> {
+        let key_id = KeyId(license.kid.guid());
+        let recorded = self.recorded_type(key_id, &license.source).await?;
+        let recorded = recorded.map(KeyType::from);
+        license.key_type.settle(license.kid, recorded).map_err(|refusal| refusal.into())
     }
 }
 
@@ -322,7 +339,7 @@ pub(super) fn fault_of(refusal: DomainRefusal) -> Denied {
         }
         DomainRefusal::RootMissing(_) => invalid_policy(Conflict::RootMissing),
         DomainRefusal::RootReserved(_) => invalid_policy(Conflict::RootKidReserved),
-        DomainRefusal::Quota(exceeded) => limit_refusal(exceeded).into(),
+        DomainRefusal::Quota(exceeded) => limit_refusal(&exceeded).into(),
     }
 }
 
@@ -382,6 +399,7 @@ impl Batch<'_> {
         &self,
         entitled: &Entitled,
         policy: &LicensePolicy,
+        key_type: KeyType,
         ordinal: u32,
     ) -> Result<LicenseAcquired, LicensingError> {
         let stored = serde_json::to_string(policy).and_then(RawValue::from_string);
@@ -416,7 +434,7 @@ impl Batch<'_> {
             model: self.caller.model.clone(),
             client_version: self.client_version.map(str::to_owned),
             drm_system: self.drm_system.to_owned(),
-            key_type: entitled.key_type.name().to_owned(),
+            key_type: key_type.name().to_owned(),
             key_source: entitled.source.clone(),
             chain: entitled.chain.clone(),
             quota_policy_revision: 0,
@@ -432,17 +450,28 @@ fn invalid_policy(conflict: Conflict) -> Denied {
     Refusal::from(PolicyRefusal::from(conflict)).into()
 }
 
-fn limit_refusal(exceeded: QuotaExceeded) -> Refusal {
-    let QuotaExceeded { scope, limit, held, requested, held_kids, .. } = exceeded;
+fn limit_refusal(exceeded: &QuotaExceeded) -> Refusal {
+    let rule = &exceeded.rule;
     Refusal::PersistentLicenseLimit {
-        scope: match scope {
+        scope: match rule.scope {
             Scope::Device => LimitScope::Device,
+            Scope::Account => LimitScope::Account,
+            Scope::AccountTitle => LimitScope::AccountTitle,
         },
-        window_seconds: None,
-        limit,
-        held,
-        requested,
-        held_kids: held_kids.into_iter().map(|key_id| Kid::from(key_id.0)).collect(),
+        window_seconds: rule.window_seconds.map(u64::from),
+        limit: rule.limit,
+        held: rule.in_use.live,
+        requested: rule.requested,
+        held_kids: rule.held_kids().into_iter().map(|key_id| Kid::from(key_id.0)).collect(),
+        explained: Some(Box::new(LimitExplained {
+            rule: rule.rule.clone(),
+            policy_version: exceeded.policy_revision,
+            confirmed: rule.in_use.confirmed,
+            live: rule.in_use.live,
+            possible: rule.in_use.possible,
+            next_free_at: rule.next_free_at_ms.map(|at_ms| at_ms.div_euclid(1000)),
+            remedies: rule.remedies().iter().map(|remedy| remedy.word().to_owned()).collect(),
+        })),
     }
 }
 

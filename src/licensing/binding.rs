@@ -14,12 +14,14 @@
 //! registered, registrations write no such event either. Keys of the seed that is published for
 //! tests are known to everybody and bound to nothing: registering a key or a seed replaces them.
 
-use super::{Licensing, LicensingError};
+use super::key_types::{self, OtherType};
+use super::{Denied, Licensing, LicensingError};
 use crate::domain::event::{ContentKeyBound, KeySource, LicenseAcquired};
 use crate::domain::{Event, KeyId};
 use crate::keys::Source;
 use crate::ledger::tail::Fact;
 use crate::ledger::{InvalidStreamName, Ledger, StreamName};
+use crate::playready::soap::Refusal;
 
 const REGISTERING: std::time::Duration = std::time::Duration::from_millis(5);
 
@@ -44,8 +46,8 @@ pub(super) async fn find(
 }
 
 impl Licensing {
-    /// The events that settle where the keys of the licenses among `events` come from, for KIDs of
-    /// which that is not settled. `None` if it is settled otherwise.
+    /// The events that settle where the keys of the licenses among `events` come from and how they
+    /// encrypt, for KIDs of which that is not settled. `None` if it is settled otherwise.
     pub(super) async fn bindings(
         &self,
         events: &[(StreamName, Event)],
@@ -54,6 +56,16 @@ impl Licensing {
         let mut bindings = Vec::<(StreamName, Event)>::new();
         for (_, event) in events {
             let Event::LicenseAcquired(license) = event else { continue };
+            match self.typing(license, at_ms).await? {
+                Err(OtherType) => return Ok(None),
+                Ok(None) => {}
+                Ok(Some(typed)) => {
+                    let stream = key_types::stream_of(typed.key_id)?;
+                    if !bindings.iter().any(|(other, _)| *other == stream) {
+                        bindings.push((stream, Event::ContentKeyTyped(typed)));
+                    }
+                }
+            }
             let (key_id, KeySource::Seed { seed_id }) = (license.key_id, &license.key_source)
             else {
                 continue;
@@ -84,9 +96,19 @@ impl Licensing {
 
     /// Names the key sources that KIDs are bound to in licenses that named others. Waits a little: a
     /// key that another request is registering in this moment will be there.
-    pub(super) async fn follow_bindings(&self, licenses: &mut [LicenseAcquired]) {
+    ///
+    /// # Errors
+    /// A key turned out to be of another type than the license was prepared with: what was asked
+    /// for has to be prepared again, so the device is told to ask again.
+    pub(super) async fn follow_bindings(
+        &self,
+        licenses: &mut [LicenseAcquired],
+    ) -> Result<(), Denied> {
         tokio::time::sleep(REGISTERING).await;
         for license in licenses {
+            if self.typing(license, 0).await?.is_err() {
+                return Err(Refusal::TryLater.into());
+            }
             if let KeySource::Seed { .. } = license.key_source {
                 license.key_source = match self.keys.source(license.key_id, None) {
                     Ok(Some(Source::Registered(_))) => KeySource::Registered,
@@ -96,15 +118,22 @@ impl Licensing {
                 };
             }
         }
+        Ok(())
     }
 
     /// Remembers bindings that are stored.
     pub(super) fn bound(&self, events: &[(StreamName, Event)]) {
         for (_, event) in events {
-            if let Event::ContentKeyBound(ContentKeyBound { key_id, source, .. }) = event
-                && let KeySource::Seed { seed_id } = source
-            {
-                self.keys.remember_bound(*key_id, seed_id);
+            match event {
+                Event::ContentKeyBound(ContentKeyBound {
+                    key_id,
+                    source: KeySource::Seed { seed_id },
+                    ..
+                }) => self.keys.remember_bound(*key_id, seed_id),
+                Event::ContentKeyTyped(typed) => {
+                    self.keys.remember_type(typed.key_id, typed.key_type);
+                }
+                _ => {}
             }
         }
     }

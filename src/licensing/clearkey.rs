@@ -124,7 +124,8 @@ impl Licensing {
         };
         let claims = Claims::new(Some(device), grant.spends)?;
         let nonce = Nonce(Wire16(nonce));
-        let (licenses, keys) = self.clear_key_licenses(&caller, nonce, signed_sha256, grant)?;
+        let (licenses, keys) =
+            self.clear_key_licenses(&caller, nonce, signed_sha256, grant).await?;
         let command = Acquire { identity: caller.identity, nonce, signed_sha256, licenses };
         Ok(ClearKeyRequest { caller, claims, command, keys })
     }
@@ -158,7 +159,7 @@ impl Licensing {
     }
 
     /// The licenses as they are to be recorded, and their keys.
-    fn clear_key_licenses(
+    async fn clear_key_licenses(
         &self,
         caller: &Caller,
         nonce: Nonce,
@@ -188,7 +189,8 @@ impl Licensing {
                 return Err(ClearKeyRefused::NotLicensed(detail.to_owned()));
             }
             let policy = fitted(&license.policy, now_s)?;
-            licenses.push(batch.license(&license, &policy, ordinal)?);
+            let key_type = self.key_type(&license).await?;
+            licenses.push(batch.license(&license, &policy, key_type, ordinal)?);
             keys.remember(license.kid, license.key, license.source);
         }
         Ok((licenses, keys))

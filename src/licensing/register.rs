@@ -2,6 +2,7 @@
 
 mod book;
 mod keys;
+mod types;
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use super::LicensingError;
 use crate::clock::Clock;
 use crate::domain::event::{ApiKeyCreated, ApiKeyRevoked};
-use crate::domain::{Event, KeyId};
+use crate::domain::{Event, KeyId, KeyType};
 use crate::keys::{Keys, KeysError, Missing};
 use crate::ledger::tail::Fact;
 use crate::ledger::{Append, AppendError, Expected, Ledger, NewEvent, StreamName};
@@ -47,6 +48,17 @@ pub enum RegisterError {
         key_id: KeyId,
         /// The seed.
         seed_id: String,
+    },
+    /// The KID's key is for the other mode of AES.
+    #[error(
+        "the key of {key_id} is for {key_type} and never for another mode; give what is encrypted \
+         otherwise another key id"
+    )]
+    TypeDiffers {
+        /// The KID.
+        key_id: KeyId,
+        /// The type that it has.
+        key_type: KeyType,
     },
     /// The KID has no key.
     #[error("key id {0} has no content key")]

@@ -10,7 +10,7 @@ use super::*;
 use crate::clock::UnixMillis;
 use crate::domain::event::{ContentKeyBound, IdentityLinked, KeySource, QuotaPolicyPublished};
 use crate::domain::quota::Voiding;
-use crate::domain::{Event, KeyId};
+use crate::domain::{Event, KeyId, KeyType};
 use crate::entitlement::Open;
 use crate::ledger::embedded::Options;
 use crate::ledger::state::StateStore;
@@ -261,7 +261,7 @@ async fn answer_is_checked_against_the_policy_and_the_device_it_was_decided_on()
     let ask = site.ask(1, 1, None);
     granted(&node, &ask).await;
     let identity = node.verify(&ask).unwrap().identity();
-    let mut turn = node.turn(identity, None, "test").await.unwrap();
+    let mut turn = node.turn(identity, None, None, "test").await.unwrap();
     assert!(!node.moved(&mut turn).await.unwrap());
 
     let published = Event::QuotaPolicyPublished(QuotaPolicyPublished {
@@ -345,17 +345,17 @@ async fn keys_and_seeds_that_the_ledger_knows_never_change_though_the_key_store_
     let key = |n| (KeyId(Uuid::from_u128(1)), Zeroizing::new([n; 16]));
     let seed = |n| Zeroizing::new(vec![n; 30]);
     let first = registry("first");
-    first.content_keys(&[key(1)], "op").await.unwrap();
+    first.content_keys(&[key(1).into()], "op").await.unwrap();
     assert!(first.key_seed("default", &seed(1), "op").await.unwrap());
     assert_eq!(first.load().await.unwrap(), 0);
 
     let lost = registry("second");
     assert_eq!(lost.load().await.unwrap(), 2);
-    let refused = lost.content_keys(&[key(2)], "op").await;
+    let refused = lost.content_keys(&[key(2).into()], "op").await;
     assert!(matches!(refused, Err(RegisterError::Registered(_))), "{refused:?}");
     let refused = lost.key_seed("default", &seed(2), "op").await;
     assert!(matches!(refused, Err(RegisterError::SeedRegistered(_))), "{refused:?}");
-    lost.content_keys(&[key(1)], "op").await.unwrap();
+    lost.content_keys(&[key(1).into()], "op").await.unwrap();
     lost.key_seed("default", &seed(1), "op").await.unwrap();
     assert_eq!(lost.load().await.unwrap(), 0);
     assert_eq!(site.events().await.len(), 2, "what is registered is not registered again");
@@ -384,7 +384,7 @@ async fn nodes_that_share_a_ledger_void_a_license_once() {
     granted(&nodes[0], &site.ask(2, 2, None)).await;
     nodes.iter().for_each(|node| advance(node, 60_001));
     let identity = nodes[0].verify(&site.ask(9, 9, None)).unwrap().identity();
-    let device = nodes[0].turn(identity, None, "test").await.unwrap().belonging.device;
+    let device = nodes[0].turn(identity, None, None, "test").await.unwrap().belonging.device;
     assert_eq!(site.count("license-voided.v1").await, 2);
     // Neither the node that has not seen it, nor any number of calls at once, does it again.
     let sweeps = nodes.iter().cycle().take(16).map(|node| {
@@ -440,7 +440,7 @@ impl Shared {
     /// Registers a content key that has 16 of this byte, or the one given.
     async fn import(&self, number: u8, key: [u8; 16]) -> Result<Registered, RegisterError> {
         let key_id = KeyId(kid(number).guid());
-        self.registry.content_keys(&[(key_id, Zeroizing::new(key))], "op").await
+        self.registry.content_keys(&[(key_id, Zeroizing::new(key)).into()], "op").await
     }
 
     async fn acquire(&self, nonce: u8, number: u8) {
@@ -536,18 +536,50 @@ async fn an_acquisition_prepared_before_a_registration_is_prepared_again() {
     assert_eq!(shared.sources().await, [KeySource::Registered]);
 }
 
+/// Licenses of two processes that would give one key two types.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_nodes_never_license_one_key_for_both_modes() {
+    for round in 0..20 {
+        let site = Site::new();
+        let nodes = [site.node("a", 25).await, site.node("b", 25).await];
+        for node in &nodes {
+            node.keys.add_seed("default", &Zeroizing::new(vec![1; 30])).unwrap();
+        }
+        let [ctr, cbc] = [(1, "cfg=(ckt:aesctr)"), (2, "cfg=(ckt:aescbc)")];
+        let asks = [ctr, cbc].map(|(nonce, _)| site.ask(nonce, 1, None));
+        let (first, second) =
+            tokio::join!(send(&nodes[0], &asks[0], ctr.1), send(&nodes[1], &asks[1], cbc.1));
+        assert_eq!(u8::from(first.is_fault) + u8::from(second.is_fault), 1, "round {round}");
+        let refused = if first.is_fault { &first } else { &second };
+        let text = String::from_utf8_lossy(&refused.body);
+        assert!(text.contains("try_later") || text.contains("invalid_cfg"), "{text}");
+        assert_eq!(site.count("content-key-typed.v1").await, 1);
+        // Either node knows by now.
+        for (node, nonce) in nodes.iter().zip([3, 4]) {
+            let again = fault(
+                node,
+                &site.ask(nonce, 1, None),
+                [ctr.1, cbc.1][usize::from(!first.is_fault)],
+            )
+            .await;
+            assert!(again.contains("invalid_cfg"), "{again}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_packager_gets_registered_derived_and_new_keys_that_stay() {
     let shared = Shared::new().await;
     let id = |number| KeyId(kid(number).guid());
-    let refused = shared.registry.keys_for(&[id(1)], Unknown::Refuse, "p").await;
+    let ctr = |number| (id(number), KeyType::AesCtr);
+    let refused = shared.registry.keys_for(&[ctr(1)], Unknown::Refuse, "p").await;
     assert!(matches!(refused, Err(RegisterError::UnknownKey(key_id)) if key_id == id(1)));
-    let made = shared.registry.keys_for(&[id(1)], Unknown::Create, "p").await.unwrap();
-    let again = shared.registry.keys_for(&[id(1)], Unknown::Refuse, "p").await.unwrap();
+    let made = shared.registry.keys_for(&[ctr(1)], Unknown::Create, "p").await.unwrap();
+    let again = shared.registry.keys_for(&[ctr(1)], Unknown::Refuse, "p").await.unwrap();
     assert!(made == again && made[0].0 == id(1), "another key");
     assert_eq!(shared.site.count("content-key-registered.v1").await, 1);
     shared.seed("default", 1).await;
-    let found = shared.registry.keys_for(&[id(2), id(1)], Unknown::Refuse, "p").await.unwrap();
+    let found = shared.registry.keys_for(&[ctr(2), ctr(1)], Unknown::Refuse, "p").await.unwrap();
     assert!(found.contains(&(id(2), Zeroizing::new(derived(1, 2)))));
     assert!(found.contains(&made[0]));
     let refused = shared.import(2, [9; 16]).await;

@@ -100,21 +100,21 @@ impl PackagingRequest {
         key_ids
     }
 
-    /// The answer, with a header for `cenc`. `keys` has the key of each KID asked for.
+    /// The answer. `keys` has the key of each KID asked for, and the scheme that it is for.
     ///
     /// # Errors
     /// A fault if a key is not there or its header too large.
     pub fn answer(
         &self,
-        keys: &HashMap<Uuid, ContentKey>,
+        keys: &HashMap<Uuid, (ContentKey, Scheme)>,
         license_url: Option<&str>,
     ) -> Result<Vec<u8>, PackagingFault> {
         let mut streams = Vec::with_capacity(self.programs.len());
         for program in &self.programs {
             let key = keys.get(&program.key_id);
-            let key = key.ok_or_else(|| PackagingFault::unknown_key(program.key_id))?;
+            let (key, scheme) = key.ok_or_else(|| PackagingFault::unknown_key(program.key_id))?;
             let keyed = (program.key_id, Some(key));
-            let signaling = Signaling::new(System::PlayReady, keyed, Scheme::Cenc, license_url);
+            let signaling = Signaling::new(System::PlayReady, keyed, *scheme, license_url);
             let signaling = signaling.map_err(PackagingFault::internal)?;
             streams.push((program, key, signaling));
         }

@@ -70,6 +70,12 @@ pub enum ExchangeError {
     /// A KID that comes twice.
     #[error("ContentKey@kid {0} comes twice")]
     KeyTwice(Uuid),
+    /// A KID that comes with both schemes.
+    #[error(
+        "ContentKey@kid {0} is asked for as cenc and as cbcs, and one key is never used for both; \
+         give each scheme a kid of its own"
+    )]
+    KeyOfBothSchemes(Uuid),
     /// A KID that no content key of the document has.
     #[error("{field} {key_id} is not the kid of any ContentKey")]
     KeyNotListed {
@@ -120,7 +126,7 @@ impl ExchangeError {
             Self::CpixVersion(_) => "CPIX@version",
             Self::Scheme(_) | Self::MixedSchemes => "ContentKey@commonEncryptionScheme",
             Self::NotGuid(field) | Self::KeyNotListed { field, .. } => field,
-            Self::KeyTwice(_) => "ContentKey@kid",
+            Self::KeyTwice(_) | Self::KeyOfBothSchemes(_) => "ContentKey@kid",
             Self::ExplicitIv => "ContentKey@explicitIV",
             Self::System(_) => "DRMSystem@systemId",
             Self::NoSignaling(_) | Self::Signaling(_) => "DRMSystem",
@@ -207,6 +213,11 @@ impl Request {
     /// The KIDs asked for, each once.
     pub fn key_ids(&self) -> impl ExactSizeIterator<Item = Uuid> {
         self.keys.iter().map(|key| key.key_id)
+    }
+
+    /// The scheme that all of them are for.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
     }
 }
 

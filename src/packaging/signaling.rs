@@ -13,6 +13,7 @@ use data_encoding::BASE64;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::domain::KeyType;
 use crate::keys::ContentKey;
 use crate::playready::content_key::ContentKey as WireKey;
 use crate::playready::header::{
@@ -41,6 +42,22 @@ impl Scheme {
         match self {
             Self::Cenc => "cenc",
             Self::Cbcs => "cbcs",
+        }
+    }
+
+    /// How keys encrypt under it.
+    pub fn key_type(self) -> KeyType {
+        match self {
+            Self::Cenc => KeyType::AesCtr,
+            Self::Cbcs => KeyType::AesCbc,
+        }
+    }
+
+    /// The scheme that keys of this type are for.
+    pub fn of(key_type: KeyType) -> Self {
+        match key_type {
+            KeyType::AesCtr => Self::Cenc,
+            KeyType::AesCbc => Self::Cbcs,
         }
     }
 

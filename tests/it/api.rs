@@ -238,12 +238,12 @@ fn a_decision_foretells_what_the_device_then_gets() {
         let foretold = if fault.is_none() { "allow" } else { "deny" };
         assert_eq!(decision["decision"], foretold, "{wanted:?}: {decision}");
         assert_eq!(decision["limit"], 3);
-        let rule = if fault.is_none() { Value::Null } else { json!("device-slots") };
-        assert_eq!(decision["rule"], rule);
+        assert_eq!(decision["rule"], "device-slots");
+        assert_eq!(decision["rules"][0]["decision"], foretold);
         assert_eq!(service.live(&device), live_after);
     }
     let decision = decide(&[9]);
-    assert_eq!((&decision["live"], &decision["requested"]), (&json!(3), &json!(1)));
+    assert_eq!((&decision["in_use"]["live"], &decision["requested"]), (&json!(3), &json!(1)));
     let inventory = service.inventory(&device);
     let ids = |licenses: &Value| -> BTreeSet<String> {
         let licenses = licenses.as_array().unwrap().iter();
@@ -298,7 +298,8 @@ fn registered_keys_are_listed_by_id_in_pages_that_do_not_move() {
     assert_eq!(ids, (1..=5).map(|number| kid(number).to_string()).collect::<Vec<_>>());
     assert_eq!(walk(&service.client, "/v1/keys", 1_000, || ()).len(), 6);
     let members: BTreeSet<_> = items[0].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(members, BTreeSet::from(["check_value", "id", "kind", "registered_at"]));
+    let expected = ["check_value", "id", "key_type", "kind", "registered_at"];
+    assert_eq!(members, BTreeSet::from(expected));
     let reader = service.client_with(&[Scope::KeysDeliver]);
     assert_eq!(reader.get("/v1/keys").status_and_code(), (403, "missing-scope".to_owned()));
     let writer = service.client_with(&[Scope::KeysWrite]);

@@ -113,13 +113,15 @@ fn a_packager_gets_new_keys_encrypted_and_devices_play_with_them() {
     assert!(answer.header("x-speke-user-agent").unwrap().starts_with("license-ledger/"));
     assert!(answer.header("content-type").unwrap().starts_with("application/xml"));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
-    assert_eq!(service.kinds_from(before), ["content-key-registered.v1"; 2]);
+    let kinds = service.kinds_from(before);
+    let (typed, registered) = ("content-key-typed.v1", "content-key-registered.v1");
+    assert_eq!(kinds, [typed, typed, registered, registered]);
     assert!(keys[0].1 != keys[1].1 && keys[0].1 != [0; 16]);
     // The same again is the same keys, wrapped anew, and no event.
     let again = exchange(&packager, &body);
     assert_eq!(opened(&again), keys);
     assert_ne!(again.body, answer.body);
-    assert_eq!(service.event_count(), before + 2);
+    assert_eq!(service.event_count(), before + 4);
     // The header of the answer is one that a license is acquired with.
     let document = Document::parse(&answer.body).unwrap();
     let pssh = Pssh::decode(&values(&document, "PSSH")[0]).unwrap();
@@ -154,7 +156,8 @@ fn keys_that_are_registered_or_derived_are_those_that_are_delivered() {
     let device = service.device("player");
     let acquired = device.acquire(&service.client, &request(&[kid(2)]), "").unwrap();
     assert_eq!(acquired.keys(), derived[..]);
-    let keys = vec![(license_ledger::domain::KeyId(kid(2)), zeroize::Zeroizing::new([9; 16]))];
+    let key = (license_ledger::domain::KeyId(kid(2)), zeroize::Zeroizing::new([9; 16]));
+    let keys = vec![key.into()];
     let import = license_ledger::cli::admin::Command::ImportKeys { keys };
     assert!(service.command(&import).is_err());
 }
@@ -260,7 +263,7 @@ fn headers_come_in_every_version_and_never_with_a_key() {
 }
 
 /// A request for packaging data of one program.
-fn packaging_data(program: &str) -> String {
+pub fn packaging_data(program: &str) -> String {
     let protocols = "http://schemas.microsoft.com/DRM/2007/03/protocols";
     format!(
         "<soap:Envelope xmlns:soap=\"http://schemas.xmlsoap.org/soap/envelope/\"><soap:Body>\

@@ -144,7 +144,8 @@ impl TestService {
     }
 
     pub fn import(&self, keys: &[(Uuid, [u8; 16])]) {
-        let keys = keys.iter().map(|(kid, key)| (KeyId(*kid), Zeroizing::new(*key))).collect();
+        let keys =
+            keys.iter().map(|(kid, key)| (KeyId(*kid), Zeroizing::new(*key)).into()).collect();
         self.command(&Command::ImportKeys { keys }).unwrap();
     }
 

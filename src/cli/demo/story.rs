@@ -72,7 +72,8 @@ impl Story {
         let quota = usize::try_from(stage.quota)?;
         let titles = (0..quota).map(Title::package).collect::<Result<Vec<_>, _>>()?;
         let one_more = Title::package(quota)?;
-        let keys = titles.iter().chain([&one_more]).map(Title::registration).collect();
+        let keys = titles.iter().chain([&one_more]).map(|title| title.registration().into());
+        let keys = keys.collect();
         control::ask(&stage.data, &Command::ImportKeys { keys })?
             .context("the service does not take commands")?;
         let player = |name: &str, level| -> anyhow::Result<Player> {

@@ -29,7 +29,7 @@ pub(super) async fn headers(
     services: web::Data<Services>,
     query: web::Query<Vec<(String, String)>>,
 ) -> Result<web::Json<Headers>, Problem> {
-    let (mut keys, mut scheme) = (Vec::new(), Scheme::Cenc);
+    let (mut keys, mut scheme) = (Vec::new(), None);
     for (name, value) in query.into_inner() {
         match name.as_str() {
             "kid" => {
@@ -42,7 +42,7 @@ pub(super) async fn headers(
             }
             "scheme" => {
                 let wrong = || Problem::field("scheme", "must be cenc or cbcs");
-                scheme = Scheme::from_name(&value).ok_or_else(wrong)?;
+                scheme = Some(Scheme::from_name(&value).ok_or_else(wrong)?);
             }
             other => return Err(Problem::field(other.to_owned(), "is no parameter of this path")),
         }
@@ -50,8 +50,31 @@ pub(super) async fn headers(
     if keys.is_empty() || keys.len() > KEY_IDS_MAX {
         return Err(Problem::field("kid", format!("must be given 1 to {KEY_IDS_MAX} times")));
     }
+    let key_ids: Vec<_> = keys.iter().map(|(key_id, _)| *key_id).collect();
+    let scheme = scheme_of(&key_ids, scheme, &services).await?;
     let headers = services.packager.headers(&keys, scheme);
     headers.map(web::Json).map_err(|error| Problem::field("kid", error.to_string()))
+}
+
+/// The scheme of headers for these keys: the one that is asked for, or else the one that they are
+/// recorded for, or else `cenc`.
+async fn scheme_of(
+    key_ids: &[Uuid],
+    asked: Option<Scheme>,
+    services: &Services,
+) -> Result<Scheme, Problem> {
+    let mut chosen = asked;
+    for key_id in key_ids {
+        let recorded = services.registry.key_type(KeyId(*key_id)).await;
+        let Some(recorded) = recorded.map_err(licensing_problem)?.map(Scheme::of) else { continue };
+        let scheme = *chosen.get_or_insert(recorded);
+        if scheme != recorded {
+            let (recorded, scheme) = (recorded.name(), scheme.name());
+            let detail = format!("the key of {key_id} is for {recorded} and not for {scheme}");
+            return Err(Problem::field(if asked.is_some() { "scheme" } else { "kid" }, detail));
+        }
+    }
+    Ok(chosen.unwrap_or(Scheme::Cenc))
 }
 
 /// `POST /v1/speke/v2`: CPIX in, CPIX out.
@@ -68,13 +91,14 @@ pub(super) async fn speke(
         PackagerError::Exchange(error) => exchange_problem(error),
         PackagerError::Trust(error) => Problem::internal(error),
     })?;
-    let key_ids: Vec<_> = exchange.key_ids().map(KeyId).collect();
+    let key_type = exchange.scheme().key_type();
+    let wanted: Vec<_> = exchange.key_ids().map(|key_id| (KeyId(key_id), key_type)).collect();
     let unknown = match caller.principal().may(Scope::KeysWrite) {
         true => Unknown::Create,
         false => Unknown::Refuse,
     };
     let api_key = caller.principal().key_id.as_str();
-    let keys = services.registry.keys_for(&key_ids, unknown, &format!("api-key {api_key}")).await;
+    let keys = services.registry.keys_for(&wanted, unknown, &format!("api-key {api_key}")).await;
     let keys: HashMap<_, _> =
         keys.map_err(key_problem)?.into_iter().map(|(key_id, key)| (key_id.0, key)).collect();
     let answer = exchange.answer(&keys, &delivered, services.packager.license_url());
@@ -116,14 +140,24 @@ async fn packaging_data(
     api_key: &str,
 ) -> Result<Vec<u8>, PackagingFault> {
     let request = PackagingRequest::read(body)?;
-    let key_ids: Vec<_> = request.key_ids().into_iter().map(KeyId).collect();
+    let mut wanted = Vec::new();
+    for key_id in request.key_ids().into_iter().map(KeyId) {
+        let recorded = services.registry.key_type(key_id).await;
+        let recorded = recorded.map_err(PackagingFault::internal)?;
+        wanted.push((key_id, recorded.unwrap_or(Scheme::Cenc.key_type())));
+    }
+    let types: HashMap<_, _> = wanted.iter().copied().collect();
     let actor = format!("api-key {api_key}");
-    let keys = services.registry.keys_for(&key_ids, Unknown::Refuse, &actor).await;
+    let keys = services.registry.keys_for(&wanted, Unknown::Refuse, &actor).await;
     let keys = keys.map_err(|error| match error {
         RegisterError::UnknownKey(key_id) => PackagingFault::unknown_key(key_id.0),
         other => PackagingFault::internal(other),
     })?;
-    let keys: HashMap<_, _> = keys.into_iter().map(|(key_id, key)| (key_id.0, key)).collect();
+    let keys = keys.into_iter().map(|(key_id, key)| {
+        let scheme = types.get(&key_id).map_or(Scheme::Cenc, |key_type| Scheme::of(*key_type));
+        (key_id.0, (key, scheme))
+    });
+    let keys: HashMap<_, _> = keys.collect();
     let answer = request.answer(&keys, services.packager.license_url())?;
     tracing::info!(api_key, keys = keys.len(), "gave content keys to a packager");
     Ok(answer)
@@ -146,6 +180,9 @@ fn key_problem(error: RegisterError) -> Problem {
                 Scope::KeysWrite
             ),
         ),
+        RegisterError::TypeDiffers { .. } => {
+            Problem::refused_exchange("ContentKey@commonEncryptionScheme", error.to_string())
+        }
         RegisterError::Failed(error) => licensing_problem(error),
         other => Problem::internal(other),
     }

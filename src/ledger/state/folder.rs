@@ -1,9 +1,9 @@
 //! Folds events into `state.db`.
 //!
-//! An event changes a device's row and a few index rows: about four pages, nearly all of them
-//! pages that its device's next event changes again. So changes gather in memory, and each time
-//! events were folded, a [small part](STORED_PART) of the changed devices is stored, those first that
-//! have waited longest. So the disk, which the ledger commits to, has a little to do all the time and
+//! An event changes the row of a device or an account and a few index rows: about four pages, nearly
+//! all of them pages that the next event of the same device changes again. So changes gather in
+//! memory, and each time events were folded, a [small part](STORED_PART) of the changed devices and
+//! accounts is stored, those first that have waited longest. So the disk, which the ledger commits to, has a little to do all the time and
 //! never much at once.
 //!
 //! ```text
@@ -11,11 +11,11 @@
 //!                     checkpoint                      seen
 //! ```
 //!
-//! The checkpoint stands before the oldest event whose changes are not stored. After it some devices
-//! are, others are not; events from there on are folded again after a crash. That is harmless: a
-//! device's row knows its revision and an index row its sequence, and neither sees an event twice.
-//! A device's row is stored together with all index rows that its events changed, since whoever
-//! reads it at its revision folds only later events forward.
+//! The checkpoint stands before the oldest event whose changes are not stored. Of later ones some are
+//! and others are not; all are folded again after a crash. That is harmless: the row of a device or
+//! account knows its revision and an index row its sequence, and neither sees an event twice. A
+//! device's row is stored together with all index rows that its events changed, since whoever reads
+//! it at its revision folds only later events forward.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -25,45 +25,59 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::super::sqlite::Checkpoint;
 use super::super::tail::{Apply, Fact};
-use super::store::{DEVICE_STREAM, StateError, StoredKey, read_device, stored_row};
+use super::store::{
+    ACCOUNT_STREAM, DEVICE_STREAM, SELECT_ACCOUNT, SELECT_DEVICE, StateError, StoredKey,
+    read_state, stored_row,
+};
 use crate::domain::lookup::{self, Key, Place, Row, Rows};
-use crate::domain::{Device, DeviceRef, Identity};
+use crate::domain::{Account, AccountRef, Device, DeviceRef, Identity};
 
-/// One in so many changed devices is stored each time. With half a second between those times, the
-/// changes of a device gather for about ten seconds.
+/// One in so many changed devices and accounts is stored each time. With half a second between those
+/// times, the changes of a device gather for about ten seconds.
 const STORED_PART: usize = 20;
 
 /// Events whose changes gather, at most: they take about 1 KiB each, and are what is folded again
 /// after a crash.
 const GATHER_EVENTS: usize = 32 * 1024;
 
-/// Devices stored in one transaction, so that what goes to the disk at once stays small.
-const STORE_DEVICES: usize = 64;
+/// Devices and accounts stored in one transaction, so that what goes to the disk at once stays small.
+const STORED_AT_ONCE: usize = 64;
 
 /// Keeps the file.
 pub(super) struct Folder {
     file: Connection,
     /// What has been folded, stored or not.
     seen: Checkpoint,
-    devices: HashMap<DeviceRef, Changed>,
-    /// The changed devices, that first which has waited longest.
-    waiting: VecDeque<DeviceRef>,
+    changed: HashMap<Name, Changed>,
+    /// The names of what changed, that first which has waited longest.
+    waiting: VecDeque<Name>,
     /// Changed index rows.
     rows: HashMap<Identity, BTreeMap<StoredKey, Row>>,
     /// How many events changed all these.
     events: usize,
 }
 
-/// A device with changes that are not stored.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Name {
+    Device(DeviceRef),
+    Account(AccountRef),
+}
+
+/// A device or account with changes that are not stored.
 struct Changed {
     /// What was seen before the first of them.
     before: Checkpoint,
     events: usize,
     /// Revision of the last event folded.
     revision: Option<u64>,
-    device: Device,
+    state: State,
     /// Whose index rows changed as well.
     identities: HashSet<Identity>,
+}
+
+enum State {
+    Device(Box<Device>),
+    Account(Box<Account>),
 }
 
 impl Apply for Folder {
@@ -78,12 +92,12 @@ impl Apply for Folder {
     }
 
     fn unstored_from(&self) -> Option<u64> {
-        Some(self.oldest_unstored()?.before.next_sequence)
+        Some(self.changed.get(self.waiting.front()?)?.before.next_sequence)
     }
 
     fn store(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         while !self.waiting.is_empty() {
-            self.store_oldest(STORE_DEVICES)?;
+            self.store_oldest(STORED_AT_ONCE)?;
         }
         Ok(())
     }
@@ -95,7 +109,7 @@ impl Folder {
         Self {
             file,
             seen: checkpoint,
-            devices: HashMap::new(),
+            changed: HashMap::new(),
             waiting: VecDeque::new(),
             rows: HashMap::new(),
             events: 0,
@@ -107,37 +121,37 @@ impl Folder {
         let (sequence, revision) = (fact.recorded.sequence, fact.recorded.revision);
         self.seen =
             Checkpoint { next_sequence: sequence + 1, last_event_id: Some(fact.recorded.id) };
-        let Some(name) = device_of(fact) else { return Ok(()) };
-        let changed = match self.devices.entry(name.clone()) {
+        let Some(name) = Name::of_stream(fact.recorded.stream.as_str()) else { return Ok(()) };
+        let changed = match self.changed.entry(name.clone()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let stored = read_device(&self.file, &name)?;
                 self.waiting.push_back(name.clone());
-                entry.insert(Changed::after(before, stored))
+                entry.insert(Changed::read(&self.file, &name, before)?)
             }
         };
-        let Changed { identities, .. } = changed;
-        let mut rows = GatheredRows { file: &self.file, rows: &mut self.rows, identities };
-        lookup::apply(&fact.event, Place { device: &name, sequence, revision }, &mut rows)?;
+        if let Name::Device(device) = &name {
+            let Changed { identities, .. } = changed;
+            let mut rows = GatheredRows { file: &self.file, rows: &mut self.rows, identities };
+            lookup::apply(&fact.event, Place { device, sequence, revision }, &mut rows)?;
+        }
         if changed.revision.is_none_or(|folded| folded < revision) {
-            changed.device.evolve(&fact.event);
             changed.revision = Some(revision);
+            match &mut changed.state {
+                State::Device(device) => device.evolve(&fact.event),
+                State::Account(account) => account.evolve(&fact.event),
+            }
         }
         changed.events += 1;
         self.events += 1;
         Ok(())
     }
 
-    fn oldest_unstored(&self) -> Option<&Changed> {
-        self.devices.get(self.waiting.front()?)
-    }
-
-    /// Stores the part of the changed devices that is due, or more if too many events have gathered.
+    /// Stores the part of what changed that is due, or more if too many events have gathered.
     fn store_part(&mut self) -> Result<(), StateError> {
         let kept = self.waiting.len() - self.waiting.len().div_ceil(STORED_PART);
         while self.waiting.len() > kept || self.events > GATHER_EVENTS {
             let due = self.waiting.len().saturating_sub(kept).max(1);
-            self.store_oldest(due.min(STORE_DEVICES))?;
+            self.store_oldest(due.min(STORED_AT_ONCE))?;
         }
         if self.waiting.is_empty() {
             // Events of other streams move the checkpoint as well.
@@ -146,62 +160,79 @@ impl Folder {
         Ok(())
     }
 
-    /// Stores the `devices` that have waited longest, and how far everything is stored then.
-    pub(super) fn store_oldest(&mut self, devices: usize) -> Result<(), StateError> {
+    /// Stores the `count` devices and accounts that have waited longest, and how far everything is
+    /// stored then.
+    pub(super) fn store_oldest(&mut self, count: usize) -> Result<(), StateError> {
         let transaction = self.file.transaction()?;
-        let oldest = self.waiting.len().min(devices);
-        for name in self.waiting.drain(..oldest) {
-            let Some(changed) = self.devices.remove(&name) else { continue };
+        let count = count.min(self.waiting.len());
+        for name in self.waiting.drain(..count) {
+            let Some(changed) = self.changed.remove(&name) else { continue };
             self.events -= changed.events;
             for identity in &changed.identities {
                 write_rows(&transaction, self.rows.remove(identity).unwrap_or_default())?;
             }
-            write_device(&transaction, &name, &changed)?;
+            changed.write(&transaction, &name)?;
         }
-        let next = self.waiting.front().and_then(|name| self.devices.get(name));
+        let next = self.waiting.front().and_then(|name| self.changed.get(name));
         write_checkpoint(&transaction, next.map_or(&self.seen, |changed| &changed.before))?;
         Ok(transaction.commit()?)
     }
 }
 
-impl Changed {
-    fn after(before: Checkpoint, stored: Option<(u64, Device)>) -> Self {
-        let (revision, device) = stored.unzip();
-        Self {
-            before,
-            events: 0,
-            revision,
-            device: device.unwrap_or_default(),
-            identities: HashSet::new(),
+impl Name {
+    /// The device or account that has this stream, if one does.
+    fn of_stream(stream: &str) -> Option<Self> {
+        if let Some(device) = stream.strip_prefix(DEVICE_STREAM) {
+            return device.parse().ok().map(Self::Device);
         }
+        stream.strip_prefix(ACCOUNT_STREAM)?.parse().ok().map(Self::Account)
     }
 }
 
-/// The device whose stream holds the event, if one does.
-fn device_of(fact: &Fact) -> Option<DeviceRef> {
-    fact.recorded.stream.as_str().strip_prefix(DEVICE_STREAM)?.parse().ok()
+impl Changed {
+    /// What is stored under `name`, about to change. `before` is what was seen until then.
+    fn read(file: &Connection, name: &Name, before: Checkpoint) -> Result<Self, StateError> {
+        let (revision, state) = match name {
+            Name::Device(device) => {
+                let stored = read_state(file, SELECT_DEVICE, &device.to_string())?;
+                let (revision, device) = stored.unzip();
+                (revision, State::Device(device.unwrap_or_default()))
+            }
+            Name::Account(account) => {
+                let stored = read_state(file, SELECT_ACCOUNT, &account.to_string())?;
+                let (revision, account) = stored.unzip();
+                (revision, State::Account(account.unwrap_or_default()))
+            }
+        };
+        Ok(Self { before, events: 0, revision, state, identities: HashSet::new() })
+    }
+
+    fn write(&self, transaction: &Transaction<'_>, name: &Name) -> Result<(), StateError> {
+        let (sql, name) = match name {
+            Name::Device(device) => (WRITE_DEVICE, device.to_string()),
+            Name::Account(account) => (WRITE_ACCOUNT, account.to_string()),
+        };
+        let state = match &self.state {
+            State::Device(device) => postcard::to_allocvec(device)?,
+            State::Account(account) => postcard::to_allocvec(account)?,
+        };
+        transaction.prepare_cached(sql)?.execute(params![name, self.revision, state])?;
+        Ok(())
+    }
 }
+
+const WRITE_DEVICE: &str = "INSERT OR REPLACE INTO devices VALUES (?1, ?2, ?3)";
+const WRITE_ACCOUNT: &str = "INSERT OR REPLACE INTO accounts VALUES (?1, ?2, ?3)";
+const WRITE_ROW: &str = "INSERT OR REPLACE INTO lookups VALUES (?1, ?2)";
 
 fn write_rows(
     transaction: &Transaction<'_>,
     rows: BTreeMap<StoredKey, Row>,
 ) -> Result<(), StateError> {
-    let mut write = transaction.prepare_cached("INSERT OR REPLACE INTO lookups VALUES (?1, ?2)")?;
+    let mut write = transaction.prepare_cached(WRITE_ROW)?;
     for (key, row) in rows {
         write.execute(params![key.bytes(), postcard::to_allocvec(&row)?])?;
     }
-    Ok(())
-}
-
-fn write_device(
-    transaction: &Transaction<'_>,
-    name: &DeviceRef,
-    changed: &Changed,
-) -> Result<(), StateError> {
-    let Changed { revision, device, .. } = changed;
-    let mut write =
-        transaction.prepare_cached("INSERT OR REPLACE INTO devices VALUES (?1, ?2, ?3)")?;
-    write.execute(params![name.to_string(), revision, postcard::to_allocvec(device)?])?;
     Ok(())
 }
 
@@ -216,7 +247,7 @@ fn write_checkpoint(file: &Connection, checkpoint: &Checkpoint) -> Result<(), St
 struct GatheredRows<'a> {
     file: &'a Connection,
     rows: &'a mut HashMap<Identity, BTreeMap<StoredKey, Row>>,
-    /// Whose rows the device's events changed.
+    /// Whose rows the events of the device changed.
     identities: &'a mut HashSet<Identity>,
 }
 

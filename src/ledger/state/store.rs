@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::super::sqlite::{self, Checkpoint, Readers};
@@ -14,11 +15,14 @@ use super::super::{Ledger, ReadError};
 use super::folder::Folder;
 use crate::domain::ids::Wire16;
 use crate::domain::lookup::{Key, Row};
-use crate::domain::{Device, DeviceRef, Digest, Identity, KeyId, Nonce, SessionId, TransactionId};
+use crate::domain::{
+    Account, AccountRef, Device, DeviceRef, Digest, Identity, KeyId, Nonce, SessionId,
+    TransactionId,
+};
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-const FOLD_VERSION: i64 = 4;
+const FOLD_VERSION: i64 = 5;
 
 /// How often new events are folded. Decisions do not wait for it, since recent events are folded
 /// forward in memory.
@@ -26,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Prefix of the streams that hold one device each.
 pub const DEVICE_STREAM: &str = "device-";
+/// Prefix of the streams that hold one account each.
+pub const ACCOUNT_STREAM: &str = "account-";
 
 /// The state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +81,20 @@ impl StateStore {
 
     /// The folded state of a device and the revision of its stream it was folded to.
     pub fn device(&self, device: &DeviceRef) -> Result<Option<(u64, Device)>, StateError> {
+        self.read(|db| read_state(db, SELECT_DEVICE, &device.to_string()))
+    }
+
+    /// The folded state of an account and the revision of its stream it was folded to.
+    pub fn account(&self, account: &AccountRef) -> Result<Option<(u64, Account)>, StateError> {
+        self.read(|db| read_state(db, SELECT_ACCOUNT, &account.to_string()))
+    }
+
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
         let connection = self.readers.take()?;
-        let state = read_device(&connection, device);
+        let state = read(&connection);
         self.readers.give_back(connection);
         state
     }
@@ -139,15 +157,16 @@ impl Drop for Moment<'_> {
     }
 }
 
-pub(super) fn read_device(
+pub(super) const SELECT_DEVICE: &str = "SELECT revision, state FROM devices WHERE device = ?1";
+pub(super) const SELECT_ACCOUNT: &str = "SELECT revision, state FROM accounts WHERE account = ?1";
+
+pub(super) fn read_state<S: DeserializeOwned>(
     connection: &Connection,
-    device: &DeviceRef,
-) -> Result<Option<(u64, Device)>, StateError> {
-    let mut query =
-        connection.prepare_cached("SELECT revision, state FROM devices WHERE device = ?1")?;
-    let row = query.query_row([device.to_string()], |row| {
-        Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?))
-    });
+    select: &str,
+    name: &str,
+) -> Result<Option<(u64, S)>, StateError> {
+    let mut query = connection.prepare_cached(select)?;
+    let row = query.query_row([name], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?)));
     match row.optional()? {
         Some((revision, state)) => Ok(Some((revision, postcard::from_bytes(&state)?))),
         None => Ok(None),
@@ -262,4 +281,7 @@ pub(super) fn open_current(path: &Path) -> Result<(Connection, Option<Checkpoint
 }
 
 const SELECT_KEYS: &str = "SELECT key FROM lookups WHERE key BETWEEN ?1 AND ?2 LIMIT ?3";
-const SCHEMA: &[&str] = &[include_str!("../../../migrations/state/0001_state.sql")];
+const SCHEMA: &[&str] = &[
+    include_str!("../../../migrations/state/0001_state.sql"),
+    include_str!("../../../migrations/state/0002_accounts.sql"),
+];

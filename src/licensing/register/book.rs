@@ -7,10 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::READ_EVENTS;
 use crate::clock::UnixMillis;
-use crate::domain::{Event, KeyId};
+use crate::domain::{Event, KeyId, KeyType};
 use crate::ledger::tail::Fact;
 use crate::ledger::{Expected, Ledger, StreamName};
 use crate::licensing::LicensingError;
+
+/// The kind of a content key's row.
+const CONTENT_KEY: &str = "content_key";
 
 /// A registered content key or key seed. Never the key itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,8 @@ pub struct KeyRow {
     pub kind: String,
     /// The KID as GUID text, or the seed's id.
     pub id: String,
+    /// How a content key encrypts; `null` as long as nobody has said.
+    pub key_type: Option<KeyType>,
     /// By which a copy can be recognized, as the event has it.
     pub check_value: String,
     /// When it was registered.
@@ -33,6 +38,13 @@ pub struct KeyPage {
     pub next: Option<u64>,
     /// How many events the ledger had when the first page was cut.
     pub position: u64,
+}
+
+impl KeyRow {
+    /// The KID, if this is a content key.
+    pub(super) fn key_id(&self) -> Option<KeyId> {
+        (self.kind == CONTENT_KEY).then(|| self.id.parse().ok().map(KeyId)).flatten()
+    }
 }
 
 /// What is registered, as of a revision of the `keys` stream.
@@ -141,12 +153,13 @@ impl Book {
 impl Row {
     fn shown(&self) -> KeyRow {
         let (kind, id) = match &self.id {
-            Id::Key(key_id) => ("content_key", key_id.to_string()),
+            Id::Key(key_id) => (CONTENT_KEY, key_id.to_string()),
             Id::Seed(seed_id) => ("key_seed", seed_id.to_string()),
         };
         KeyRow {
             kind: kind.to_owned(),
             id,
+            key_type: None,
             check_value: HEXLOWER.encode(&self.check_value),
             registered_at: UnixMillis(self.at_ms).to_rfc3339(),
         }

@@ -15,8 +15,8 @@ use super::{ATTEMPTS, RegisterError, Registered, Registry, is_race};
 use crate::domain::event::{
     ContentKeyBound, ContentKeyRegistered, KeySeedRegistered, KeySource, MasterKeyRotated,
 };
-use crate::domain::{Event, KeyId};
-use crate::keys::{ContentKey, KeySeed, Source};
+use crate::domain::{Event, KeyId, KeyType};
+use crate::keys::{ContentKey, ImportedKey, KeySeed, Source};
 use crate::ledger::{Expected, StreamName};
 use crate::licensing::{LicensingError, binding, random_bytes};
 use crate::playready::content_key::ContentKey as WireKey;
@@ -24,7 +24,7 @@ use crate::playready::key_seed::KeySeed as WireSeed;
 use crate::playready::kid::Kid;
 
 /// KIDs registered in one append: two events each, well below what the ledger takes at once.
-const KEYS_AT_ONCE: usize = 250;
+pub(super) const KEYS_AT_ONCE: usize = 250;
 
 /// What happens to KIDs that have no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,18 +48,23 @@ impl Registry {
         Ok(missing_keys + missing_seeds.count())
     }
 
-    /// Registers content keys. All or none, unless another process registers or binds one of them
-    /// in this very moment.
+    /// Registers content keys, and how they encrypt where that is said. All or none, unless another
+    /// process registers or binds one of them in this very moment.
     pub async fn content_keys(
         &self,
-        keys: &[(KeyId, ContentKey)],
+        imported: &[ImportedKey],
         actor: &str,
     ) -> Result<Registered, RegisterError> {
+        let keys: Vec<_> = imported.iter().map(|key| (key.key_id, key.key.clone())).collect();
+        let types = imported.iter().filter_map(|key| Some((key.key_id, key.key_type?)));
+        let types: Vec<_> = types.collect();
         let mut book = self.book.lock().await;
         book.refresh(&self.ledger).await?;
-        let fresh = unregistered(&book, keys)?;
+        let fresh = unregistered(&book, &keys)?;
         self.bindings(&book, &fresh).await?;
-        self.register(&mut book, keys, &fresh, actor).await?;
+        // Before the keys are given out, lest a license takes a type from elsewhere.
+        self.settle_types(&types, actor).await?;
+        self.register(&mut book, &keys, &fresh, actor).await?;
         Ok(Registered { added: fresh.len(), known: keys.len() - fresh.len() })
     }
 
@@ -95,25 +100,27 @@ impl Registry {
         self.keys.content_key(key_id)
     }
 
-    /// The keys of these KIDs, each named once, for somebody who encrypts content with them: what is
-    /// given here never changes. In no order.
+    /// The keys of these KIDs, each named once, for somebody who encrypts content with them in the
+    /// way that stands beside each: neither changes any more. In no order.
     pub async fn keys_for(
         &self,
-        key_ids: &[KeyId],
+        wanted: &[(KeyId, KeyType)],
         unknown: Unknown,
         actor: &str,
     ) -> Result<Vec<(KeyId, ContentKey)>, RegisterError> {
+        let key_ids: Vec<_> = wanted.iter().map(|(key_id, _)| *key_id).collect();
         let mut book = self.book.lock().await;
         for _ in 0..ATTEMPTS {
             book.refresh(&self.ledger).await?;
-            let Plan { found, bind, create } = self.plan(&book, key_ids).await?;
-            match (create.first(), unknown) {
-                (Some((key_id, _)), Unknown::Refuse) => {
-                    return Err(RegisterError::UnknownKey(*key_id));
-                }
+            let Plan { found, bind, create } = self.plan(&book, &key_ids).await?;
+            if let (Some((key_id, _)), Unknown::Refuse) = (create.first(), unknown) {
+                return Err(RegisterError::UnknownKey(*key_id));
+            }
+            self.settle_types(wanted, actor).await?;
+            match create.first() {
                 _ if !self.bind(&book, bind).await? => continue,
-                (None, _) => return Ok(found),
-                (Some(_), Unknown::Create) => {
+                None => return Ok(found),
+                Some(_) => {
                     self.register(&mut book, &create, &create, actor).await?;
                     return Ok(found.into_iter().chain(create).collect());
                 }
@@ -133,7 +140,15 @@ impl Registry {
         let mut book = self.book.lock().await;
         let last = self.ledger.last_sequence().await?;
         book.refresh(&self.ledger).await?;
-        Ok(book.page(from, position.unwrap_or(last.map_or(0, |last| last + 1)), limit))
+        let position = position.unwrap_or(last.map_or(0, |last| last + 1));
+        let mut page = book.page(from, position, limit);
+        drop(book);
+        for row in &mut page.rows {
+            if let Some(key_id) = row.key_id() {
+                row.key_type = self.key_type(key_id).await?;
+            }
+        }
+        Ok(page)
     }
 
     /// Records that keys and seeds were sealed under another master key.

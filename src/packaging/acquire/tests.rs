@@ -36,7 +36,7 @@ fn the_answer_has_the_literal_tags_that_a_packager_looks_for() {
     let request = PackagingRequest::read(request(&[&upper, &upper]).as_bytes()).unwrap();
     let key_id: Uuid = KID.parse().unwrap();
     assert_eq!(request.key_ids(), [key_id]);
-    let keys = HashMap::from([(key_id, Zeroizing::new([7; 16]))]);
+    let keys = HashMap::from([(key_id, (Zeroizing::new([7; 16]), Scheme::Cenc))]);
     let answer = String::from_utf8(request.answer(&keys, None).unwrap()).unwrap();
     let between = |start: &str, end: &str| {
         let from = answer.find(start).unwrap() + start.len();

@@ -68,15 +68,19 @@ fn keys(root: Element<'_, '_>) -> Result<(Scheme, Vec<KeyRequest>), ExchangeErro
     let (mut schemes, mut keys) = (Vec::new(), Vec::<KeyRequest>::new());
     for element in items(root, "ContentKeyList", "ContentKey")? {
         let key_id = guid(element, "kid", "ContentKey@kid")?;
-        if keys.iter().any(|key| key.key_id == key_id) {
-            return Err(ExchangeError::KeyTwice(key_id));
-        }
         let scheme = element.attribute("commonEncryptionScheme").ok_or_else(|| {
             let missing = format!("ContentKey@commonEncryptionScheme for KID {key_id}");
             ExchangeError::Missing(missing)
         })?;
         let unsupported = || ExchangeError::Scheme(scheme.to_owned());
-        schemes.push(Scheme::from_name(scheme).ok_or_else(unsupported)?);
+        let scheme = Scheme::from_name(scheme).ok_or_else(unsupported)?;
+        if let Some(first) = keys.iter().position(|key| key.key_id == key_id) {
+            return Err(match schemes.get(first) {
+                Some(other) if *other != scheme => ExchangeError::KeyOfBothSchemes(key_id),
+                _ => ExchangeError::KeyTwice(key_id),
+            });
+        }
+        schemes.push(scheme);
         let iv = element.attribute("explicitIV").map(|iv| {
             data_encoding::BASE64.decode(iv.trim().as_bytes()).is_ok_and(|iv| iv.len() == 16)
         });

@@ -202,6 +202,12 @@ fn what_is_wrong_is_named() {
     };
     let both = |from: &str, to: &str| refused(&request().replace(from, to));
     let scheme = "ContentKey@commonEncryptionScheme";
+    let video = VIDEO.to_lowercase();
+    let one_kid = |scheme: &str| {
+        let second = format!("kid=\"{VIDEO}\"\n commonEncryptionScheme=\"{scheme}\"");
+        let first = format!("kid=\"{AUDIO}\"\n                    commonEncryptionScheme=\"cenc\"");
+        with(&first, &second)
+    };
     for (found, expected) in [
         (with("version=\"2.3\"", "version=\"2.4\""), "CPIX@version: Unsupported CPIX@version"),
         (with(" version=\"2.3\"\n", "\n"), "CPIX: Missing CPIX@version"),
@@ -215,6 +221,11 @@ fn what_is_wrong_is_named() {
             "ContentKey@kid: ContentKey@kid is not",
         ),
         (with(&format!("kid=\"{AUDIO}\""), &format!("kid=\"{VIDEO}\"")), "ContentKey@kid: "),
+        (one_kid("cenc"), &format!("ContentKey@kid: ContentKey@kid {video} comes twice")),
+        (
+            one_kid("cbcs"),
+            &format!("ContentKey@kid: ContentKey@kid {video} is asked for as cenc and as cbcs"),
+        ),
         (
             with(&format!("DRMSystem kid=\"{VIDEO}\""), &format!("DRMSystem kid=\"{PLAYREADY}\"")),
             "DRMSystem@kid: DRMSystem@kid 9a04f079-9840-4286-ab92-e65be0885f95 is not the kid",

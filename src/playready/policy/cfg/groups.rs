@@ -95,14 +95,14 @@ impl Group {
         Ok(policy)
     }
 
-    /// The type of this group's keys; `otherwise` is that of the header or key record.
+    /// The type of this group's keys, if it names one.
     ///
     /// # Errors
     /// A type that is not issued.
-    pub fn key_type(&self, otherwise: KeyType) -> Result<KeyType, Refusal> {
+    pub fn key_type(&self) -> Result<Option<KeyType>, Refusal> {
         match self.content_key_type {
-            None => Ok(otherwise),
-            Some(KeyTypeChoice::Content(key_type)) => Ok(key_type),
+            None => Ok(None),
+            Some(KeyTypeChoice::Content(key_type)) => Ok(Some(key_type)),
             Some(KeyTypeChoice::KeyExchange) => Err(Refusal::UnsupportedKeyType),
         }
     }

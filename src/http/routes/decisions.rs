@@ -2,6 +2,7 @@
 
 use actix_web::web;
 use serde::Deserialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Services, licensing_problem};
@@ -15,21 +16,25 @@ use crate::licensing::{Decision, Question};
 const LICENSES_MAX: usize = 1000;
 
 /// What is asked.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DecisionRequest)]
 pub(super) struct Body {
     /// Reference, identity, or the id by which the service's token names the device.
+    #[schema(example = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f")]
     device: String,
     /// The account that would pay, by reference or by the service's id.
     account: Option<String>,
     /// One persistent license each, with `title` and `content_group` below. Either this or
     /// `licenses`.
     #[serde(default)]
+    #[schema(value_type = Vec<Uuid>, max_items = 1000)]
     key_ids: Vec<String>,
     title: Option<String>,
     content_group: Option<String>,
     /// One persistent license each, with titles and content groups of their own.
     #[serde(default)]
+    #[schema(max_items = 1000)]
     licenses: Vec<License>,
     /// Security level of a device that the ledger does not know.
     security_level: Option<u32>,
@@ -37,15 +42,23 @@ pub(super) struct Body {
     model: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DecisionLicense)]
 struct License {
+    #[schema(value_type = Uuid)]
     key_id: String,
     title: Option<String>,
     content_group: Option<String>,
 }
 
-/// Decides without recording anything.
+/// Would these licenses fit on this device, at this account's expense? Records nothing
+#[utoipa::path(
+    post, path = "/v1/quota/decisions", operation_id = "decide_quota", tag = "quota",
+    security(("api_key" = ["quota:decide"])),
+    request_body = Body,
+    responses((status = 200, body = Decision))
+)]
 pub(super) async fn decide(
     _: Authorized<QuotaDecide>,
     services: web::Data<Services>,

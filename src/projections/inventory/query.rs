@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::voided::{VoidedLicense, voided_key_ids, voided_licenses};
@@ -10,17 +11,21 @@ use crate::clock::UnixMillis;
 use crate::domain::{DeviceRef, Identity};
 
 /// A device at a glance.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DeviceSummary {
     /// The device's reference.
+    #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
     pub device: String,
     /// Certificates that belong to it: SHA-256 of their SIGN keys.
+    #[schema(example = json!(["9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f"]))]
     pub identities: Vec<String>,
     /// First seen.
     pub enrolled_at: UnixMillis,
     /// Security level of the certificate it was first seen with.
+    #[schema(example = 3000)]
     pub security_level: u32,
     /// Maker, model name and number of that certificate.
+    #[schema(example = "Lab tv 1")]
     pub model: String,
     /// When its last acquisition, refusal, deletion or voiding was recorded.
     pub last_event_at: UnixMillis,
@@ -50,7 +55,7 @@ pub struct DevicePage {
 }
 
 /// What became of a license that still counts, or would but for its expiry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LicenseStatus {
     /// Issued; the device has not said whether it stored it.
@@ -64,7 +69,7 @@ pub enum LicenseStatus {
 }
 
 /// What a license is in a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "part", rename_all = "snake_case")]
 pub enum ChainPart {
     /// Leaves open only with it.
@@ -78,7 +83,7 @@ pub enum ChainPart {
 }
 
 /// A live license.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct HeldLicense {
     /// The license.
     pub license_id: Uuid,
@@ -86,9 +91,11 @@ pub struct HeldLicense {
     pub key_id: Uuid,
     /// What is known of it.
     pub status: LicenseStatus,
-    /// Who acquired it.
+    /// Who acquired it: SHA-256 of the SIGN key of its certificate.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub identity: String,
     /// The secure-delete session that ends it, base64.
+    #[schema(content_encoding = "base64", example = "nePNE/GKzeFpc1WBiSUU6Q==")]
     pub session: String,
     /// Whether the device named the session itself.
     pub session_explicit: bool,
@@ -114,9 +121,10 @@ pub struct HeldLicense {
 }
 
 /// What a device holds, at one position of the ledger and one moment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DeviceInventory {
     /// The device's reference.
+    #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
     pub device: String,
     /// KIDs of which the device confirmed that it stored a license.
     pub confirmed: usize,

@@ -15,11 +15,12 @@ use license_ledger::licensing::{Licensing, Parts, Posted};
 use license_ledger::playready::acquire::{ResponseSigner, SignResponses};
 use license_ledger::playready::challenge::Verifier;
 use license_ledger::playready::pki::Pki;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::device::{Device, PERSISTENT, fault_of, kid, refused, request};
-use crate::service::{NOW_S, TestService, block_on};
+use crate::service::{NOW_S, Setup, TestService, block_on};
 
 const LIMIT: usize = 25;
 const KIDS: usize = 200;
@@ -159,4 +160,24 @@ fn second_node(service: &TestService, own: &TempDir) -> Licensing {
         replay_window_ms: 24 * 60 * 60 * 1000,
     };
     block_on(Licensing::new(parts)).unwrap()
+}
+
+#[test]
+fn a_refusal_names_the_rule_what_it_counted_and_what_helps() {
+    let service = Setup::default().with("quota.device_limit", 1).start();
+    let device = service.device("full");
+    let rental = "cfg=(persist:true,enddate:20231115000000)";
+    let first = device.acquire(&service.client, &request(&[kid(1)]), rental).unwrap();
+    device.acknowledge(&service.client, first.transaction_id.unwrap(), &[(kid(1), 0)]).unwrap();
+    let Err(fault) = device.acquire(&service.client, &request(&[kid(2)]), PERSISTENT) else {
+        panic!("granted over the limit")
+    };
+    let said: Value = serde_json::from_str(fault.custom_data.as_deref().unwrap()).unwrap();
+    let expected = json!({
+        "error": "persistent_license_limit", "scope": "device", "limit": 1, "held": 1,
+        "requested": 1, "held_kids": [kid(1)], "rule": "device-slots", "policy_version": 0,
+        "confirmed": 1, "live": 1, "possible": 1, "next_free_at": 1_700_006_400,
+        "remedies": ["delete_license", "write_off", "wait", "override"],
+    });
+    assert_eq!(said, expected);
 }

@@ -184,7 +184,7 @@ fn limit(refusal: Refusal) -> (String, String) {
         requested,
         held_kids,
         window_seconds,
-        ..
+        explained,
     } = refusal
     else {
         return (refusal.to_json(), String::new());
@@ -196,12 +196,19 @@ fn limit(refusal: Refusal) -> (String, String) {
     };
     let window =
         window_seconds.map(|seconds| format!(" within {seconds} seconds")).unwrap_or_default();
+    let rule = explained.as_ref().map(|explained| {
+        format!(" (rule {}, policy version {})", explained.rule, explained.policy_version)
+    });
     let meaning = format!(
         "{holder} holds {held} of {limit} persistent licenses{window}, and {requested} more would \
-         be too many"
+         be too many{}",
+        rule.unwrap_or_default()
     );
+    let frees = explained.and_then(|explained| explained.next_free_at);
+    let frees = frees.map(|at_s| format!(", or wait until {}", UnixMillis(at_s * 1000)));
     let example = held_kids.first().map(|kid| format!(", for example --kid {kid}"));
-    (meaning, format!("delete one with `device delete`{}", example.unwrap_or_default()))
+    let (example, frees) = (example.unwrap_or_default(), frees.unwrap_or_default());
+    (meaning, format!("delete one with `device delete`{example}{frees}"))
 }
 
 fn code(code: FaultCode) -> (String, String) {
@@ -239,6 +246,7 @@ mod tests {
     use super::*;
     use crate::playready::kid::Kid;
     use crate::playready::policy::SecurityLevel;
+    use crate::playready::soap::LimitExplained;
 
     #[test]
     fn a_policy_reads_as_a_sentence() {
@@ -287,13 +295,23 @@ mod tests {
             held: 5,
             requested: 1,
             held_kids: vec![kid],
-            explained: None,
+            explained: Some(Box::new(LimitExplained {
+                rule: "device-slots".to_owned(),
+                policy_version: 3,
+                confirmed: 4,
+                live: 5,
+                possible: 6,
+                next_free_at: Some(1_700_000_000),
+                remedies: vec!["delete_license".to_owned(), "wait".to_owned()],
+            })),
         };
         let reply =
             FaultReply { code: FaultCode::ServiceSpecific, custom_data: Some(refusal.to_json()) };
         let Explanation { meaning, remedy } = fault(&reply);
         assert!(meaning.starts_with("the device holds 5 of 5 persistent licenses"), "{meaning}");
+        assert!(meaning.ends_with("(rule device-slots, policy version 3)"), "{meaning}");
         assert!(remedy.contains(&format!("--kid {kid}")), "{remedy}");
+        assert!(remedy.ends_with("or wait until 2023-11-14T22:13:20.000Z"), "{remedy}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod delete;
 mod identities;
 mod key_types;
 mod metrics;
+mod once;
 mod policy;
 mod register;
 mod revocation;
@@ -44,6 +45,7 @@ use crate::playready::soap::{Fault, FaultCode, Refusal};
 pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
 pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Question};
 pub use metrics::Metrics;
+pub use once::{CommandAnswer, CommandError, Once};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
 
 /// A use case failed for a reason that is not the caller's.
@@ -144,6 +146,7 @@ pub struct Licensing {
     identities: identities::Identities,
     reference_key: ReferenceKey,
     replay_window_ms: i64,
+    in_flight: once::InFlight,
     metrics: Metrics,
 }
 
@@ -249,6 +252,7 @@ impl Licensing {
             clock: parts.clock,
             reference_key: parts.reference_key,
             replay_window_ms: parts.replay_window_ms,
+            in_flight: once::InFlight::default(),
             metrics,
         })
     }

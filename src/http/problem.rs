@@ -34,6 +34,8 @@ pub enum Case {
     OriginNotAllowed,
     /// No license for what is asked for, or none that the client could keep to.
     NotLicensed,
+    /// A request with the same `Idempotency-Key` is being worked on.
+    IdempotencyKeyInUse,
     /// The `Idempotency-Key` belongs to another request.
     IdempotencyKeyReused,
     /// No such resource.
@@ -72,6 +74,11 @@ impl Case {
                 (S::FORBIDDEN, "origin-not-allowed", "Pages of this origin may not ask")
             }
             Self::NotLicensed => (S::FORBIDDEN, "not-licensed", "There is no license for this"),
+            Self::IdempotencyKeyInUse => (
+                S::CONFLICT,
+                "idempotency-key-in-use",
+                "A request with this Idempotency-Key is being worked on",
+            ),
             Self::IdempotencyKeyReused => (
                 S::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",
@@ -304,12 +311,13 @@ impl ResponseError for Problem {
 mod tests {
     use super::*;
 
-    const ALL: [Case; 16] = [
+    const ALL: [Case; 17] = [
         Case::InvalidRequest,
         Case::Unauthenticated,
         Case::MissingScope,
         Case::OriginNotAllowed,
         Case::NotLicensed,
+        Case::IdempotencyKeyInUse,
         Case::IdempotencyKeyReused,
         Case::NotFound,
         Case::MethodNotAllowed,

@@ -12,12 +12,14 @@ mod clearkey;
 mod commit;
 mod decide;
 mod delete;
+mod elsewhere;
 mod identities;
 mod key_types;
 mod metrics;
 mod once;
 mod policy;
 mod register;
+mod reserve;
 mod revocation;
 mod sealing;
 mod subject;
@@ -44,9 +46,11 @@ use crate::playready::soap::{Fault, FaultCode, Refusal};
 
 pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
 pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Question};
+pub use elsewhere::{IssuedElsewhere, IssuedLicense, Told};
 pub use metrics::Metrics;
 pub use once::{CommandAnswer, CommandError, Once};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
+pub use reserve::{NoReservation, Reservation};
 
 /// A use case failed for a reason that is not the caller's.
 #[derive(Debug, thiserror::Error)]

@@ -38,6 +38,8 @@ pub enum Case {
     IdempotencyKeyInUse,
     /// The `Idempotency-Key` belongs to another request.
     IdempotencyKeyReused,
+    /// What the ledger holds does not allow the command.
+    Conflict,
     /// No such resource.
     NotFound,
     /// The resource does not know this method.
@@ -84,6 +86,9 @@ impl Case {
                 "idempotency-key-reused",
                 "The Idempotency-Key belongs to another request",
             ),
+            Self::Conflict => {
+                (S::CONFLICT, "conflict", "What the ledger holds does not allow this")
+            }
             Self::NotFound => (S::NOT_FOUND, "not-found", "There is nothing here"),
             Self::MethodNotAllowed => {
                 (S::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not offered here")
@@ -311,7 +316,7 @@ impl ResponseError for Problem {
 mod tests {
     use super::*;
 
-    const ALL: [Case; 17] = [
+    const ALL: [Case; 18] = [
         Case::InvalidRequest,
         Case::Unauthenticated,
         Case::MissingScope,
@@ -319,6 +324,7 @@ mod tests {
         Case::NotLicensed,
         Case::IdempotencyKeyInUse,
         Case::IdempotencyKeyReused,
+        Case::Conflict,
         Case::NotFound,
         Case::MethodNotAllowed,
         Case::BodyTooSlow,

@@ -76,13 +76,14 @@ impl Caller {
     }
 }
 
-/// What the ledger says about a device before its first other event.
+/// What the ledger says about a device that is seen for the first time.
 pub(super) fn introduction(caller: &Caller, turn: &Turn) -> Vec<(StreamName, Event)> {
     let Turn { identity, belonging, subject, at_ms, .. } = turn;
     let guard = &subject.guard;
     let (identity, at_ms, device) = (*identity, *at_ms, belonging.device.clone());
     let mut events = Vec::new();
-    if guard.head().is_none() {
+    // A back end may have spoken of the device before.
+    if !guard.device().enrolled {
         let enrolled = DeviceEnrolled {
             device: device.clone(),
             identity,

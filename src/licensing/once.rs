@@ -41,6 +41,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::commit::Attempts;
 use super::subject::Subject;
 use super::{Licensing, LicensingError};
 use crate::domain::event::RequestAnswered;
@@ -49,8 +50,6 @@ use crate::domain::{Digest, Event};
 use crate::ledger::codec::CodecError;
 use crate::ledger::tail::Fact;
 use crate::ledger::{Expected, StreamName};
-
-use super::commit::Attempts;
 
 /// One command, as its client named it.
 #[derive(Clone, Debug)]
@@ -152,6 +151,11 @@ impl Once {
     /// Who sent the command: the public part of an API key.
     pub fn client(&self) -> &str {
         &self.client
+    }
+
+    /// Names the command in the metadata of its events.
+    pub(super) fn correlation(&self) -> &str {
+        &self.correlation
     }
 
     /// An id for something that the command makes, `what`: the same each time it is decided.
@@ -267,3 +271,6 @@ impl Licensing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

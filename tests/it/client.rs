@@ -66,6 +66,19 @@ impl Client {
         Answer::read(sent).unwrap_or_else(|| panic!("no answer to POST {path}"))
     }
 
+    /// Posts a command under an `Idempotency-Key`; `None` if no whole answer came.
+    pub fn try_command(&self, path: &str, key: &str, body: &Value) -> Option<Answer> {
+        let request = self.agent.post(format!("{}{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {}", self.key));
+        let request = request.header("idempotency-key", key);
+        Answer::read(request.header("content-type", "application/json").send(body.to_string()))
+    }
+
+    pub fn command(&self, path: &str, key: &str, body: &Value) -> Answer {
+        let answer = self.try_command(path, key, body);
+        answer.unwrap_or_else(|| panic!("no answer to POST {path}"))
+    }
+
     /// The same key, shown to another service.
     pub fn at(&self, url: &str) -> Self {
         Self { url: url.to_owned(), ..self.clone() }

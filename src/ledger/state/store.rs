@@ -25,7 +25,7 @@ use crate::domain::{
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-const FOLD_VERSION: i64 = 5;
+const FOLD_VERSION: i64 = 6;
 
 /// How long events gather before they are applied: events of many devices change the same pages,
 /// which are then written once. Decisions do not wait for it, since recent events are folded forward

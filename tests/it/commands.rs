@@ -166,8 +166,10 @@ const CLIENTS: usize = 8;
 fn commands_whose_answers_were_lost_in_a_kill_are_answered_once_and_for_all() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let limit = ["--quota-device-limit", "1000000"];
-    let mut serving = Serving::start(&data, &limit);
+    let config = dir.path().join("config.toml");
+    std::fs::write(&config, "[quota]\ndevice_limit = 1000000\n").unwrap();
+    let start = || Serving::start(&data, &["--config", config.to_str().unwrap()]);
+    let mut serving = start();
     let key = serving.admin_key.clone().unwrap();
     let mut all: Vec<Commands> = (0..CLIENTS).map(|_| Commands::default()).collect();
     for round in 0..KILLS {
@@ -186,7 +188,7 @@ fn commands_whose_answers_were_lost_in_a_kill_are_answered_once_and_for_all() {
             }
             serving.kill();
         });
-        serving = Serving::start(&data, &limit);
+        serving = start();
         let client = serving.client(&key);
         // All of this round again: what was answered stays, and the rest is answered by now.
         for commands in &mut all {

@@ -188,6 +188,8 @@ impl Device {
             paying.for_each(|(_, account)| account.evolve(&event));
         }
         first.iter().for_each(|event| device.evolve(event));
+        // A block is no limit.
+        device.blocked = false;
         let (level, model) = match licenses.first() {
             Some(first) => (first.security_level, first.model.as_str()),
             None => (None, ""),

@@ -16,6 +16,7 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// KIDs of one request at most: a few tracks in several qualities.
@@ -41,11 +42,16 @@ pub struct BadRequest {
     pub detail: String,
 }
 
-#[derive(Deserialize)]
-struct Wire {
+/// A license request, as it is sent.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ClearKeyRequest)]
+pub struct RequestFormat {
+    /// The KIDs: 16 bytes each, base64url without padding.
+    #[schema(min_items = 1, max_items = 64, example = json!(["ASNFZ4mrze8BI0VniavN7w"]))]
     kids: Vec<String>,
     /// Some players leave it out; a license without it is temporary as well.
     #[serde(rename = "type", default = "temporary")]
+    #[schema(pattern = "^temporary$", example = "temporary")]
     session: String,
 }
 
@@ -56,7 +62,7 @@ impl Request {
     /// Not such JSON, no KID or more than [`KIDS_MAX`], a KID that is not 16 bytes, or a type of
     /// session other than `temporary`.
     pub fn parse(body: &[u8]) -> Result<Self, BadRequest> {
-        let wire: Wire = serde_json::from_slice(body).map_err(|error| {
+        let wire: RequestFormat = serde_json::from_slice(body).map_err(|error| {
             let form = r#"send {"kids": ["…"], "type": "temporary"}"#;
             BadRequest::new("body", format!("is not a Clear Key license request ({error}); {form}"))
         })?;
@@ -97,17 +103,27 @@ fn key_id(text: &str) -> Option<Uuid> {
     bytes.try_into().map(Uuid::from_bytes).ok()
 }
 
-#[derive(Serialize)]
-struct License {
+/// A license, as it is sent: a JSON Web Key Set.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ClearKeyLicense)]
+pub struct LicenseFormat {
+    /// One key for each KID.
     keys: Vec<JsonWebKey>,
+    /// The type of the session.
+    #[schema(pattern = "^temporary$", example = "temporary")]
     r#type: &'static str,
 }
 
 /// A symmetric key as RFC 7517 and RFC 7518 section 6.4 have it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct JsonWebKey {
+    #[schema(pattern = "^oct$", example = "oct")]
     kty: &'static str,
+    /// The KID.
+    #[schema(pattern = "^[A-Za-z0-9_-]{22}$", example = "ASNFZ4mrze8BI0VniavN7w")]
     kid: String,
+    /// The content key.
+    #[schema(pattern = "^[A-Za-z0-9_-]{22}$", example = "T-3mJ88DduozWwMcvcFg4g")]
     k: String,
 }
 
@@ -123,7 +139,7 @@ pub fn license<'a>(
         kid: BASE64URL_NOPAD.encode(key_id.as_bytes()),
         k: BASE64URL_NOPAD.encode(key),
     });
-    serde_json::to_vec(&License { keys: keys.collect(), r#type: TEMPORARY })
+    serde_json::to_vec(&LicenseFormat { keys: keys.collect(), r#type: TEMPORARY })
 }
 
 #[cfg(test)]

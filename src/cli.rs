@@ -11,6 +11,7 @@ pub mod events;
 pub mod inventory;
 pub mod keys;
 mod master_key;
+pub mod openapi;
 mod pipe;
 pub mod pki;
 pub mod rebuild;
@@ -48,6 +49,7 @@ enum Command {
     Pki(pki::PkiCommand),
     #[command(subcommand)]
     Device(device::DeviceCommand),
+    Openapi(openapi::OpenapiArgs),
 }
 
 /// Where the ledger is. Every setting can also stand in the configuration file or in the
@@ -102,6 +104,7 @@ fn run_command() -> ExitCode {
         Command::Rebuild(args) => rebuild::run(args),
         Command::Pki(command) => pki::run(command),
         Command::Device(command) => device::run(command),
+        Command::Openapi(args) => openapi::run(args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {}", one_line(&error));

@@ -15,11 +15,14 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
+use utoipa::ToSchema;
 
 /// A moment: milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted.
 ///
 /// Its JSON form is RFC 3339 text; events store the number itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, ToSchema)]
+#[schema(as = Time, value_type = String, format = DateTime, example = "2026-03-31T12:00:00.000Z",
+    description = "A moment: RFC 3339 in UTC with milliseconds.")]
 pub struct UnixMillis(pub i64);
 
 impl UnixMillis {

@@ -29,12 +29,32 @@
 //!
 //! `web::Json`, `web::Query`, `web::Path` and `web::Bytes` answer with problems when they fail.
 //! Unknown paths and methods do so as well, the latter with the header `Allow`.
+//!
+//! Every route is described at its handler, for [`openapi`]:
+//!
+//! ```ignore
+//! /// Would these licenses fit on this device? Records nothing
+//! #[utoipa::path(
+//!     post, path = "/v1/quota/decisions", operation_id = "decide_quota", tag = "quota",
+//!     security(("api_key" = ["quota:decide"])),
+//!     request_body = Body,
+//!     responses((status = 200, body = Decision), (status = 404, description = "No such account"))
+//! )]
+//! ```
+//!
+//! The types derive `ToSchema` or, for parameters, `IntoParams`, with limits, patterns and examples in
+//! `#[schema(…)]` and `#[param(…)]`. A status from 400 on needs only a description, and those that the
+//! shell and the authorization answer are added by themselves. Then the handler is named twice in
+//! [`routes`]: where its path is registered, and in the list of what is described. Tests fail when one
+//! of the two is missing, when the scope is another than the handler's, and when any answer that they
+//! get is not as described.
 
 pub mod auth;
 mod body;
 mod connection;
 pub mod health;
 pub mod metrics;
+pub mod openapi;
 pub mod page;
 pub mod problem;
 pub mod routes;
@@ -102,9 +122,15 @@ fn install(config: &mut web::ServiceConfig, limits: &crate::config::Limits) {
         .app_data(web::PathConfig::default().error_handler(bad_path))
         .service(web::resource(HEALTHZ).route(web::get().to(health::healthz)))
         .service(web::resource(READYZ).route(web::get().to(health::readyz)))
+        .service(web::resource("/openapi.json").route(web::get().to(openapi::show)))
         .service(web::resource("/metrics").route(web::get().to(show_metrics)));
 }
 
+/// Figures of the service, in the OpenMetrics text format
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics", tag = "operation",
+    responses((status = 200, content_type = "application/openmetrics-text", body = String))
+)]
 async fn show_metrics(shell: web::Data<Shell>) -> Result<HttpResponse, Problem> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let text = shell.metrics.encode().map_err(Problem::internal)?;

@@ -44,6 +44,7 @@ use crate::playready::ecc::PublicKey;
 use crate::playready::revocation::Revocation;
 use crate::playready::soap::{Fault, FaultCode, Refusal};
 
+pub use crate::clearkey::{LicenseFormat, RequestFormat};
 pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
 pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Question};
 pub use elsewhere::{IssuedElsewhere, IssuedLicense, Told};

@@ -1,10 +1,12 @@
 //! `/healthz`: the process answers. `/readyz`: it can do its work.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_web::{HttpResponse, web};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Shell;
 
@@ -36,16 +38,16 @@ impl Readiness {
     }
 
     /// Whether all is well, and the outcome of each check: `"ok"` or its reason.
-    fn report(&self) -> (bool, Map<String, Value>) {
+    fn report(&self) -> (bool, BTreeMap<&'static str, String>) {
         let stopping = self.stopping.load(Ordering::Acquire);
         let shutdown = stopping.then(|| ("shutdown", Err("the service is stopping".to_owned())));
         let checks = self.checks.iter().map(|(name, check)| (*name, check()));
         let mut ready = true;
-        let mut outcomes = Map::new();
+        let mut outcomes = BTreeMap::new();
         for (name, outcome) in shutdown.into_iter().chain(checks) {
             ready &= outcome.is_ok();
             let text = outcome.err().unwrap_or_else(|| "ok".to_owned());
-            outcomes.insert(name.to_owned(), Value::String(text));
+            outcomes.insert(name, text);
         }
         (ready, outcomes)
     }
@@ -57,17 +59,40 @@ impl fmt::Debug for Readiness {
     }
 }
 
-/// `GET /healthz`
-pub(super) async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().json(json!({"status": "ok"}))
+/// The process answers.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Alive {
+    #[schema(pattern = "^ok$", example = "ok")]
+    status: &'static str,
 }
 
-/// `GET /readyz`: 200, or 503 with the reason of each check that failed.
+/// Whether requests make sense, and why not.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ReadinessReport {
+    /// `ready` or `not ready`.
+    #[schema(pattern = "^(ready|not ready)$", example = "ready")]
+    status: &'static str,
+    /// The outcome of each check: `ok`, or what is wrong.
+    #[schema(example = json!({"ledger": "ok"}))]
+    checks: BTreeMap<&'static str, String>,
+}
+
+/// The process answers
+#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, body = Alive)))]
+pub(super) async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(Alive { status: "ok" })
+}
+
+/// The service can do its work, or says what keeps it from that
+#[utoipa::path(
+    get, path = "/readyz", tag = "operation",
+    responses((status = 200, body = ReadinessReport), (status = 503, body = ReadinessReport))
+)]
 pub(super) async fn readyz(shell: web::Data<Shell>) -> HttpResponse {
     let (ready, checks) = shell.readiness().report();
     if ready {
-        HttpResponse::Ok().json(json!({"status": "ready", "checks": checks}))
+        HttpResponse::Ok().json(ReadinessReport { status: "ready", checks })
     } else {
-        HttpResponse::ServiceUnavailable().json(json!({"status": "not ready", "checks": checks}))
+        HttpResponse::ServiceUnavailable().json(ReadinessReport { status: "not ready", checks })
     }
 }

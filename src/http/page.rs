@@ -14,20 +14,27 @@
 use data_encoding::BASE64URL_NOPAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::problem::Problem;
 
 /// The two query parameters of a list. Other parameters go beside it with `#[serde(flatten)]`, or
 /// are refused by name if there are none.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct PageQuery {
+    /// Most items to show.
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<String>,
+    /// The `next_cursor` of the page before.
     cursor: Option<String>,
-    /// Wait until the answer includes this position.
+    /// Wait until the answer includes this position, which an earlier answer named.
+    #[param(value_type = Option<i64>, minimum = 0)]
     pub min_position: Option<String>,
     /// Where the first page begins, for lists that have such a place.
-    pub from: Option<String>,
+    #[param(ignore)]
+    from: Option<String>,
 }
 
 /// Where a page ended, and the next one begins.
@@ -51,13 +58,15 @@ pub struct PageRequest<K> {
 }
 
 /// A page as it is sent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Page<T> {
     /// The items, in the order of the list.
     pub items: Vec<T>,
     /// Cursor of the next page; `null` where there is none.
+    #[schema(required)]
     pub next_cursor: Option<String>,
     /// Position in the ledger that the list was cut at.
+    #[schema(pattern = "^[0-9]+$", example = "7")]
     pub position: String,
 }
 
@@ -72,8 +81,28 @@ impl PageQuery {
     ///
     /// # Errors
     ///
-    /// A 400 problem that names `limit` or `cursor`.
+    /// A 400 problem that names `limit`, `cursor` or `from`.
     pub fn parse<K: DeserializeOwned>(&self, list: &str) -> Result<PageRequest<K>, Problem> {
+        match self.from {
+            None => self.parse_but_from(list),
+            Some(_) => Err(Problem::field("from", "is no parameter of this list; leave it out")),
+        }
+    }
+
+    /// Reads the parameters for a list that can begin at any of its places: the page, and the place.
+    ///
+    /// # Errors
+    ///
+    /// A 400 problem that names `limit`, `cursor` or `from`.
+    pub fn parse_from<K: DeserializeOwned>(
+        &self,
+        list: &str,
+    ) -> Result<(PageRequest<K>, u64), Problem> {
+        let from = self.from.as_deref().map(|from| whole_number("from", from)).transpose()?;
+        Ok((self.parse_but_from(list)?, from.unwrap_or(0)))
+    }
+
+    fn parse_but_from<K: DeserializeOwned>(&self, list: &str) -> Result<PageRequest<K>, Problem> {
         let limit = match self.limit.as_deref().map(str::parse) {
             None => DEFAULT_LIMIT,
             Some(Ok(limit @ 1..=MAX_LIMIT)) => limit,
@@ -85,6 +114,16 @@ impl PageQuery {
         let cursor = self.cursor.as_deref().map(|text| Cursor::decode(list, text)).transpose()?;
         Ok(PageRequest { limit, cursor })
     }
+}
+
+/// The value of a parameter that is a place in the ledger or in a stream.
+///
+/// # Errors
+///
+/// A 400 problem that names it: it is no whole number, or more than the ledger can count.
+pub(super) fn whole_number(name: &'static str, text: &str) -> Result<u64, Problem> {
+    let number = text.parse().ok().filter(|number| i64::try_from(*number).is_ok());
+    number.ok_or_else(|| Problem::field(name, format!("must be a whole number up to {}", i64::MAX)))
 }
 
 impl<K: Serialize> Cursor<K> {
@@ -147,6 +186,20 @@ mod tests {
         for limit in ["0", "1001", "-1", "ten", "", "99999999999999999999"] {
             let refused = query(Some(limit), None).parse::<u64>("devices").unwrap_err();
             assert_eq!(refused.to_string(), "limit: must be a whole number from 1 to 1000");
+        }
+    }
+
+    #[test]
+    fn a_list_that_begins_anywhere_says_so_and_others_refuse_it_by_name() {
+        let from = |from: &str| PageQuery { from: Some(from.to_owned()), ..PageQuery::default() };
+        assert_eq!(from("7").parse_from::<u64>("events").unwrap().1, 7);
+        assert_eq!(query(None, None).parse_from::<u64>("events").unwrap().1, 0);
+        let refused = from("7").parse::<u64>("devices").unwrap_err();
+        assert_eq!(refused.to_string(), "from: is no parameter of this list; leave it out");
+        for wrong in ["", "-1", "x", "9223372036854775808"] {
+            let refused = from(wrong).parse_from::<u64>("events").unwrap_err();
+            let words = "from: must be a whole number up to 9223372036854775807";
+            assert_eq!(refused.to_string(), words);
         }
     }
 

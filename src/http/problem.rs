@@ -18,6 +18,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::shell::{RequestId, protect};
 
@@ -63,6 +64,28 @@ pub enum Case {
 }
 
 impl Case {
+    /// Every case there is.
+    pub(super) const ALL: [Self; 18] = [
+        Self::InvalidRequest,
+        Self::Unauthenticated,
+        Self::MissingScope,
+        Self::OriginNotAllowed,
+        Self::NotLicensed,
+        Self::IdempotencyKeyInUse,
+        Self::IdempotencyKeyReused,
+        Self::Conflict,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::BodyTooSlow,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::KeyExchangeRefused,
+        Self::RateLimited,
+        Self::Internal,
+        Self::Overloaded,
+        Self::TimedOut,
+    ];
+
     /// Status, code and title of each case.
     const fn row(self) -> (StatusCode, &'static str, &'static str) {
         use StatusCode as S;
@@ -122,6 +145,11 @@ impl Case {
         self.row().1
     }
 
+    /// The case in words.
+    pub(super) const fn title(self) -> &'static str {
+        self.row().2
+    }
+
     /// The case for an error that only has a status, as the HTTP library makes them.
     fn of_status(status: StatusCode) -> Self {
         match status {
@@ -136,7 +164,7 @@ impl Case {
 }
 
 /// One field of the request that is to blame.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
     /// Its name: a query parameter, or a path into the body such as `key_ids[3]`.
     pub field: Cow<'static, str>,
@@ -155,15 +183,26 @@ pub struct Problem {
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// An error as it is sent (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Body<'a> {
+    /// Names the kind of error; relative to the service.
+    #[schema(pattern = "^/problems/[a-z-]+$")]
     r#type: String,
+    /// The kind of error in words.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
+    /// What is wrong and what would be right, for people.
     detail: &'a str,
+    /// The kind of error, for programs; stable.
     code: &'static str,
+    /// Names the request in the log of the service, as the header `x-request-id` does.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = uuid::Uuid, required = false)]
     request_id: Option<&'a str>,
+    /// The fields that are to blame, if any.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
 }
@@ -316,27 +355,6 @@ impl ResponseError for Problem {
 mod tests {
     use super::*;
 
-    const ALL: [Case; 18] = [
-        Case::InvalidRequest,
-        Case::Unauthenticated,
-        Case::MissingScope,
-        Case::OriginNotAllowed,
-        Case::NotLicensed,
-        Case::IdempotencyKeyInUse,
-        Case::IdempotencyKeyReused,
-        Case::Conflict,
-        Case::NotFound,
-        Case::MethodNotAllowed,
-        Case::BodyTooSlow,
-        Case::BodyTooLarge,
-        Case::UnsupportedMediaType,
-        Case::KeyExchangeRefused,
-        Case::RateLimited,
-        Case::Internal,
-        Case::Overloaded,
-        Case::TimedOut,
-    ];
-
     fn json(problem: &Problem) -> serde_json::Value {
         let body =
             actix_web::body::MessageBody::try_into_bytes(problem.error_response().into_body());
@@ -361,8 +379,9 @@ mod tests {
 
     #[test]
     fn codes_are_distinct() {
-        let codes: std::collections::BTreeSet<_> = ALL.iter().map(|case| case.code()).collect();
-        assert_eq!(codes.len(), ALL.len());
+        let codes: std::collections::BTreeSet<_> =
+            Case::ALL.iter().map(|case| case.code()).collect();
+        assert_eq!(codes.len(), Case::ALL.len());
     }
 
     #[test]

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use actix_web::middleware::from_fn;
 use actix_web::web;
 
-use super::problem::{Case, Problem};
+use super::page::whole_number;
+use super::problem::{self, Case, Problem};
 use crate::access::RateLimiter;
 use crate::clock::Clock;
 use crate::config::Origins;
@@ -44,6 +45,35 @@ pub struct Services {
     /// The time, for what is shown as of now.
     pub clock: Clock,
 }
+
+/// All routes of the service, as their handlers describe them.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    paths(
+        license::rights_manager,
+        clearkey::acquire,
+        devices::list,
+        devices::show,
+        devices::inventory,
+        events::of_device,
+        events::list,
+        decisions::decide,
+        reservations::show,
+        reservations::release,
+        elsewhere::acquired,
+        elsewhere::acknowledged,
+        elsewhere::deleted,
+        keys::list,
+        packaging::headers,
+        packaging::speke,
+        super::health::healthz,
+        super::health::readyz,
+        super::show_metrics,
+        super::openapi::show,
+    ),
+    components(schemas(problem::Body<'static>))
+)]
+pub(super) struct Described;
 
 /// Installs all routes of the service.
 pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) {
@@ -123,14 +153,12 @@ impl Services {
     /// Waits until the inventory includes `min_position`, if one is given.
     async fn wait_for(&self, min_position: Option<&str>) -> Result<(), Problem> {
         let Some(text) = min_position else { return Ok(()) };
-        let wrong = |detail| Problem::field("min_position", detail);
-        let position: u64 = text
-            .parse()
-            .map_err(|_| wrong("must be a position from an earlier answer, a whole number"))?;
+        let position = whole_number("min_position", text)?;
         let Some(sequence) = position.checked_sub(1) else { return Ok(()) };
         let last = self.history.last_sequence().await.map_err(Problem::internal)?;
         if last.is_none_or(|last| last < sequence) {
-            return Err(wrong("is ahead of the ledger; take one from an earlier answer"));
+            let detail = "is ahead of the ledger; take one from an earlier answer";
+            return Err(Problem::field("min_position", detail));
         }
         self.inventory.wait_for(sequence).await.map_err(Problem::internal)
     }

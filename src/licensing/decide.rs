@@ -1,6 +1,7 @@
 //! A back end asks whether a device may store more.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::policy::Published;
@@ -27,11 +28,13 @@ pub struct Question<'a> {
 }
 
 /// The answer, and all it rests on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Decision {
     /// `allow`, `allow_overage` or `deny`.
+    #[schema(pattern = "^(allow|allow_overage|deny)$", example = "deny")]
     pub decision: &'static str,
     /// The device asked about.
+    #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
     pub device: String,
     /// Whether the ledger knows it; an unknown one is decided as new.
     pub device_known: bool,
@@ -41,6 +44,7 @@ pub struct Decision {
     pub policy_version: u64,
     /// Id of the rule that the answer rests on: the one that denies or allows as overage, else the
     /// one with the least room left. `None` if no rule applies.
+    #[schema(example = "device-slots")]
     pub rule: Option<String>,
     /// That rule's limit.
     pub limit: Option<u32>,
@@ -69,7 +73,7 @@ pub struct Decision {
 }
 
 /// How much is in use, as sure as the evidence is: `confirmed` <= `live` <= `possible`.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct DecisionInUse {
     /// What devices confirmed that they stored.
     pub confirmed: u32,
@@ -80,7 +84,7 @@ pub struct DecisionInUse {
 }
 
 /// What one rule says.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DecisionRule {
     /// The rule's id.
     pub rule: String,
@@ -91,6 +95,7 @@ pub struct DecisionRule {
     /// The title that it counts, if it counts titles.
     pub title: Option<String>,
     /// `allow`, `allow_overage` or `deny`.
+    #[schema(pattern = "^(allow|allow_overage|deny)$", example = "deny")]
     pub decision: &'static str,
     /// The most that may be in use, as set for the device or account, else as the rule has it.
     pub limit: u32,
@@ -105,7 +110,7 @@ pub struct DecisionRule {
 }
 
 /// A license or reservation that a rule counts.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DecisionCounted {
     /// The license, or what a reservation holds for one.
     pub license_id: Uuid,

@@ -2,6 +2,7 @@
 
 use data_encoding::BASE64;
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::once::{CommandAnswer, CommandError, Once};
@@ -60,7 +61,7 @@ pub struct IssuedLicense<'a> {
 }
 
 /// What was recorded of licenses issued elsewhere.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RecordedLicenses {
     /// The device.
     pub device: String,
@@ -83,7 +84,7 @@ pub struct RecordedLicenses {
 }
 
 /// One of them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RecordedLicense {
     /// How this ledger names it.
     pub license_id: Uuid,
@@ -96,7 +97,7 @@ pub struct RecordedLicense {
 }
 
 /// What was recorded of the end, or the storing, of licenses issued elsewhere.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RecordedWord {
     /// The device.
     pub device: String,
@@ -109,7 +110,7 @@ pub struct RecordedWord {
 }
 
 /// One of them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SpokenOf {
     /// The license.
     pub license_id: Uuid,

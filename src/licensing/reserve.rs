@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::decide::Question;
@@ -18,7 +19,7 @@ use crate::domain::{DeviceRef, Event, LicenseId};
 pub struct NoReservation;
 
 /// What a reservation holds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Reservation {
     /// The reservation.
     pub reservation_id: Uuid,

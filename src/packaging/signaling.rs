@@ -11,6 +11,7 @@
 
 use data_encoding::BASE64;
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::KeyType;
@@ -81,30 +82,40 @@ impl Scheme {
 pub type Keyed<'a> = (Uuid, Option<&'a ContentKey>);
 
 /// Content headers in every version that can hold the same keys.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ContentHeaders)]
 pub struct Headers {
     /// The system id of PlayReady.
+    #[schema(format = Uuid, example = "9a04f079-9840-4286-ab92-e65be0885f95")]
     pub system_id: String,
     /// `cenc` or `cbcs`.
+    #[schema(pattern = "^(cenc|cbcs)$", example = "cenc")]
     pub scheme: &'static str,
     /// The KIDs, in the order of the headers.
+    #[schema(example = json!(["01234567-89ab-cdef-0123-456789abcdef"]))]
     pub key_ids: Vec<String>,
     /// One entry a version, oldest first.
     pub headers: Vec<HeaderForms>,
 }
 
 /// One header in each form that a packager may need.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ContentHeader)]
 pub struct HeaderForms {
     /// Version of the header format.
+    #[schema(example = "4.0")]
     pub version: &'static str,
     /// The WRMHEADER as text.
+    #[schema(content_media_type = "text/xml")]
     pub wrmheader: String,
     /// The PlayReady Object around it, base64.
+    #[schema(content_encoding = "base64")]
     pub pro: String,
     /// The PSSH box of version 0 around that, base64.
+    #[schema(content_encoding = "base64")]
     pub pssh: String,
     /// The same as version 1, which lists the KIDs, base64.
+    #[schema(content_encoding = "base64")]
     pub pssh_v1: String,
 }
 

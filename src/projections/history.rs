@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::DeviceRef;
@@ -17,13 +18,16 @@ pub struct History {
 }
 
 /// An event as it is shown: the body is the stored bytes, not a rendering of them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
 pub struct EventView {
     /// Place in the ledger, gapless from 0.
     pub sequence: u64,
     /// The ledger engine's own position.
+    #[schema(example = "3")]
     pub cursor: String,
     /// The stream.
+    #[schema(example = "device-beb4pw6chv22zwww44tn5zxsb4")]
     pub stream: String,
     /// Place in the stream, gapless from 0.
     pub revision: u64,
@@ -31,8 +35,10 @@ pub struct EventView {
     pub id: Uuid,
     /// Its type tag.
     #[serde(rename = "type")]
+    #[schema(example = "device-enrolled.v1")]
     pub kind: String,
-    /// Its body.
+    /// Its body, byte for byte as it is stored; its shape depends on the type.
+    #[schema(value_type = Object)]
     pub data: Box<RawValue>,
 }
 

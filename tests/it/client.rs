@@ -1,6 +1,8 @@
-//! An HTTP client of a service, wherever that runs.
+//! An HTTP client of a service, wherever that runs. It holds every answer against the OpenAPI document.
 
 use serde_json::Value;
+
+use crate::contract;
 
 /// The path that devices post to.
 pub const RIGHTS_MANAGER: &str = "/playready/rightsmanager.asmx";
@@ -11,6 +13,8 @@ pub struct Client {
     agent: ureq::Agent,
     url: String,
     key: String,
+    /// Whether the OpenAPI document describes what it talks to.
+    described: bool,
 }
 
 /// An answer, whatever its status.
@@ -29,12 +33,18 @@ impl Client {
             .timeout_global(Some(std::time::Duration::from_secs(30)))
             .max_idle_connections_per_host(64)
             .build();
-        Self { agent: config.new_agent(), url: url.to_owned(), key: key.to_owned() }
+        let (url, key) = (url.to_owned(), key.to_owned());
+        Self { agent: config.new_agent(), url, key, described: true }
     }
 
     /// The base URL of the service.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The API key that it shows.
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
     /// The same service, with another key.
@@ -44,8 +54,8 @@ impl Client {
 
     /// Gets `path`; `None` if no answer came.
     pub fn try_get(&self, path: &str) -> Option<Answer> {
-        let request = self.agent.get(format!("{}{path}", self.url));
-        Answer::read(request.header("authorization", format!("Bearer {}", self.key)).call())
+        let bearer = format!("Bearer {}", self.key);
+        self.try_send("GET", path, &[("authorization", &bearer)], b"")
     }
 
     pub fn get(&self, path: &str) -> Answer {
@@ -60,18 +70,18 @@ impl Client {
     }
 
     pub fn post_json(&self, path: &str, body: &Value) -> Answer {
-        let request = self.agent.post(format!("{}{path}", self.url));
-        let request = request.header("authorization", format!("Bearer {}", self.key));
-        let sent = request.header("content-type", "application/json").send(body.to_string());
-        Answer::read(sent).unwrap_or_else(|| panic!("no answer to POST {path}"))
+        self.post(path, &[("content-type", "application/json")], body.to_string().as_bytes())
     }
 
     /// Posts a command under an `Idempotency-Key`; `None` if no whole answer came.
     pub fn try_command(&self, path: &str, key: &str, body: &Value) -> Option<Answer> {
-        let request = self.agent.post(format!("{}{path}", self.url));
-        let request = request.header("authorization", format!("Bearer {}", self.key));
-        let request = request.header("idempotency-key", key);
-        Answer::read(request.header("content-type", "application/json").send(body.to_string()))
+        let bearer = format!("Bearer {}", self.key);
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("idempotency-key", key),
+            ("content-type", "application/json"),
+        ];
+        self.try_send("POST", path, &headers, body.to_string().as_bytes())
     }
 
     pub fn command(&self, path: &str, key: &str, body: &Value) -> Answer {
@@ -79,9 +89,9 @@ impl Client {
         answer.unwrap_or_else(|| panic!("no answer to POST {path}"))
     }
 
-    /// The same key, shown to another service.
+    /// The same key, shown to the packagers' listener, which the OpenAPI document leaves out.
     pub fn at(&self, url: &str) -> Self {
-        Self { url: url.to_owned(), ..self.clone() }
+        Self { url: url.to_owned(), described: false, ..self.clone() }
     }
 
     /// Posts a body with these headers and the API key.
@@ -93,12 +103,27 @@ impl Client {
 
     /// Sends `method` with exactly these headers.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let answer = self.try_send(method, path, headers, body);
+        answer.unwrap_or_else(|| panic!("no answer to {method} {path}"))
+    }
+
+    /// The same; `None` if no whole answer came.
+    fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<Answer> {
         let request = ureq::http::Request::builder().method(method);
         let request = request.uri(format!("{}{path}", self.url));
         let request =
             headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        let sent = self.agent.run(request.body(body).unwrap());
-        Answer::read(sent).unwrap_or_else(|| panic!("no answer to {method} {path}"))
+        let answer = Answer::read(self.agent.run(request.body(body).unwrap()))?;
+        if self.described {
+            contract::check(method, path, &answer);
+        }
+        Some(answer)
     }
 
     /// Posts a challenge with the query string `query`; `None` if no whole answer came.
@@ -117,14 +142,11 @@ impl Client {
         query: &str,
         headers: &[(&str, &str)],
     ) -> Option<Answer> {
-        let mut url = format!("{}{RIGHTS_MANAGER}", self.url);
-        if !query.is_empty() {
-            url = format!("{url}?{query}");
-        }
-        let request = headers
-            .iter()
-            .fold(self.agent.post(url), |request, (name, value)| request.header(*name, *value));
-        Answer::read(request.send(body))
+        let path = match query {
+            "" => RIGHTS_MANAGER.to_owned(),
+            query => format!("{RIGHTS_MANAGER}?{query}"),
+        };
+        self.try_send("POST", &path, headers, body)
     }
 }
 

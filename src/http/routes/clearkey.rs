@@ -18,12 +18,33 @@ use super::{Services, licensing_problem};
 use crate::http::RequestId;
 use crate::http::auth::bearer;
 use crate::http::problem::{Case, Problem};
-use crate::licensing::{ClearKeyRefused, Posted};
+use crate::licensing::{ClearKeyRefused, LicenseFormat, Posted, RequestFormat};
 
 /// For how long a browser may remember the answer to a preflight, in seconds.
 const PREFLIGHT_SECONDS: &str = "600";
 
-/// Answers a license request.
+/// Keys for the Encrypted Media Extensions of a browser, where the operator allows it
+///
+/// Answers 404 unless `clearkey.enabled` is set.
+#[utoipa::path(
+    post, path = "/clearkey", operation_id = "clear_key", tag = "licenses",
+    params(
+        ("device" = Option<String>, Query, description = "In test mode, the name of the device", example = "living-room"),
+        ("cfg" = Option<String>, Query, description = "In test mode, the policy string of Microsoft's test servers"),
+        ("token" = Option<String>, Query, description = "The service's token; `Authorization: Bearer` does as well"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeat get the same licenses and record nothing",
+            min_length = 1, max_length = 255, pattern = "^[!-~]+$"),
+    ),
+    request_body(content = RequestFormat, content_type = "application/json", description = "No content type is asked for"),
+    responses(
+        (status = 200, body = LicenseFormat,
+            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
+        (status = 403, description = "No license for what is asked for, or the page's origin may not ask"),
+        (status = 404, description = "Clear Key is not offered"),
+        (status = 422, description = "The Idempotency-Key was used for another request"),
+        (status = 429, description = "This device asks too often"),
+    )
+)]
 pub(super) async fn acquire(
     services: web::Data<Services>,
     id: RequestId,

@@ -2,35 +2,40 @@
 
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::once::{Command, command_problem, respond};
+use super::once::{Command, MaybeCommandKey, command_problem, respond};
 use super::{Services, licensing_problem};
 use crate::domain::usage::Wanted;
 use crate::domain::{AccountRef, DeviceRef, KeyId};
 use crate::http::auth::{Authorized, QuotaDecide};
 use crate::http::problem::Problem;
-use crate::licensing::Question;
+use crate::licensing::{Decision, Question};
 
 /// Licenses of one decision at most.
 const LICENSES_MAX: usize = 1000;
 
 /// What is asked.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DecisionRequest)]
 pub(super) struct Body {
     /// Reference, identity, or the id by which the service's token names the device.
+    #[schema(example = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f")]
     device: String,
     /// The account that would pay, by reference or by the service's id.
     account: Option<String>,
     /// One persistent license each, with `title` and `content_group` below. Either this or
     /// `licenses`.
     #[serde(default)]
+    #[schema(value_type = Vec<Uuid>, max_items = 1000)]
     key_ids: Vec<String>,
     title: Option<String>,
     content_group: Option<String>,
     /// One persistent license each, with titles and content groups of their own.
     #[serde(default)]
+    #[schema(max_items = 1000)]
     licenses: Vec<License>,
     /// Security level of a device that the ledger does not know.
     security_level: Option<u32>,
@@ -40,12 +45,15 @@ pub(super) struct Body {
     #[serde(default)]
     commit: bool,
     /// For how long, in seconds; 5 minutes if it is not given.
+    #[schema(minimum = 1, maximum = 86_400)]
     hold_seconds: Option<u32>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DecisionLicense)]
 struct License {
+    #[schema(value_type = Uuid)]
     key_id: String,
     title: Option<String>,
     content_group: Option<String>,
@@ -56,8 +64,22 @@ const HOLD_SECONDS: u32 = 300;
 /// The longest that a reservation holds room: a day.
 const HOLD_SECONDS_MAX: u32 = 86_400;
 
-/// Decides, and holds room for the licenses if it is to be committed. Otherwise it records nothing
-/// and needs no `Idempotency-Key`.
+/// Would these licenses fit on this device, at this account's expense?
+///
+/// Holds room for them if they fit and `commit` is true, and then needs an `Idempotency-Key`. Else it
+/// records nothing.
+#[utoipa::path(
+    post, path = "/v1/quota/decisions", operation_id = "decide_quota", tag = "quota",
+    security(("api_key" = ["quota:decide"])),
+    params(MaybeCommandKey),
+    request_body = Body,
+    responses(
+        (status = 200, body = Decision,
+            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
+        (status = 409, description = "A request with this Idempotency-Key is being worked on"),
+        (status = 422, description = "The Idempotency-Key was used for another request"),
+    )
+)]
 pub(super) async fn decide(
     caller: Authorized<QuotaDecide>,
     services: web::Data<Services>,

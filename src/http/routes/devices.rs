@@ -2,6 +2,7 @@
 
 use actix_web::web;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Services;
 use crate::http::auth::{Authorized, InventoryRead};
@@ -9,22 +10,43 @@ use crate::http::page::{Cursor, Page, PageQuery, PageRequest};
 use crate::http::problem::{Case, Problem};
 use crate::projections::inventory::{DeviceInventory, DeviceSummary};
 
+/// The device in a path, for its description.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code)] // handlers take the text itself
+pub(super) struct DevicePath {
+    /// Its reference, an identity of it, or the id by which the service's token names it.
+    #[param(example = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f")]
+    device: String,
+}
+
 /// Parameters of a read.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReadQuery {
+    /// Wait until the answer includes this position, which an earlier answer named.
+    #[param(value_type = Option<i64>, minimum = 0)]
     min_position: Option<String>,
 }
 
 /// An answer and the position of the ledger it is true at.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct At<T> {
     #[serde(flatten)]
     value: T,
+    /// Position in the ledger that the answer includes.
+    #[schema(pattern = "^[0-9]+$", example = "7")]
     position: String,
 }
 
-/// `GET /v1/devices`: all devices, in the order they were first seen.
+/// All devices, in the order they were first seen
+#[utoipa::path(
+    get, path = "/v1/devices", operation_id = "list_devices", tag = "devices",
+    security(("api_key" = ["inventory:read"])),
+    params(PageQuery),
+    responses((status = 200, body = Page<DeviceSummary>))
+)]
 pub(super) async fn list(
     _: Authorized<InventoryRead>,
     services: web::Data<Services>,
@@ -43,7 +65,16 @@ pub(super) async fn list(
     Ok(web::Json(Page { items: page.devices, next_cursor: next.transpose()?, position }))
 }
 
-/// `GET /v1/devices/{device}`
+/// One device
+#[utoipa::path(
+    get, path = "/v1/devices/{device}", operation_id = "show_device", tag = "devices",
+    security(("api_key" = ["inventory:read"])),
+    params(DevicePath, ReadQuery),
+    responses(
+        (status = 200, body = At<DeviceSummary>),
+        (status = 404, description = "No such device"),
+    )
+)]
 pub(super) async fn show(
     _: Authorized<InventoryRead>,
     services: web::Data<Services>,
@@ -57,7 +88,16 @@ pub(super) async fn show(
     Ok(web::Json(At { value, position: next.to_string() }))
 }
 
-/// `GET /v1/devices/{device}/inventory`: its live licenses, and the three counts.
+/// What a device holds: its live licenses, and the three counts
+#[utoipa::path(
+    get, path = "/v1/devices/{device}/inventory", operation_id = "device_inventory", tag = "devices",
+    security(("api_key" = ["inventory:read"])),
+    params(DevicePath, ReadQuery),
+    responses(
+        (status = 200, body = At<DeviceInventory>),
+        (status = 404, description = "No such device"),
+    )
+)]
 pub(super) async fn inventory(
     _: Authorized<InventoryRead>,
     services: web::Data<Services>,

@@ -3,17 +3,18 @@
 use actix_web::{HttpResponse, web};
 use data_encoding::BASE64;
 use serde::Deserialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Services;
-use super::once::{Command, command_problem, respond};
+use super::once::{Command, CommandKey, command_problem, respond};
 use crate::clock::UnixMillis;
 use crate::domain::device::elsewhere::{ReportRefused, Which};
 use crate::domain::event::Grade;
 use crate::domain::{KeyId, LicenseId};
 use crate::http::auth::{Authorized, LicensesWrite};
 use crate::http::problem::{Case, Problem};
-use crate::licensing::{IssuedElsewhere, IssuedLicense, Told};
+use crate::licensing::{IssuedElsewhere, IssuedLicense, RecordedLicenses, RecordedWord, Told};
 
 /// Licenses of one report at most.
 const LICENSES_MAX: usize = 100;
@@ -23,7 +24,7 @@ const NAME_BYTES_MAX: usize = 256;
 const SYSTEM_BYTES_MAX: usize = 64;
 
 /// Licenses that another system issued.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Acquisition {
     /// Reference, identity, or the id by which the service's token names the device.
@@ -31,6 +32,7 @@ pub(super) struct Acquisition {
     /// The account that pays, by reference or by the service's id; else that of the reservation.
     account: Option<String>,
     /// The system that issued them, for example `widevine`.
+    #[schema(pattern = "^[a-z0-9-]{1,64}$", example = "widevine")]
     drm_system: String,
     /// Security level of the device, as the policy's conditions mean it.
     security_level: Option<u32>,
@@ -38,37 +40,51 @@ pub(super) struct Acquisition {
     model: Option<String>,
     /// The reservation that held room for them; as far as it has ended, they are recorded without.
     reservation_id: Option<Uuid>,
+    #[schema(min_items = 1, max_items = 100)]
     licenses: Vec<AcquiredLicense>,
+    /// When it happened, by the reporter's word.
+    #[schema(value_type = Option<String>, format = DateTime)]
     occurred_at: Option<UnixMillis>,
+    /// The message that the other system got, to be kept; base64.
+    #[schema(content_encoding = "base64")]
     message: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AcquiredLicense {
     key_id: Uuid,
     /// How its system names it.
+    #[schema(min_length = 1, max_length = 256)]
     license_reference: String,
     persistent: bool,
     /// From when on it does not count; without it, until its end is reported.
+    #[schema(value_type = Option<String>, format = DateTime)]
     counted_until: Option<UnixMillis>,
     title: Option<String>,
     content_group: Option<String>,
 }
 
 /// Whether a device stored licenses that another system issued.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Acknowledgement {
+    /// Reference, identity, or the id by which the service's token names the device.
     device: String,
+    #[schema(min_items = 1, max_items = 100)]
     licenses: Vec<AcknowledgedLicense>,
+    /// When it happened, by the reporter's word.
+    #[schema(value_type = Option<String>, format = DateTime)]
     occurred_at: Option<UnixMillis>,
+    /// The message that the other system got, to be kept; base64.
+    #[schema(content_encoding = "base64")]
     message: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AcknowledgedLicense {
+    /// The license, as this ledger names it; either this or the two names below.
     license_id: Option<Uuid>,
     drm_system: Option<String>,
     license_reference: Option<String>,
@@ -76,26 +92,46 @@ struct AcknowledgedLicense {
 }
 
 /// Licenses that another system issued and the device deleted.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Deletion {
+    /// Reference, identity, or the id by which the service's token names the device.
     device: String,
+    #[schema(min_items = 1, max_items = 100)]
     licenses: Vec<DeletedLicense>,
-    /// What the deletion proves: `B` to `E`.
+    /// What the deletion proves: `B` (signed) to `E` (inferred).
+    #[schema(value_type = String, pattern = "^[B-E]$")]
     grade: Grade,
+    /// When it happened, by the reporter's word.
+    #[schema(value_type = Option<String>, format = DateTime)]
     occurred_at: Option<UnixMillis>,
+    /// The message that the other system got, to be kept; base64.
+    #[schema(content_encoding = "base64")]
     message: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DeletedLicense {
+    /// The license, as this ledger names it; either this or the two names below.
     license_id: Option<Uuid>,
     drm_system: Option<String>,
     license_reference: Option<String>,
 }
 
-/// `POST /v1/acquisitions`
+/// Record licenses that another system issued, also beyond a limit
+#[utoipa::path(
+    post, path = "/v1/acquisitions", operation_id = "record_acquisition", tag = "licenses",
+    security(("api_key" = ["licenses:write"])),
+    params(CommandKey),
+    request_body = Acquisition,
+    responses(
+        (status = 200, description = "What was recorded", body = RecordedLicenses,
+            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
+        (status = 409, description = "A license of this reference is held already, or the Idempotency-Key is being worked on"),
+        (status = 422, description = "The Idempotency-Key was used for another request"),
+    )
+)]
 pub(super) async fn acquired(
     caller: Authorized<LicensesWrite>,
     services: web::Data<Services>,
@@ -123,7 +159,20 @@ pub(super) async fn acquired(
     answer.map(respond).map_err(|error| command_problem(error, refused))
 }
 
-/// `POST /v1/acknowledgements`
+/// Record whether a device stored licenses that another system issued
+#[utoipa::path(
+    post, path = "/v1/acknowledgements", operation_id = "record_acknowledgement", tag = "licenses",
+    security(("api_key" = ["licenses:write"])),
+    params(CommandKey),
+    request_body = Acknowledgement,
+    responses(
+        (status = 200, description = "What was recorded", body = RecordedWord,
+            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
+        (status = 404, description = "The device holds no such license"),
+        (status = 409, description = "This service issued the license, or the Idempotency-Key is being worked on"),
+        (status = 422, description = "The Idempotency-Key was used for another request"),
+    )
+)]
 pub(super) async fn acknowledged(
     caller: Authorized<LicensesWrite>,
     services: web::Data<Services>,
@@ -143,7 +192,20 @@ pub(super) async fn acknowledged(
     answer.map(respond).map_err(|error| command_problem(error, refused))
 }
 
-/// `POST /v1/deletions`
+/// Record that a device deleted licenses that another system issued
+#[utoipa::path(
+    post, path = "/v1/deletions", operation_id = "record_deletion", tag = "licenses",
+    security(("api_key" = ["licenses:write"])),
+    params(CommandKey),
+    request_body = Deletion,
+    responses(
+        (status = 200, description = "What was recorded", body = RecordedWord,
+            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
+        (status = 404, description = "The device holds no such license"),
+        (status = 409, description = "This service issued the license, or the Idempotency-Key is being worked on"),
+        (status = 422, description = "The Idempotency-Key was used for another request"),
+    )
+)]
 pub(super) async fn deleted(
     caller: Authorized<LicensesWrite>,
     services: web::Data<Services>,

@@ -3,18 +3,26 @@
 use actix_web::web;
 
 use super::Services;
+use super::devices::DevicePath;
 use crate::http::auth::{Authorized, EventsRead};
 use crate::http::page::{Cursor, Page, PageQuery, PageRequest};
 use crate::http::problem::Problem;
 use crate::projections::history::EventView;
 
-/// `GET /v1/events`: the whole ledger, oldest first, from `from` (a position) on.
+/// The whole ledger, oldest first, from the position `from` on
+#[utoipa::path(
+    get, path = "/v1/events", operation_id = "list_events", tag = "events",
+    security(("api_key" = ["events:read"])),
+    params(PageQuery, ("from" = Option<i64>, Query, minimum = 0, description = "Sequence of the first event")),
+    responses((status = 200, body = Page<EventView>))
+)]
 pub(super) async fn list(
     _: Authorized<EventsRead>,
     services: web::Data<Services>,
     query: web::Query<PageQuery>,
 ) -> Result<web::Json<Page<EventView>>, Problem> {
     const LIST: &str = "events";
+    services.wait_for(query.min_position.as_deref()).await?;
     let end = end_of_ledger(&services).await?;
     let wanted = Wanted::read(&query, LIST, end)?;
     let events = services.history.all(wanted.from, wanted.limit + 1).await;
@@ -22,7 +30,20 @@ pub(super) async fn list(
     wanted.page(LIST, events, |event| event.sequence)
 }
 
-/// `GET /v1/devices/{device}/events`: one device's stream, oldest first.
+/// The stream of one device, oldest first, from the revision `from` on
+#[utoipa::path(
+    get, path = "/v1/devices/{device}/events", operation_id = "device_events", tag = "events",
+    security(("api_key" = ["events:read"])),
+    params(
+        DevicePath,
+        PageQuery,
+        ("from" = Option<i64>, Query, minimum = 0, description = "Revision of the first event"),
+    ),
+    responses(
+        (status = 200, body = Page<EventView>),
+        (status = 404, description = "No such device"),
+    )
+)]
 pub(super) async fn of_device(
     _: Authorized<EventsRead>,
     services: web::Data<Services>,
@@ -53,10 +74,7 @@ struct Wanted {
 
 impl Wanted {
     fn read(query: &PageQuery, list: &str, end: u64) -> Result<Self, Problem> {
-        let PageRequest { limit, cursor } = query.parse::<u64>(list)?;
-        let wrong = || Problem::field("from", "must be a whole number");
-        let from = query.from.as_deref().map(|from| from.parse().map_err(|_| wrong()));
-        let from = from.transpose()?.unwrap_or(0);
+        let (PageRequest { limit, cursor }, from) = query.parse_from::<u64>(list)?;
         Ok(match cursor {
             Some(cursor) => {
                 Self { from: cursor.after, limit, end: cursor.at.parse().unwrap_or(end) }

@@ -8,7 +8,13 @@ use crate::http::page::{Cursor, Page, PageQuery, PageRequest};
 use crate::http::problem::Problem;
 use crate::licensing::KeyRow;
 
-/// Ids and check values, in the order of registration; never a key.
+/// Registered content keys and seeds: ids and check values, never a key
+#[utoipa::path(
+    get, path = "/v1/keys", operation_id = "list_keys", tag = "keys",
+    security(("api_key" = ["keys:write"])),
+    params(PageQuery),
+    responses((status = 200, body = Page<KeyRow>))
+)]
 pub(super) async fn list(
     _: Authorized<KeysWrite>,
     services: web::Data<Services>,

@@ -12,7 +12,28 @@ use crate::licensing::{Posted, Reply};
 /// Where an answer says up to which position of the ledger reads have to look to see its effect.
 pub(super) const POSITION: &str = "ledger-position";
 
-/// All operations of the license protocol (section 1 of its page).
+/// The PlayReady license acquisition protocol: one SOAP 1.1 operation in each body
+///
+/// `AcquireLicense`, `AcknowledgeLicense` and `ProcessDeleteLicenseData` are told apart by the body;
+/// `SOAPAction` decides nothing. Signed by the device, so no API key is asked for; where `authorize`
+/// is `token`, the token comes in the challenge's custom data, as `Authorization: Bearer` or in
+/// `?token=`. Whatever is refused is a SOAP fault with a published status code in its detail.
+#[utoipa::path(
+    post, path = "/playready/rightsmanager.asmx", tag = "licenses",
+    params(
+        ("cfg" = Option<String>, Query, description = "In test mode, the policy string of Microsoft's test servers",
+            example = "(persist:true)"),
+        ("token" = Option<String>, Query, description = "The service's token"),
+    ),
+    request_body(content = String, content_type = "text/xml", description = "A SOAP envelope, in UTF-8"),
+    responses(
+        (status = 200, body = String, content_type = "text/xml", description = "The answer of the operation",
+            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
+        (status = 415, description = "The body is not declared as XML in UTF-8"),
+        (status = 429, description = "This device asks too often"),
+        (status = 500, body = String, content_type = "text/xml", description = "A SOAP fault: the device is refused"),
+    )
+)]
 pub(super) async fn rights_manager(
     services: web::Data<Services>,
     request: HttpRequest,

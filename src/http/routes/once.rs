@@ -1,4 +1,5 @@
-//! Commands in JSON, each under an `Idempotency-Key`: see `licensing::once`.
+//! Commands in JSON, each under an `Idempotency-Key`: see `licensing::once`. Their descriptions take
+//! [`CommandKey`] as a parameter, and name the statuses 409 and 422.
 //!
 //! ```text
 //! pub(super) async fn block(
@@ -19,6 +20,7 @@ use actix_web::http::header::{self, HeaderMap};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, web};
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 
 use super::license::POSITION;
 use super::licensing_problem;
@@ -33,6 +35,40 @@ use crate::licensing::{CommandAnswer, CommandError, Once};
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longest `Idempotency-Key`, in bytes.
 const KEY_BYTES_MAX: usize = 255;
+
+/// The header of a command, for its description.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code)] // handlers take it from a `Command`
+pub(super) struct CommandKey {
+    /// Names the command: the same request under the same key takes effect once, and gets the same
+    /// answer again.
+    #[param(
+        rename = "Idempotency-Key",
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]+$",
+        example = "8e03978e-40d5-43dd-bc93-6894a57f9324"
+    )]
+    idempotency_key: String,
+}
+
+/// The same where it is not always needed.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code)] // handlers take it from a `Command`
+pub(super) struct MaybeCommandKey {
+    /// Names the command: the same request under the same key takes effect once, and gets the same
+    /// answer again.
+    #[param(
+        rename = "Idempotency-Key",
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]+$",
+        example = "8e03978e-40d5-43dd-bc93-6894a57f9324"
+    )]
+    idempotency_key: Option<String>,
+}
 
 /// A command as it came. An empty body stands for `{}`.
 #[derive(Debug)]

@@ -23,7 +23,19 @@ const SPEKE_HEADER: &str = "x-speke-version";
 /// Who answers, as SPEKE wants it said.
 const USER_AGENT: &str = concat!("license-ledger/", env!("CARGO_PKG_VERSION"));
 
-/// `GET /v1/headers?kid=…[&kid=…][&scheme=cenc|cbcs]`
+/// Content headers for these KIDs, in each version that can hold them
+#[utoipa::path(
+    get, path = "/v1/headers", operation_id = "content_headers", tag = "packaging",
+    security(("api_key" = ["keys:deliver"])),
+    params(
+        ("kid" = Vec<Uuid>, Query, description = "KIDs, each once; the parameter comes once for each",
+            min_items = 1, max_items = 100, explode,
+            example = json!(["01234567-89ab-cdef-0123-456789abcdef"])),
+        ("scheme" = Option<String>, Query, description = "Protection scheme: cenc or cbcs; by default the one that the keys are recorded for, or else cenc",
+            pattern = "^(cenc|cbcs)$"),
+    ),
+    responses((status = 200, body = Headers))
+)]
 pub(super) async fn headers(
     _: Authorized<KeysDeliver>,
     services: web::Data<Services>,
@@ -77,7 +89,19 @@ async fn scheme_of(
     Ok(chosen.unwrap_or(Scheme::Cenc))
 }
 
-/// `POST /v1/speke/v2`: CPIX in, CPIX out.
+/// Key exchange by CPIX 2.3 in the profile of SPEKE v2
+///
+/// With the scope `keys:write` as well, keys are made for KIDs that have none.
+#[utoipa::path(
+    post, path = "/v1/speke/v2", operation_id = "exchange_keys", tag = "packaging",
+    security(("api_key" = ["keys:deliver"])),
+    params(("x-speke-version" = String, Header, pattern = "^2\\.0$", example = "2.0")),
+    request_body(content = String, content_type = "application/xml", description = "A CPIX document"),
+    responses(
+        (status = 200, body = String, content_type = "application/xml", description = "The document with keys"),
+        (status = 422, description = "The document asks for what is not given, or its answer could not be read"),
+    )
+)]
 pub(super) async fn speke(
     caller: Authorized<KeysDeliver>,
     services: web::Data<Services>,

@@ -2,21 +2,44 @@
 
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::once::{Command, command_problem, respond};
+use super::once::{Command, CommandKey, command_problem, respond};
 use super::{Services, licensing_problem};
 use crate::domain::DeviceRef;
 use crate::http::auth::{Authorized, QuotaDecide};
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{NoReservation, Reservation};
 
-/// A body that says nothing.
-#[derive(Debug, Deserialize)]
+/// The reservation in a path, for its description.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code)] // handlers take the texts themselves
+struct ReservationPath {
+    /// Reference, identity, or the id by which the service names the device.
+    #[param(example = "tv-17")]
+    device: String,
+    /// The reservation, as the decision that made it names it.
+    reservation: Uuid,
+}
+
+/// Nothing needs to be said.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
-/// `GET /v1/devices/{device}/reservations/{reservation}`
+/// What a reservation holds
+#[utoipa::path(
+    get, path = "/v1/devices/{device}/reservations/{reservation}",
+    operation_id = "show_reservation", tag = "quota",
+    security(("api_key" = ["quota:decide"])),
+    params(ReservationPath),
+    responses(
+        (status = 200, body = Reservation),
+        (status = 404, description = "It expired, was released or committed, or never was"),
+    )
+)]
 pub(super) async fn show(
     _: Authorized<QuotaDecide>,
     services: web::Data<Services>,
@@ -27,7 +50,21 @@ pub(super) async fn show(
     found.map(web::Json).ok_or_else(no_reservation)
 }
 
-/// `POST /v1/devices/{device}/reservations/{reservation}/release`: gives the room back.
+/// Give back what a reservation still holds
+#[utoipa::path(
+    post, path = "/v1/devices/{device}/reservations/{reservation}/release",
+    operation_id = "release_reservation", tag = "quota",
+    security(("api_key" = ["quota:decide"])),
+    params(ReservationPath, CommandKey),
+    request_body = Option<Nothing>,
+    responses(
+        (status = 200, description = "What it held", body = Reservation,
+            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
+        (status = 404, description = "It expired, was released or committed, or never was"),
+        (status = 409, description = "A request with this Idempotency-Key is being worked on"),
+        (status = 422, description = "The Idempotency-Key was used for another request"),
+    )
+)]
 pub(super) async fn release(
     caller: Authorized<QuotaDecide>,
     services: web::Data<Services>,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::READ_EVENTS;
 use crate::clock::UnixMillis;
@@ -16,17 +17,21 @@ use crate::licensing::LicensingError;
 const CONTENT_KEY: &str = "content_key";
 
 /// A registered content key or key seed. Never the key itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = RegisteredKey)]
 pub struct KeyRow {
     /// `content_key` or `key_seed`.
+    #[schema(pattern = "^(content_key|key_seed)$", example = "content_key")]
     pub kind: String,
     /// The KID as GUID text, or the seed's id.
+    #[schema(example = "01234567-89ab-cdef-0123-456789abcdef")]
     pub id: String,
     /// How a content key encrypts; `null` as long as nobody has said.
     pub key_type: Option<KeyType>,
     /// By which a copy can be recognized, as the event has it.
     pub check_value: String,
     /// When it was registered.
+    #[schema(format = DateTime, example = "2026-03-31T12:00:00.000Z")]
     pub registered_at: String,
 }
 

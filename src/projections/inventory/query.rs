@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::voided::{VoidedLicense, voided_key_ids, voided_licenses};
@@ -10,18 +11,22 @@ use crate::clock::UnixMillis;
 use crate::domain::{DeviceRef, Identity};
 
 /// A device at a glance.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DeviceSummary {
     /// The device's reference.
+    #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
     pub device: String,
     /// Certificates that belong to it: SHA-256 of their SIGN keys.
+    #[schema(example = json!(["9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f"]))]
     pub identities: Vec<String>,
     /// First seen.
     pub enrolled_at: UnixMillis,
     /// Security level of the certificate it was first seen with, or else as other systems report it;
     /// `None` if they do not say.
+    #[schema(example = 3000)]
     pub security_level: Option<u32>,
     /// Maker, model name and number, from the same; empty if they are not known.
+    #[schema(example = "Lab tv 1")]
     pub model: String,
     /// When its last acquisition, refusal, deletion or voiding was recorded.
     pub last_event_at: UnixMillis,
@@ -51,7 +56,7 @@ pub struct DevicePage {
 }
 
 /// What became of a license that still counts, or would but for its expiry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LicenseStatus {
     /// Issued; the device has not said whether it stored it.
@@ -65,7 +70,7 @@ pub enum LicenseStatus {
 }
 
 /// What a license is in a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "part", rename_all = "snake_case")]
 pub enum ChainPart {
     /// Leaves open only with it.
@@ -79,7 +84,7 @@ pub enum ChainPart {
 }
 
 /// A live license.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct HeldLicense {
     /// The license.
     pub license_id: Uuid,
@@ -87,15 +92,18 @@ pub struct HeldLicense {
     pub key_id: Uuid,
     /// What is known of it.
     pub status: LicenseStatus,
-    /// The system that issued it: `playready` or `clearkey` is this service, unless another one
-    /// reported it.
+    /// The system that issued it: `playready` is this service, unless `license_reference` is there.
+    #[schema(example = "playready")]
     pub drm_system: String,
-    /// How the other system names it; `None` if this service issued it.
+    /// How the system that issued it names it; only if it was not this service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub license_reference: Option<String>,
-    /// Who acquired it; `None` if another system issued it.
+    /// Who acquired it: SHA-256 of the SIGN key of its certificate; `None` if another system issued
+    /// it.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub identity: Option<String>,
     /// The secure-delete session that ends it, base64; `None` if another system issued it.
+    #[schema(content_encoding = "base64", example = "nePNE/GKzeFpc1WBiSUU6Q==")]
     pub session: Option<String>,
     /// Whether the device named the session itself.
     pub session_explicit: bool,
@@ -126,9 +134,10 @@ pub struct HeldLicense {
 }
 
 /// What a device holds, at one position of the ledger and one moment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DeviceInventory {
     /// The device's reference.
+    #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
     pub device: String,
     /// KIDs of which the device confirmed that it stored a license.
     pub confirmed: usize,

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, params};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::query::uuid;
@@ -13,13 +14,14 @@ use crate::domain::DeviceRef;
 const SHOWN_MAX: u32 = 100;
 
 /// A license that no longer counts because the device did not store it, as far as is known.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct VoidedLicense {
     /// The license.
     pub license_id: Uuid,
     /// Its KID.
     pub key_id: Uuid,
     /// `store_failed`: the device said so. `unconfirmed`: it did not confirm it in time.
+    #[schema(example = "store_failed")]
     pub reason: String,
     /// When it was granted.
     pub acquired_at: UnixMillis,

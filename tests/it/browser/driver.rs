@@ -1,6 +1,6 @@
 //! A headless Chromium, driven through ChromeDriver (W3C WebDriver over HTTP).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::programs::{apt_install, on_path, skip};
+
 /// For how long the browser may take for anything it is asked.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// For how long packages may take to be installed, in seconds.
-const INSTALL_SECONDS: &str = "180";
 /// Set to `required`: a missing browser is a failure.
 const SETTING: &str = "LICENSE_LEDGER_TEST_BROWSER";
 
@@ -28,17 +28,12 @@ impl Programs {
     /// Finds the programs, or installs them. `None` after it was said, past the test harness that
     /// hides what passing tests print, that the test is skipped and why.
     pub fn find_or_install() -> Option<Self> {
-        let missing = match Self::find().map_or_else(install_then_find, Ok) {
+        let missing = match Self::find().map_or_else(install, Ok) {
             Ok(programs) => return Some(programs),
             Err(missing) => missing,
         };
-        let required = std::env::var(SETTING).is_ok_and(|value| value == "required");
-        assert!(!required, "{SETTING} is required, but {missing}");
-        let line = format!(
-            "\nSKIPPED: Clear Key in a browser was NOT tested: {missing}. Install the Debian \
-             packages chromium and chromium-driver; {SETTING}=required makes this a failure.\n"
-        );
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        let remedy = "install the Debian packages chromium and chromium-driver";
+        skip("Clear Key in a browser", &missing, remedy, SETTING);
         None
     }
 
@@ -48,30 +43,10 @@ impl Programs {
     }
 }
 
-fn install_then_find() -> Result<Programs, String> {
-    let user = Command::new("id").arg("-u").output().map(|ran| ran.stdout).unwrap_or_default();
-    if on_path("apt-get").is_none() || user != b"0\n" {
-        return Err("there is no Chromium with ChromeDriver, and no right to install it".into());
-    }
-    let install = "apt-get update && apt-get install -y --no-install-recommends \
-                   chromium chromium-driver";
-    let ran = Command::new("timeout")
-        .args([INSTALL_SECONDS, "sh", "-c", install])
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .output();
-    let said = match ran {
-        Ok(ran) if ran.status.success() => String::new(),
-        Ok(ran) => String::from_utf8_lossy(&ran.stderr).lines().last().unwrap_or("").to_owned(),
-        Err(error) => error.to_string(),
-    };
-    let failed = || format!("there is no Chromium with ChromeDriver, and apt-get failed: {said}");
-    Programs::find().ok_or_else(failed)
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+fn install() -> Result<Programs, String> {
+    let installed = apt_install(&["chromium", "chromium-driver"]);
+    let said = installed.err().unwrap_or_default();
+    Programs::find().ok_or_else(|| format!("there is no Chromium with ChromeDriver{said}"))
 }
 
 /// A browser with one window. Ends with all its processes when dropped.

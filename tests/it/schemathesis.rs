@@ -1,0 +1,134 @@
+//! Requests that Schemathesis makes from the OpenAPI document, against the running service: no server
+//! error, no status and no body that the document does not describe, no wrong request accepted.
+//!
+//! Schemathesis comes from PyPI, into a folder beside what Cargo builds.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::contract::DOCUMENT;
+use crate::device::{Device, PERSISTENT, kid, request};
+use crate::programs::{apt_install, on_path, ran_well, skip};
+use crate::service::{Setup, TestService, golden_flow};
+
+/// Set to `required`: a missing Schemathesis is a failure.
+const SETTING: &str = "LICENSE_LEDGER_TEST_SCHEMATHESIS";
+/// What Schemathesis needs, itself included, each with its version.
+const REQUIREMENTS: &str = include_str!("schemathesis/requirements.txt");
+/// Requests for each operation at most, in each of the phases that make requests at random.
+const EXAMPLES: &str = "100";
+/// For how long packages may take to be installed, in seconds.
+const INSTALL_SECONDS: &str = "180";
+/// For how long a run may take, in seconds.
+const RUN_SECONDS: &str = "540";
+
+#[test]
+fn requests_made_from_the_document_get_only_what_it_describes() {
+    let Some(schemathesis) = find_or_install() else { return };
+    let ran = run(&schemathesis, &DOCUMENT, &["--max-examples", EXAMPLES]);
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+    let operations = DOCUMENT["paths"].as_object().unwrap().values();
+    let count: usize = operations.map(|item| item.as_object().unwrap().len()).sum();
+    assert!(said.contains(&format!("Tested: {count}\n")), "not all of {count}: {said}");
+}
+
+#[test]
+fn schemathesis_sees_a_status_that_is_not_described() {
+    let Some(schemathesis) = find_or_install() else { return };
+    let mut document = DOCUMENT.clone();
+    let responses = document["paths"]["/v1/devices"]["get"]["responses"].as_object_mut().unwrap();
+    assert!(responses.remove("200").is_some());
+    let ran = run(&schemathesis, &document, &["--phases", "coverage"]);
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    assert!(said.contains("Undocumented status code: 1\n"), "{said}");
+}
+
+/// A service with every route, on which the document's example device holds licenses.
+fn service_with_data() -> TestService {
+    let service =
+        Setup::golden().with("clearkey.enabled", true).with("packaging.plain_keys", true).start();
+    let flow = golden_flow();
+    let kids = flow["kids"].as_array().unwrap().iter().map(|kid| kid.as_str().unwrap());
+    let kids: Vec<Uuid> = kids.map(|kid| kid.parse().unwrap()).collect();
+    service.import(&kids.iter().map(|kid| (*kid, [7; 16])).collect::<Vec<_>>());
+    let device = Device::golden("golden");
+    for kid in kids.into_iter().chain([kid(3)]) {
+        device.acquire(&service.client, &request(&[kid]), PERSISTENT).unwrap();
+    }
+    service.inventory(&device);
+    let example = &DOCUMENT["paths"]["/v1/devices/{device}"]["get"]["parameters"][0]["example"];
+    assert_eq!(*example, device.identity(), "the example is a device that there is");
+    service
+}
+
+/// Makes requests from `document` of a service of its own.
+fn run(schemathesis: &Path, document: &Value, args: &[&str]) -> Output {
+    let service = service_with_data();
+    let file = service.data().join("openapi.json");
+    fs::write(&file, document.to_string()).unwrap();
+    let settings = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/schemathesis/schemathesis.toml");
+    let authorization = format!("Authorization: Bearer {}", service.client.key());
+    Command::new("timeout")
+        .arg(RUN_SECONDS)
+        .arg(schemathesis)
+        .args(["--config-file", settings, "run", "--url", service.client.url()])
+        .args(["--header", &authorization])
+        // What a schema cannot say, such as a cursor of another list, is no failure.
+        .args(["--checks", "all", "--exclude-checks", "positive_data_acceptance"])
+        .args(["--generation-deterministic", "--continue-on-failure", "--no-color"])
+        .args(args)
+        .arg(file)
+        // Whatever it leaves behind goes with the service's data.
+        .current_dir(service.data())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// The program, installed if it is not there. `None` after it was said that this is not tested.
+fn find_or_install() -> Option<PathBuf> {
+    let missing = match install() {
+        Ok(program) => return Some(program),
+        Err(missing) => missing,
+    };
+    let remedy = "install Python 3 with venv, and let pip reach PyPI";
+    skip("the HTTP API against its document with Schemathesis", &missing, remedy, SETTING);
+    None
+}
+
+fn install() -> Result<PathBuf, String> {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let lock = File::create(home.join("schemathesis.lock")).map_err(|error| error.to_string())?;
+    lock.lock().map_err(|error| error.to_string())?;
+    let (venv, installed) = (home.join("schemathesis"), home.join("schemathesis/installed.txt"));
+    let program = venv.join("bin/schemathesis");
+    if fs::read_to_string(&installed).is_ok_and(|what| what == REQUIREMENTS) {
+        return Ok(program);
+    }
+    make_venv(&venv)?;
+    let requirements = home.join("schemathesis.txt");
+    fs::write(&requirements, REQUIREMENTS).map_err(|error| error.to_string())?;
+    let mut pip = Command::new("timeout");
+    pip.arg(INSTALL_SECONDS).arg(venv.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", "-r"]).arg(requirements);
+    ran_well(&mut pip).map_err(|said| format!("pip could not install Schemathesis: {said}"))?;
+    fs::write(&installed, REQUIREMENTS).map_err(|error| error.to_string())?;
+    Ok(program)
+}
+
+fn make_venv(at: &Path) -> Result<(), String> {
+    let make = || ran_well(Command::new("python3").args(["-m", "venv", "--clear"]).arg(at));
+    let Err(said) =
+        on_path("python3").ok_or_else(|| "there is none".to_owned()).and_then(|_| make())
+    else {
+        return Ok(());
+    };
+    let no_apt = apt_install(&["python3", "python3-venv"]).err().unwrap_or_default();
+    make().map_err(|_| format!("Python 3 cannot make a venv ({said}){no_apt}"))
+}

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
+use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use utoipa::ToSchema;
 
@@ -44,6 +46,18 @@ impl UnixMillis {
 impl Serialize for UnixMillis {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.to_rfc3339())
+    }
+}
+
+/// RFC 3339 text with any offset; what is below a millisecond is dropped.
+impl<'de> Deserialize<'de> for UnixMillis {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let moment = OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| {
+            D::Error::custom("a time must be RFC 3339 text, such as 2026-03-31T12:00:00Z")
+        })?;
+        let millis = moment.unix_timestamp_nanos().div_euclid(1_000_000);
+        i64::try_from(millis).map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -114,6 +128,21 @@ mod tests {
     fn is_rfc3339_in_json() {
         let json = serde_json::to_string(&UnixMillis(12)).unwrap();
         assert_eq!(json, r#""1970-01-01T00:00:00.012Z""#);
+    }
+
+    #[test]
+    fn is_read_from_rfc3339_with_any_offset() {
+        for (text, millis) in [
+            ("1970-01-01T00:00:00.012Z", 12),
+            ("1970-01-01T01:00:00.012999+01:00", 12),
+            ("1969-12-31T23:59:59.9999Z", -1),
+        ] {
+            let json = format!("{text:?}");
+            assert_eq!(serde_json::from_str::<UnixMillis>(&json).unwrap(), UnixMillis(millis));
+        }
+        for text in ["", "1970-01-01", "1970-01-01T00:00:00", "12", "1970-13-01T00:00:00Z"] {
+            assert!(serde_json::from_str::<UnixMillis>(&format!("{text:?}")).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - [`lookup`]: the index rows that answer "seen before?" without a device's whole history.
 //! - [`acquire`], [`acknowledge`], [`delete`]: one decision each, from state, lookups, command,
 //!   policy and time to events.
+//! - [`reserve`]: room held for licenses that somebody else issues.
 //! - [`account`]: the state of one account, which mirrors what its devices hold.
 //! - [`quota`]: the policy. [`usage`]: what its rules count, and decisions that explain themselves.
 //! - [`holding`]: what the states of devices and accounts share.
@@ -26,6 +27,7 @@ pub mod lookup;
 #[cfg(test)]
 mod properties;
 pub mod quota;
+pub mod reserve;
 #[cfg(test)]
 pub(crate) mod scenario;
 pub mod usage;

@@ -12,11 +12,14 @@ mod clearkey;
 mod commit;
 mod decide;
 mod delete;
+mod elsewhere;
 mod identities;
 mod key_types;
 mod metrics;
+mod once;
 mod policy;
 mod register;
+mod reserve;
 mod revocation;
 mod sealing;
 mod subject;
@@ -44,8 +47,11 @@ use crate::playready::soap::{Fault, FaultCode, Refusal};
 pub use crate::clearkey::{LicenseFormat, RequestFormat};
 pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
 pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Question};
+pub use elsewhere::{IssuedElsewhere, IssuedLicense, Told};
 pub use metrics::Metrics;
+pub use once::{CommandAnswer, CommandError, Once};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
+pub use reserve::{NoReservation, Reservation};
 pub use revocation::TakenLists;
 
 /// A use case failed for a reason that is not the caller's.
@@ -146,6 +152,7 @@ pub struct Licensing {
     identities: identities::Identities,
     reference_key: ReferenceKey,
     replay_window_ms: i64,
+    in_flight: once::InFlight,
     metrics: Metrics,
 }
 
@@ -251,6 +258,7 @@ impl Licensing {
             clock: parts.clock,
             reference_key: parts.reference_key,
             replay_window_ms: parts.replay_window_ms,
+            in_flight: once::InFlight::default(),
             metrics,
         })
     }

@@ -111,12 +111,17 @@ fn print(inventory: &DeviceInventory) {
             Some(ChainPart::Root) => "  root".to_owned(),
             Some(ChainPart::Leaf { root_key_id }) => format!("  leaf of {root_key_id}"),
         };
+        let ended_by = match (&license.session, &license.license_reference) {
+            (Some(session), _) => session.clone(),
+            (None, reference) => {
+                format!("{} {}", license.drm_system, reference.as_deref().unwrap_or_default())
+            }
+        };
         println!(
-            "{:<38}{:<38}{status:<20}{:<26}{}{chain}",
+            "{:<38}{:<38}{status:<20}{:<26}{ended_by}{chain}",
             license.key_id.to_string(),
             license.license_id.to_string(),
             license.acquired_at.to_rfc3339(),
-            license.session,
         );
     }
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::device::Device;
 use super::event::{
-    Event, Grade, LicenseAcquired, ReservationClosed, ReservationMade, SlotConfirmed, SlotEnd,
-    SlotReleased, SlotTaken,
+    Event, Grade, LicenseAcquired, LicenseRecorded, ReservationClosed, ReservationMade,
+    SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
 };
 use super::holding::{Doubtful, Held, Issued, IssuedLog, Overrides};
 use super::ids::{AccountRef, DeviceRef, KeyId, LicenseId, Tag};
@@ -205,6 +205,20 @@ pub fn mirror<'a>(
             Event::LicenseDeleted(e) => {
                 mirrored.extend(confirmed(e.key_id, e.license_id, false, e.at_ms));
             }
+            Event::LicenseRecorded(e) if e.persistent => {
+                mirrored.extend(e.account.clone().map(|account| (account, recorded(device, e))));
+            }
+            Event::StorageRecorded(e) if e.stored => {
+                let keeps = before.keeps(e.key_id, e.license_id, e.at_ms);
+                mirrored.extend(confirmed(e.key_id, e.license_id, keeps, e.at_ms));
+            }
+            Event::DeletionRecorded(e) if e.releases => {
+                let weak = e.grade >= Grade::C;
+                mirrored.extend(released(e.key_id, e.license_id, SlotEnd::Deleted, weak, e.at_ms));
+            }
+            Event::DeletionRecorded(e) => {
+                mirrored.extend(confirmed(e.key_id, e.license_id, false, e.at_ms));
+            }
             Event::ReservationMade(e) => mirrored.extend(reserved(device, e)),
             Event::ReservationClosed(ReservationClosed { license_ids, at_ms, .. }) => {
                 let slots = before.held(*at_ms).filter(|(_, held)| held.reserved);
@@ -228,6 +242,21 @@ fn taken(device: &DeviceRef, e: &LicenseAcquired) -> Event {
         title: e.title.clone(),
         content_group: e.content_group.clone(),
         security_level: Some(e.security_level),
+        model: e.model.clone(),
+        reserved: false,
+        at_ms: e.at_ms,
+    })
+}
+
+fn recorded(device: &DeviceRef, e: &LicenseRecorded) -> Event {
+    Event::SlotTaken(SlotTaken {
+        license_id: e.license_id,
+        device: device.clone(),
+        key_id: e.key_id,
+        counted_until_ms: e.counted_until_ms,
+        title: e.title.clone(),
+        content_group: e.content_group.clone(),
+        security_level: e.security_level,
         model: e.model.clone(),
         reserved: false,
         at_ms: e.at_ms,

@@ -1,5 +1,7 @@
 //! The state of one device: what its events make true.
 
+pub mod elsewhere;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,7 @@ use super::event::{
 use super::holding::{Doubtful, Held, Issued, IssuedLog, Overrides};
 use super::ids::{AccountRef, KeyId, LicenseId, Tag};
 use super::quota::{QuotaPolicy, Voiding};
+use super::reserve::Reserved;
 
 /// One refusal event for a device, KID and rule in this time, so that a device that keeps asking
 /// cannot flood the ledger.
@@ -30,7 +33,7 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// the device's history. Index rows ([`lookup`](super::lookup)) answer about the past.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Whether the device has been seen.
+    /// Whether one of its certificates has been seen.
     pub enrolled: bool,
     /// Time of the last event; later events are never earlier.
     pub at_ms: i64,
@@ -73,6 +76,8 @@ struct LiveLicense {
     root_key: Option<String>,
     /// The reservation that this is a slot of, if it is no license.
     reservation: Option<Uuid>,
+    /// Of a license that another system issued, how that names it.
+    reported: Option<Tag>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,27 +123,19 @@ impl Device {
                     self.hold(e);
                 }
             }
-            Event::LicenseStored(e) => {
-                if let Some(license) = self.license_mut(e.key_id, e.license_id) {
-                    license.stored = true;
-                    license.held.confirmed = !license.deleted;
-                }
-            }
-            Event::LicenseStoreFailed(e) => {
-                if let Some(license) = self.license_mut(e.key_id, e.license_id) {
-                    license.store_failed = true;
-                }
-            }
+            Event::LicenseStored(e) => self.remember_storing(e.key_id, e.license_id, true),
+            Event::LicenseStoreFailed(e) => self.remember_storing(e.key_id, e.license_id, false),
             Event::LicenseVoided(e) => self.release(e.key_id, e.license_id, true),
             Event::LicenseDeleted(e) if e.releases => {
                 self.release(e.key_id, e.license_id, e.grade >= Grade::C);
             }
-            Event::LicenseDeleted(e) => {
-                if let Some(license) = self.license_mut(e.key_id, e.license_id) {
-                    license.deleted = true;
-                    license.held.confirmed = false;
-                }
+            Event::LicenseDeleted(e) => self.remember_deletion(e.key_id, e.license_id),
+            Event::LicenseRecorded(e) => self.hold_recorded(e),
+            Event::StorageRecorded(e) => self.remember_storing(e.key_id, e.license_id, e.stored),
+            Event::DeletionRecorded(e) if e.releases => {
+                self.release(e.key_id, e.license_id, e.grade >= Grade::C);
             }
+            Event::DeletionRecorded(e) => self.remember_deletion(e.key_id, e.license_id),
             Event::ReservationMade(e) => self.reserve(e),
             Event::ReservationClosed(e) => self.close_reservation(e),
             Event::QuotaOverrideSet(e) => self.overrides.set(e),
@@ -177,7 +174,23 @@ impl Device {
             deleted: false,
             root_key: e.is_root().then(|| e.key_source.label()),
             reservation: None,
+            reported: None,
         });
+    }
+
+    /// Whether the device stored a license.
+    fn remember_storing(&mut self, key_id: KeyId, license_id: LicenseId, stored: bool) {
+        let Some(license) = self.license_mut(key_id, license_id) else { return };
+        license.stored |= stored;
+        license.store_failed |= !stored;
+        license.held.confirmed = license.stored && !license.deleted;
+    }
+
+    /// A deletion that is too weak to end the license.
+    fn remember_deletion(&mut self, key_id: KeyId, license_id: LicenseId) {
+        let Some(license) = self.license_mut(key_id, license_id) else { return };
+        license.deleted = true;
+        license.held.confirmed = false;
     }
 
     fn reserve(&mut self, e: &ReservationMade) {
@@ -199,6 +212,7 @@ impl Device {
                 deleted: false,
                 root_key: None,
                 reservation: Some(e.reservation_id),
+                reported: None,
             });
         }
     }
@@ -345,6 +359,22 @@ impl Device {
         let all = self.slots.iter();
         let all = all.flat_map(|(key_id, licenses)| licenses.iter().map(|l| (*key_id, &l.held)));
         all.filter(move |(_, held)| held.is_live(now_ms))
+    }
+
+    /// What a reservation still holds, ordered by KID.
+    pub fn reserved_by(
+        &self,
+        reservation_id: Uuid,
+        now_ms: i64,
+    ) -> impl Iterator<Item = Reserved<'_>> {
+        let all = self.slots.iter().flat_map(|(key_id, slot)| slot.iter().map(|l| (*key_id, l)));
+        let its = all.filter(move |(_, license)| license.reservation == Some(reservation_id));
+        its.filter(move |(_, license)| license.is_live(now_ms)).map(|(key_id, license)| Reserved {
+            license_id: license.held.license_id,
+            key_id,
+            account: license.account.as_ref(),
+            expires_ms: license.held.counted_until_ms.unwrap_or(i64::MAX),
+        })
     }
 
     /// Live licenses and reservations of one slot.

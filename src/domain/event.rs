@@ -4,6 +4,8 @@
 //! readable. All that must be provable (who, why, when) is in the body, never in metadata. Times
 //! are milliseconds since the Unix epoch; ids are text; no body holds a secret.
 
+mod answered;
+mod elsewhere;
 mod key_types;
 mod keys;
 mod quota;
@@ -18,6 +20,8 @@ use super::ids::{
     derived_id,
 };
 
+pub use answered::RequestAnswered;
+pub use elsewhere::{DeletionRecorded, LicenseRecorded, ReportKept, StorageRecorded};
 pub use key_types::{ContentKeyTyped, TypeStatedBy};
 pub use keys::{
     ApiKeyCreated, ApiKeyRevoked, ContentKeyBound, ContentKeyRegistered, KeySeedRegistered,
@@ -51,6 +55,11 @@ pub enum Event {
     ReservationMade(ReservationMade),
     ReservationClosed(ReservationClosed),
     QuotaOverrideSet(QuotaOverrideSet),
+    LicenseRecorded(Box<LicenseRecorded>),
+    StorageRecorded(StorageRecorded),
+    DeletionRecorded(DeletionRecorded),
+    ReportKept(ReportKept),
+    RequestAnswered(RequestAnswered),
     ContentKeyRegistered(ContentKeyRegistered),
     KeySeedRegistered(KeySeedRegistered),
     ContentKeyBound(ContentKeyBound),
@@ -61,7 +70,7 @@ pub enum Event {
     ApiKeyRevoked(ApiKeyRevoked),
 }
 
-/// A device was seen for the first time. First event of every `device-<ref>` stream.
+/// A device was seen for the first time: before this, its stream holds only what back ends said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEnrolled {
     /// The device.
@@ -413,6 +422,11 @@ impl Event {
             Self::ReservationMade(_) => "reservation-made.v1",
             Self::ReservationClosed(_) => "reservation-closed.v1",
             Self::QuotaOverrideSet(_) => "quota-override-set.v1",
+            Self::LicenseRecorded(_) => "license-recorded.v1",
+            Self::StorageRecorded(_) => "storage-recorded.v1",
+            Self::DeletionRecorded(_) => "deletion-recorded.v1",
+            Self::ReportKept(_) => "report-kept.v1",
+            Self::RequestAnswered(_) => "request-answered.v1",
             Self::ContentKeyRegistered(_) => "content-key-registered.v1",
             Self::KeySeedRegistered(_) => "key-seed-registered.v1",
             Self::ContentKeyBound(_) => "content-key-bound.v1",
@@ -444,6 +458,11 @@ impl Event {
             Self::ReservationMade(e) => e.at_ms,
             Self::ReservationClosed(e) => e.at_ms,
             Self::QuotaOverrideSet(e) => e.at_ms,
+            Self::LicenseRecorded(e) => e.at_ms,
+            Self::StorageRecorded(e) => e.at_ms,
+            Self::DeletionRecorded(e) => e.at_ms,
+            Self::ReportKept(e) => e.at_ms,
+            Self::RequestAnswered(e) => e.at_ms,
             Self::ContentKeyRegistered(e) => e.at_ms,
             Self::KeySeedRegistered(e) => e.at_ms,
             Self::ContentKeyBound(e) => e.at_ms,
@@ -488,6 +507,12 @@ impl Event {
                 format!("{} {first}", e.reservation_id)
             }
             Self::QuotaOverrideSet(e) => format!("{} {}", e.rule, e.at_ms),
+            Self::LicenseRecorded(e) => e.license_id.to_string(),
+            // Several reports may speak of one license: each of a stronger grade, or in vain.
+            Self::StorageRecorded(e) => format!("{} {}", e.report_id, e.license_id),
+            Self::DeletionRecorded(e) => format!("{} {}", e.report_id, e.license_id),
+            Self::ReportKept(e) => e.actor.clone(),
+            Self::RequestAnswered(e) => format!("{} {}", e.client, e.request_sha256),
             Self::ContentKeyRegistered(e) => e.key_id.to_string(),
             Self::KeySeedRegistered(e) => e.seed_id.clone(),
             Self::ContentKeyBound(e) => e.key_id.to_string(),

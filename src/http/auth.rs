@@ -34,6 +34,10 @@ pub trait RequiredScope {
 #[derive(Debug)]
 pub enum QuotaDecide {}
 
+/// [`Scope::LicensesWrite`] is needed.
+#[derive(Debug)]
+pub enum LicensesWrite {}
+
 /// [`Scope::InventoryRead`] is needed.
 #[derive(Debug)]
 pub enum InventoryRead {}
@@ -56,6 +60,10 @@ pub enum KeysDeliver {}
 
 impl RequiredScope for QuotaDecide {
     const SCOPE: Scope = Scope::QuotaDecide;
+}
+
+impl RequiredScope for LicensesWrite {
+    const SCOPE: Scope = Scope::LicensesWrite;
 }
 
 impl RequiredScope for InventoryRead {

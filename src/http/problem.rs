@@ -35,8 +35,12 @@ pub enum Case {
     OriginNotAllowed,
     /// No license for what is asked for, or none that the client could keep to.
     NotLicensed,
+    /// A request with the same `Idempotency-Key` is being worked on.
+    IdempotencyKeyInUse,
     /// The `Idempotency-Key` belongs to another request.
     IdempotencyKeyReused,
+    /// What the ledger holds does not allow the command.
+    Conflict,
     /// No such resource.
     NotFound,
     /// The resource does not know this method.
@@ -61,13 +65,15 @@ pub enum Case {
 
 impl Case {
     /// Every case there is.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::InvalidRequest,
         Self::Unauthenticated,
         Self::MissingScope,
         Self::OriginNotAllowed,
         Self::NotLicensed,
+        Self::IdempotencyKeyInUse,
         Self::IdempotencyKeyReused,
+        Self::Conflict,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BodyTooSlow,
@@ -93,11 +99,19 @@ impl Case {
                 (S::FORBIDDEN, "origin-not-allowed", "Pages of this origin may not ask")
             }
             Self::NotLicensed => (S::FORBIDDEN, "not-licensed", "There is no license for this"),
+            Self::IdempotencyKeyInUse => (
+                S::CONFLICT,
+                "idempotency-key-in-use",
+                "A request with this Idempotency-Key is being worked on",
+            ),
             Self::IdempotencyKeyReused => (
                 S::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",
                 "The Idempotency-Key belongs to another request",
             ),
+            Self::Conflict => {
+                (S::CONFLICT, "conflict", "What the ledger holds does not allow this")
+            }
             Self::NotFound => (S::NOT_FOUND, "not-found", "There is nothing here"),
             Self::MethodNotAllowed => {
                 (S::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not offered here")

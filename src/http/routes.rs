@@ -3,10 +3,13 @@
 mod clearkey;
 mod decisions;
 mod devices;
+mod elsewhere;
 mod events;
 mod keys;
 mod license;
+mod once;
 mod packaging;
+mod reservations;
 mod webhooks;
 
 use std::sync::Arc;
@@ -59,6 +62,11 @@ pub struct Services {
         events::of_device,
         events::list,
         decisions::decide,
+        reservations::show,
+        reservations::release,
+        elsewhere::acquired,
+        elsewhere::acknowledged,
+        elsewhere::deleted,
         keys::list,
         packaging::headers,
         packaging::speke,
@@ -94,11 +102,18 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
         .service(
             web::resource("/v1/devices/{device}/events").route(web::get().to(events::of_device)),
         )
+        .service(
+            web::resource("/v1/devices/{device}/reservations/{reservation}")
+                .route(web::get().to(reservations::show)),
+        )
+        .service(
+            web::resource("/v1/devices/{device}/reservations/{reservation}/release")
+                .route(web::post().to(reservations::release)),
+        )
         .service(web::resource("/v1/headers").route(web::get().to(packaging::headers)))
         .service(web::resource("/v1/speke/v2").route(web::post().to(packaging::speke)))
         .service(web::resource("/v1/keys").route(web::get().to(keys::list)))
         .service(web::resource("/v1/events").route(web::get().to(events::list)))
-        .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)))
         .service(web::resource("/v1/webhooks").route(web::get().to(webhooks::list)))
         .service(web::resource("/v1/webhooks/{id}").route(web::get().to(webhooks::show)))
         .service(
@@ -109,7 +124,13 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
         .service(web::resource("/v1/webhooks/{id}/enable").route(web::post().to(webhooks::enable)))
         .service(
             web::resource("/v1/webhooks/{id}/disable").route(web::post().to(webhooks::disable)),
-        );
+        )
+        .service(web::resource("/v1/acquisitions").route(web::post().to(elsewhere::acquired)))
+        .service(
+            web::resource("/v1/acknowledgements").route(web::post().to(elsewhere::acknowledged)),
+        )
+        .service(web::resource("/v1/deletions").route(web::post().to(elsewhere::deleted)))
+        .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)));
     if services.clearkey_origins.is_some() {
         config.service(
             web::resource("/clearkey")

@@ -76,13 +76,14 @@ impl Caller {
     }
 }
 
-/// What the ledger says about a device before its first other event.
+/// What the ledger says about a device that is seen for the first time.
 pub(super) fn introduction(caller: &Caller, turn: &Turn) -> Vec<(StreamName, Event)> {
     let Turn { identity, belonging, subject, at_ms, .. } = turn;
     let guard = &subject.guard;
     let (identity, at_ms, device) = (*identity, *at_ms, belonging.device.clone());
     let mut events = Vec::new();
-    if guard.head().is_none() {
+    // A back end may have spoken of the device before.
+    if !guard.device().enrolled {
         let enrolled = DeviceEnrolled {
             device: device.clone(),
             identity,
@@ -177,8 +178,13 @@ impl Licensing {
         if mirrored.iter().any(|(account, _)| !subject.accounts.contains_key(account)) {
             return Ok(None);
         }
+        // Behind what they mirror, and before what else was handed in: the last event of all is
+        // still the last.
+        let at = events.iter().rposition(|(stream, _)| stream == subject.guard.stream());
+        let at = at.map_or(0, |last| last + 1);
         let mirrored = mirrored.into_iter();
-        events.extend(mirrored.map(|(account, event)| (account_stream(&account), event)));
+        let mirrored = mirrored.map(|(account, event)| (account_stream(&account), event));
+        events.splice(at..at, mirrored);
         checks.extend(subject.checks());
         let mut records = Vec::with_capacity(events.len());
         for (stream, event) in &events {

@@ -10,8 +10,8 @@ use super::{Licensing, LicensingError};
 use crate::clock::UnixMillis;
 use crate::domain::account::mirror;
 use crate::domain::quota::Scope;
-use crate::domain::usage::{CountedLicense, InUse, RuleUse, Usage, Verdict, Wanted};
-use crate::domain::{AccountRef, DeviceRef, Event};
+use crate::domain::usage::{CountedLicense, Explanation, InUse, RuleUse, Usage, Verdict, Wanted};
+use crate::domain::{Account, AccountRef, Device, DeviceRef, Event};
 
 /// What is asked: may this device have these persistent licenses, at this account's expense?
 pub struct Question<'a> {
@@ -64,6 +64,12 @@ pub struct Decision {
     pub device_revision: Option<u64>,
     /// The moment that decided what has expired.
     pub as_of: UnixMillis,
+    /// What holds room for the licenses, if the decision was to be committed and allows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation_id: Option<Uuid>,
+    /// When the reservation ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<UnixMillis>,
 }
 
 /// How much is in use, as sure as the evidence is: `confirmed` <= `live` <= `possible`.
@@ -128,7 +134,7 @@ impl Licensing {
         let policy = self.policy.refresh(&self.ledger).await?;
         let now_ms = self.clock.now().0.max(subject.at_ms()).max(policy.at_ms);
         let decision = question.decide(&subject, &policy, now_ms);
-        self.metrics.decided(decision.decision != word(Verdict::Deny));
+        self.metrics.decided(decision.is_allowed());
         Ok(decision)
     }
 
@@ -156,17 +162,41 @@ impl Question<'_> {
             }
         }
         overdue.iter().for_each(|event| device.evolve(event));
+        let explanation = self
+            .usage(subject.name(), &device, account.as_ref(), policy, now_ms)
+            .explain(&self.wanted);
+        self.decision(&explanation, subject, policy, now_ms)
+    }
+
+    /// What the question is decided on.
+    pub(super) fn usage<'u>(
+        &'u self,
+        name: &'u DeviceRef,
+        device: &'u Device,
+        account: Option<&'u Account>,
+        policy: &'u Published,
+        now_ms: i64,
+    ) -> Usage<'u> {
         let known = |model: &&str| !model.is_empty();
-        let usage = Usage {
-            device: &device,
-            name: subject.name(),
-            account: account.as_ref(),
+        Usage {
+            device,
+            name,
+            account,
             policy: &policy.policy,
             security_level: device.security_level.or(self.security_level),
             model: Some(device.model.as_str()).filter(known).or(self.model).unwrap_or_default(),
             now_ms,
-        };
-        let explanation = usage.explain(&self.wanted);
+        }
+    }
+
+    /// The answer with all it rests on.
+    pub(super) fn decision(
+        &self,
+        explanation: &Explanation,
+        subject: &Subject,
+        policy: &Published,
+        now_ms: i64,
+    ) -> Decision {
         let decisive = explanation.decisive();
         let remedies = decisive.filter(|rule| rule.verdict == Verdict::Deny).map(RuleUse::remedies);
         Decision {
@@ -185,7 +215,16 @@ impl Question<'_> {
             rules: explanation.rules.iter().map(Into::into).collect(),
             device_revision: subject.guard.head(),
             as_of: UnixMillis(now_ms),
+            reservation_id: None,
+            expires_at: None,
         }
+    }
+}
+
+impl Decision {
+    /// Whether the licenses may be held, be it as overage.
+    pub(super) fn is_allowed(&self) -> bool {
+        self.decision != word(Verdict::Deny)
     }
 }
 

@@ -34,14 +34,14 @@ fn read(path: &str) -> std::io::Result<Vec<u8>> {
 }
 
 /// One ledger, to be served by several nodes.
-struct Site {
+pub(super) struct Site {
     dir: TempDir,
     ledger: Arc<Ledger>,
     phone: ChallengeSigner,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Embedded::open(dir.path(), Options::default()).unwrap();
         let device =
@@ -84,7 +84,7 @@ impl Site {
         .await
     }
 
-    async fn node(&self, name: &str, slots: u32) -> Licensing {
+    pub(super) async fn node(&self, name: &str, slots: u32) -> Licensing {
         self.try_node(name, QuotaPolicy::with_device_limit(slots, 16)).await.unwrap()
     }
 
@@ -111,7 +111,7 @@ impl Site {
         recorded.into_iter().map(|recorded| Fact::of(recorded).unwrap().event).collect()
     }
 
-    async fn count(&self, kind: &str) -> usize {
+    pub(super) async fn count(&self, kind: &str) -> usize {
         self.events().await.iter().filter(|event| event.kind() == kind).count()
     }
 

@@ -1,6 +1,7 @@
 //! The inventory: what each device holds, and what it held.
 
 mod apply;
+mod elsewhere;
 mod query;
 mod voided;
 
@@ -30,6 +31,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../migrations/read_models/0002_chains.sql"),
     include_str!("../../migrations/read_models/0003_entitlement.sql"),
     include_str!("../../migrations/read_models/0004_voided.sql"),
+    include_str!("../../migrations/read_models/0007_elsewhere.sql"),
 ];
 
 /// The inventory cannot be read or built.

@@ -73,6 +73,22 @@ impl Client {
         self.post(path, &[("content-type", "application/json")], body.to_string().as_bytes())
     }
 
+    /// Posts a command under an `Idempotency-Key`; `None` if no whole answer came.
+    pub fn try_command(&self, path: &str, key: &str, body: &Value) -> Option<Answer> {
+        let bearer = format!("Bearer {}", self.key);
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("idempotency-key", key),
+            ("content-type", "application/json"),
+        ];
+        self.try_send("POST", path, &headers, body.to_string().as_bytes())
+    }
+
+    pub fn command(&self, path: &str, key: &str, body: &Value) -> Answer {
+        let answer = self.try_command(path, key, body);
+        answer.unwrap_or_else(|| panic!("no answer to POST {path}"))
+    }
+
     /// The same key, shown to the packagers' listener, which the OpenAPI document leaves out.
     pub fn at(&self, url: &str) -> Self {
         Self { url: url.to_owned(), described: false, ..self.clone() }

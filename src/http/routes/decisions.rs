@@ -1,10 +1,11 @@
 //! `POST /v1/quota/decisions`: may this device store more?
 
-use actix_web::web;
+use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::once::{Command, MaybeCommandKey, command_problem, respond};
 use super::{Services, licensing_problem};
 use crate::domain::usage::Wanted;
 use crate::domain::{AccountRef, DeviceRef, KeyId};
@@ -40,6 +41,12 @@ pub(super) struct Body {
     security_level: Option<u32>,
     /// Maker, model name and number of a device that the ledger does not know.
     model: Option<String>,
+    /// Whether room is held for the licenses if they fit.
+    #[serde(default)]
+    commit: bool,
+    /// For how long, in seconds; 5 minutes if it is not given.
+    #[schema(minimum = 1, maximum = 86_400)]
+    hold_seconds: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -52,18 +59,38 @@ struct License {
     content_group: Option<String>,
 }
 
-/// Would these licenses fit on this device, at this account's expense? Records nothing
+/// How long a reservation holds room if the request does not say, in seconds.
+const HOLD_SECONDS: u32 = 300;
+/// The longest that a reservation holds room: a day.
+const HOLD_SECONDS_MAX: u32 = 86_400;
+
+/// Would these licenses fit on this device, at this account's expense?
+///
+/// Holds room for them if they fit and `commit` is true, and then needs an `Idempotency-Key`. Else it
+/// records nothing.
 #[utoipa::path(
     post, path = "/v1/quota/decisions", operation_id = "decide_quota", tag = "quota",
     security(("api_key" = ["quota:decide"])),
+    params(MaybeCommandKey),
     request_body = Body,
-    responses((status = 200, body = Decision))
+    responses(
+        (status = 200, body = Decision,
+            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
+        (status = 409, description = "A request with this Idempotency-Key is being worked on"),
+        (status = 422, description = "The Idempotency-Key was used for another request"),
+    )
 )]
 pub(super) async fn decide(
-    _: Authorized<QuotaDecide>,
+    caller: Authorized<QuotaDecide>,
     services: web::Data<Services>,
-    body: web::Json<Body>,
-) -> Result<web::Json<Decision>, Problem> {
+    mut command: Command<Body>,
+) -> Result<HttpResponse, Problem> {
+    let once = match command.body.commit {
+        true => Some(command.once(&caller)?),
+        false => None,
+    };
+    let body = &command.body;
+    let hold_ms = body.hold_ms()?;
     let wanted = body.wanted()?;
     let device = services.device_named(&body.device)?;
     let account = body.account.as_deref().map(|name| services.account_named(name));
@@ -74,8 +101,12 @@ pub(super) async fn decide(
         security_level: body.security_level,
         model: body.model.as_deref(),
     };
-    let decision = services.licensing.decide(&question).await;
-    decision.map(web::Json).map_err(licensing_problem)
+    let Some(once) = once else {
+        let decision = services.licensing.decide(&question).await.map_err(licensing_problem)?;
+        return Ok(HttpResponse::Ok().json(decision));
+    };
+    let answer = services.licensing.reserve(&question, hold_ms, &once).await;
+    answer.map(respond).map_err(|error| command_problem(error, |never| match never {}))
 }
 
 impl Services {
@@ -93,6 +124,17 @@ impl Services {
 }
 
 impl Body {
+    fn hold_ms(&self) -> Result<i64, Problem> {
+        let wrong = |detail| Err(Problem::field("hold_seconds", detail));
+        match self.hold_seconds {
+            Some(_) if !self.commit => wrong("must be left out where commit is not true"),
+            Some(seconds) if !(1..=HOLD_SECONDS_MAX).contains(&seconds) => {
+                wrong("must be 1 to 86400")
+            }
+            seconds => Ok(i64::from(seconds.unwrap_or(HOLD_SECONDS)) * 1000),
+        }
+    }
+
     fn wanted(&self) -> Result<Vec<Wanted<'_>>, Problem> {
         let asked = self.key_ids.len() + self.licenses.len();
         if !self.key_ids.is_empty() && !self.licenses.is_empty() {

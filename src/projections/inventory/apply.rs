@@ -2,9 +2,10 @@
 
 use rusqlite::{Connection, Transaction, params};
 
+use super::elsewhere;
 use super::query::{LEAF, ROOT};
-use crate::domain::Event;
-use crate::domain::event::{Chain, LicenseAcquired, LicenseDeleted, LicenseVoided};
+use crate::domain::event::{Chain, Grade, LicenseAcquired, LicenseVoided};
+use crate::domain::{Event, LicenseId};
 use crate::ledger::state::store::DEVICE_STREAM;
 use crate::ledger::tail::{Apply, Fact};
 
@@ -36,7 +37,8 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         Event::DeviceEnrolled(e) => db
             .prepare_cached(
                 "INSERT INTO devices (device, enrolled_at_ms, enrolled_sequence, security_level,
-                   model, last_event_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?2)",
+                   model, last_event_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?2)
+                 ON CONFLICT (device) DO UPDATE SET security_level = ?4, model = ?5",
             )?
             .execute(params![device, e.at_ms, fact.recorded.sequence, e.security_level, e.model])
             .map(drop),
@@ -45,15 +47,16 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
             .execute(params![e.identity.to_string(), e.device.to_string()])
             .map(drop),
         Event::LicenseAcquired(e) => acquired(db, device, fact.recorded.sequence, e),
-        Event::LicenseStored(e) => db
-            .prepare_cached("UPDATE licenses SET stored_at_ms = ?2 WHERE license_id = ?1")?
-            .execute(params![e.license_id.0.as_bytes(), e.at_ms])
-            .map(drop),
-        Event::LicenseStoreFailed(e) => db
-            .prepare_cached("UPDATE licenses SET store_failed_at_ms = ?2 WHERE license_id = ?1")?
-            .execute(params![e.license_id.0.as_bytes(), e.at_ms])
-            .map(drop),
-        Event::LicenseDeleted(e) => deleted(db, device, e),
+        Event::LicenseStored(e) => storing(db, e.license_id, true, e.at_ms),
+        Event::LicenseStoreFailed(e) => storing(db, e.license_id, false, e.at_ms),
+        Event::LicenseRecorded(e) => elsewhere::recorded(db, device, fact.recorded.sequence, e),
+        Event::StorageRecorded(e) => storing(db, e.license_id, e.stored, e.at_ms),
+        Event::DeletionRecorded(e) => {
+            deleted(db, device, (e.license_id, e.grade, e.releases), e.at_ms)
+        }
+        Event::LicenseDeleted(e) => {
+            deleted(db, device, (e.license_id, e.grade, e.releases), e.at_ms)
+        }
         Event::LicenseVoided(e) => voided(db, device, e),
         Event::AcquisitionRefused(e) => count(db, REFUSED, device, e.at_ms),
         Event::DeletionUnmatched(_)
@@ -66,6 +69,8 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         | Event::ReservationMade(_)
         | Event::ReservationClosed(_)
         | Event::QuotaOverrideSet(_)
+        | Event::ReportKept(_)
+        | Event::RequestAnswered(_)
         | Event::ContentKeyRegistered(_)
         | Event::KeySeedRegistered(_)
         | Event::ContentKeyBound(_)
@@ -94,8 +99,8 @@ fn acquired(
     db.prepare_cached(
         "INSERT INTO licenses (sequence, license_id, device, identity, key_id, session,
            session_explicit, transaction_id, acquired_at_ms, counted_until_ms, security_level,
-           chain_part, root_key_id, account, title, content_group)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+           chain_part, root_key_id, account, title, content_group, drm_system, overage)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
     )?
     .execute(params![
         sequence,
@@ -114,17 +119,37 @@ fn acquired(
         e.account.as_ref().map(ToString::to_string),
         e.title,
         e.content_group,
+        e.drm_system,
+        e.overage,
     ])?;
     count(db, ACQUIRED_PERSISTENT, device, e.at_ms)
 }
 
-fn deleted(db: &Transaction<'_>, device: &str, e: &LicenseDeleted) -> rusqlite::Result<()> {
+fn storing(
+    db: &Transaction<'_>,
+    license_id: LicenseId,
+    stored: bool,
+    at_ms: i64,
+) -> rusqlite::Result<()> {
+    let change = match stored {
+        true => "UPDATE licenses SET stored_at_ms = ?2 WHERE license_id = ?1",
+        false => "UPDATE licenses SET store_failed_at_ms = ?2 WHERE license_id = ?1",
+    };
+    db.prepare_cached(change)?.execute(params![license_id.0.as_bytes(), at_ms]).map(drop)
+}
+
+fn deleted(
+    db: &Transaction<'_>,
+    device: &str,
+    (license_id, grade, releases): (LicenseId, Grade, bool),
+    at_ms: i64,
+) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE licenses SET deleted_at_ms = ?2, deletion_grade = ?3, open = open AND ?4
          WHERE license_id = ?1",
     )?
-    .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.grade.letter(), !e.releases])?;
-    count(db, DELETED, device, e.at_ms)
+    .execute(params![license_id.0.as_bytes(), at_ms, grade.letter(), !releases])?;
+    count(db, DELETED, device, at_ms)
 }
 
 fn voided(db: &Transaction<'_>, device: &str, e: &LicenseVoided) -> rusqlite::Result<()> {
@@ -135,13 +160,18 @@ fn voided(db: &Transaction<'_>, device: &str, e: &LicenseVoided) -> rusqlite::Re
     count(db, VOIDED, device, e.at_ms)
 }
 
-fn count(db: &Transaction<'_>, sql: &str, device: &str, at_ms: i64) -> rusqlite::Result<()> {
+pub(super) fn count(
+    db: &Transaction<'_>,
+    sql: &str,
+    device: &str,
+    at_ms: i64,
+) -> rusqlite::Result<()> {
     db.prepare_cached(sql)?.execute(params![device, at_ms]).map(drop)
 }
 
-const ACQUIRED_PERSISTENT: &str = "UPDATE devices
+pub(super) const ACQUIRED_PERSISTENT: &str = "UPDATE devices
     SET persistent_acquired = persistent_acquired + 1, last_event_at_ms = ?2 WHERE device = ?1";
-const ACQUIRED_NON_PERSISTENT: &str = "UPDATE devices
+pub(super) const ACQUIRED_NON_PERSISTENT: &str = "UPDATE devices
     SET non_persistent_acquired = non_persistent_acquired + 1, last_event_at_ms = ?2
     WHERE device = ?1";
 const DELETED: &str =

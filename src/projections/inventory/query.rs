@@ -21,10 +21,11 @@ pub struct DeviceSummary {
     pub identities: Vec<String>,
     /// First seen.
     pub enrolled_at: UnixMillis,
-    /// Security level of the certificate it was first seen with.
+    /// Security level of the certificate it was first seen with, or else as other systems report it;
+    /// `None` if they do not say.
     #[schema(example = 3000)]
-    pub security_level: u32,
-    /// Maker, model name and number of that certificate.
+    pub security_level: Option<u32>,
+    /// Maker, model name and number, from the same; empty if they are not known.
     #[schema(example = "Lab tv 1")]
     pub model: String,
     /// When its last acquisition, refusal, deletion or voiding was recorded.
@@ -91,14 +92,26 @@ pub struct HeldLicense {
     pub key_id: Uuid,
     /// What is known of it.
     pub status: LicenseStatus,
-    /// Who acquired it: SHA-256 of the SIGN key of its certificate.
+    /// The system that issued it: `playready` is this service, unless `license_reference` is there.
+    #[schema(example = "playready")]
+    pub drm_system: String,
+    /// How the system that issued it names it; only if it was not this service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub license_reference: Option<String>,
+    /// Who acquired it: SHA-256 of the SIGN key of its certificate; `None` if another system issued
+    /// it.
     #[schema(pattern = "^[0-9a-f]{64}$")]
-    pub identity: String,
-    /// The secure-delete session that ends it, base64.
+    pub identity: Option<String>,
+    /// The secure-delete session that ends it, base64; `None` if another system issued it.
     #[schema(content_encoding = "base64", example = "nePNE/GKzeFpc1WBiSUU6Q==")]
-    pub session: String,
+    pub session: Option<String>,
     /// Whether the device named the session itself.
     pub session_explicit: bool,
+    /// Whether it is beyond a limit.
+    pub overage: bool,
+    /// Grade of the evidence by which it was deleted, if that was too weak to end it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_grade: Option<String>,
     /// What its acknowledgement names.
     pub transaction_id: Option<Uuid>,
     /// What it is in a chain; `None` if it stands alone.
@@ -269,7 +282,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeviceSummary> {
         device: row.get("device")?,
         identities: Vec::new(),
         enrolled_at: UnixMillis(row.get("enrolled_at_ms")?),
-        security_level: row.get("security_level")?,
+        security_level: u32::try_from(row.get::<_, i64>("security_level")?).ok(),
         model: row.get("model")?,
         last_event_at: UnixMillis(row.get("last_event_at_ms")?),
         persistent_acquired: row.get("persistent_acquired")?,
@@ -296,8 +309,12 @@ fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
         license_id: uuid(row, "license_id")?,
         key_id: uuid(row, "key_id")?,
         status,
-        identity: row.get("identity")?,
-        session: row.get("session")?,
+        drm_system: row.get("drm_system")?,
+        license_reference: row.get("license_reference")?,
+        identity: given(row, "identity")?,
+        session: given(row, "session")?,
+        overage: row.get("overage")?,
+        deletion_grade: row.get("deletion_grade")?,
         session_explicit: row.get("session_explicit")?,
         transaction_id: row.get::<_, Option<[u8; 16]>>("transaction_id")?.map(Uuid::from_bytes),
         chain: chain(row)?,
@@ -308,6 +325,11 @@ fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
         content_group: row.get("content_group")?,
         sequence: row.get("sequence")?,
     })
+}
+
+/// A text, unless it is empty.
+fn given(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<String>> {
+    row.get::<_, String>(column).map(|text| (!text.is_empty()).then_some(text))
 }
 
 /// How the table names the parts of a chain.

@@ -1,0 +1,255 @@
+use std::collections::BTreeSet;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::quota::{Counts, OnExceed, QuotaRule, Scope, Voiding};
+use crate::domain::scenario::{Ask, Removal, Scenario, account_ref, kid, kids};
+
+const MINUTE_MS: i64 = 60_000;
+const LIMIT: u32 = 2;
+
+fn scenario() -> Scenario {
+    let mut device = Scenario::with_room_for(LIMIT);
+    device.policy.rules.push(QuotaRule {
+        id: "account-slots".to_owned(),
+        scope: Scope::Account,
+        counts: Counts::LiveSlots,
+        limit: LIMIT,
+        on_exceed: OnExceed::Deny,
+        when: None,
+    });
+    device
+}
+
+/// A persistent license that is known by this number elsewhere and here.
+fn license(number: u128, key_id: u8) -> LicenseRecorded {
+    LicenseRecorded {
+        license_id: LicenseId(Uuid::from_u128(1_000_000 + number)),
+        key_id: kid(key_id),
+        drm_system: "widevine".to_owned(),
+        license_reference: format!("wv-{number}"),
+        persistent: true,
+        counted_until_ms: None,
+        account: Some(account_ref("family")),
+        title: None,
+        content_group: None,
+        security_level: Some(3000),
+        model: "Example Phone 2".to_owned(),
+        quota_policy_revision: 0,
+        overage: false,
+        evidence: None,
+        occurred_ms: None,
+        actor: String::new(),
+        at_ms: 0,
+    }
+}
+
+fn known_as(number: u128) -> Which {
+    Which::Reference {
+        drm_system: "widevine".to_owned(),
+        license_reference: format!("wv-{number}"),
+    }
+}
+
+fn overages(device: &Scenario) -> Vec<bool> {
+    let recorded = device.events.iter().filter_map(|event| match event {
+        Event::LicenseRecorded(license) => Some(license.overage),
+        _ => None,
+    });
+    recorded.collect()
+}
+
+#[test]
+fn what_was_issued_elsewhere_counts_like_our_own_also_beyond_the_limit() {
+    let mut device = scenario();
+    device.granted(&Ask::new(1, &kids([1])));
+    assert!(device.record_elsewhere(license(1, 2), None));
+    device.refused(&Ask::new(2, &kids([3])));
+    assert!(device.record_elsewhere(license(2, 3), None));
+    assert_eq!(device.held(), kids([1, 2, 3]));
+    assert_eq!(overages(&device), [false, true]);
+    // For a KID that is held, no slot is taken.
+    assert!(device.record_elsewhere(license(3, 1), None));
+    assert!(device.record_elsewhere(LicenseRecorded { persistent: false, ..license(4, 9) }, None));
+    assert_eq!(overages(&device), [false, true, false, false]);
+    assert_eq!(device.held(), kids([1, 2, 3]));
+}
+
+#[test]
+fn a_report_uses_up_the_room_that_was_held_for_it() {
+    let mut device = scenario();
+    let held = device.reserve(&kids([1, 2]), Some("family"), MINUTE_MS).unwrap();
+    assert!(device.record_elsewhere(license(1, 1), Some(held)));
+    assert_eq!(overages(&device), [false], "its room was its own");
+    assert_eq!(device.device.reserved_by(held, device.now_ms).count(), 1);
+    device.wait(MINUTE_MS);
+    assert_eq!(device.held(), kids([1]));
+    // The rest has ended by itself; what was issued for it is recorded all the same.
+    assert!(device.record_elsewhere(license(2, 2), Some(held)));
+    assert_eq!(device.held(), kids([1, 2]));
+}
+
+#[test]
+fn one_reference_names_one_live_license() {
+    let mut device = scenario();
+    assert!(device.record_elsewhere(license(1, 1), None));
+    let again = LicenseRecorded { license_id: LicenseId(Uuid::from_u128(7)), ..license(1, 1) };
+    assert!(!device.record_elsewhere(again.clone(), None));
+    device.record_deletion(known_as(1), Grade::B).unwrap();
+    assert!(device.record_elsewhere(again, None));
+    let unknown = device.record_deletion(known_as(5), Grade::B);
+    assert_eq!(unknown, Err(ReportRefused::NotHeld(0)));
+}
+
+#[test]
+fn a_deletion_frees_what_its_grade_allows() {
+    let mut device = scenario();
+    device.record_elsewhere(license(1, 1), None);
+    let id = Which::License(license(1, 1).license_id);
+    assert!(device.record_storage(id.clone(), true));
+    assert!(!device.record_storage(id.clone(), false), "the first word counts");
+    device.record_deletion(id.clone(), Grade::E).unwrap();
+    assert_eq!(device.held(), kids([1]), "weak evidence frees nothing");
+    let confirmed = |device: &Scenario| device.device.held(0).any(|(_, held)| held.confirmed);
+    assert!(!confirmed(&device));
+    device.record_deletion(id.clone(), Grade::B).unwrap();
+    assert_eq!(device.held(), []);
+    assert_eq!(device.record_deletion(id, Grade::B), Err(ReportRefused::NotHeld(0)));
+    device.policy.releasing_grades = vec![Grade::A, Grade::E];
+    device.record_elsewhere(license(2, 2), None);
+    device.record_deletion(known_as(2), Grade::E).unwrap();
+    assert_eq!(device.held(), []);
+}
+
+#[test]
+fn a_license_of_ours_ends_only_by_its_own_device() {
+    let mut device = scenario();
+    let ids = device.granted(&Ask::new(1, &kids([1])));
+    let held = device.reserve(&kids([2]), None, MINUTE_MS).unwrap();
+    let slot = device.device.reserved_by(held, device.now_ms).next().unwrap().license_id;
+    let refused = device.record_deletion(Which::License(ids[0]), Grade::B);
+    assert_eq!(refused, Err(ReportRefused::SignedOnly(0)));
+    assert_eq!(
+        device.record_deletion(Which::License(slot), Grade::B),
+        Err(ReportRefused::NotHeld(0))
+    );
+    assert!(!device.record_storage(Which::License(ids[0]), true));
+    assert_eq!(device.held(), kids([1, 2]));
+}
+
+#[test]
+fn what_was_not_stored_is_voided_where_the_policy_says_so() {
+    let mut device = scenario();
+    device.policy.voiding = Some(Voiding {
+        min_security_level: 2000,
+        store_failed: true,
+        unconfirmed_after_seconds: None,
+    });
+    device.record_elsewhere(license(1, 1), None);
+    let unsure = LicenseRecorded { security_level: None, ..license(2, 2) };
+    device.record_elsewhere(unsure, None);
+    assert!(device.record_storage(known_as(1), false));
+    assert!(device.record_storage(known_as(2), false));
+    assert_eq!(device.void_overdue().len(), 1, "of a level that nobody said nothing is voided");
+    assert_eq!(device.held(), kids([2]));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Record { number: u128, kid: u8, family: bool, minutes: Option<i64>, reserved: bool },
+    Store { number: u128, stored: bool },
+    Delete { number: u128, grade: Grade },
+    Acquire { kid: u8 },
+    DeleteOwn { back: u8 },
+    Reserve { kid: u8 },
+    Release,
+    Wait { minutes: i64 },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let (number, key) = (1..8u128, 1..=4u8);
+    let grade = prop_oneof![Just(Grade::B), Just(Grade::C), Just(Grade::D), Just(Grade::E)];
+    let record =
+        (number.clone(), key.clone(), any::<bool>(), prop::option::of(1..30i64), any::<bool>());
+    prop_oneof![
+        5 => record.prop_map(|(number, kid, family, minutes, reserved)| {
+            Step::Record { number, kid, family, minutes, reserved }
+        }),
+        3 => (number.clone(), any::<bool>())
+            .prop_map(|(number, stored)| Step::Store { number, stored }),
+        4 => (number, grade).prop_map(|(number, grade)| Step::Delete { number, grade }),
+        2 => key.clone().prop_map(|kid| Step::Acquire { kid }),
+        1 => (1..5u8).prop_map(|back| Step::DeleteOwn { back }),
+        3 => key.prop_map(|kid| Step::Reserve { kid }),
+        1 => Just(Step::Release),
+        1 => (1..20i64).prop_map(|minutes| Step::Wait { minutes }),
+    ]
+}
+
+proptest! {
+    /// Whatever is reported in between: accounts hold what the device holds at their expense, with
+    /// the same word on storing it, no fact is stored twice, and a replay gives the same.
+    #[test]
+    fn reports_change_accounts_as_they_change_devices(
+        steps in vec(any_step(), 0..60),
+        store_failed in any::<bool>(),
+    ) {
+        let mut device = scenario();
+        device.policy.voiding = store_failed.then_some(Voiding {
+            min_security_level: 2000,
+            store_failed,
+            unconfirmed_after_seconds: Some(600),
+        });
+        let mut reservation = None;
+        for (place, step) in (1u8..).zip(&steps) {
+            match step.clone() {
+                Step::Record { number, kid: key_id, family, minutes, reserved } => {
+                    let license = LicenseRecorded {
+                        license_id: LicenseId(Uuid::from_u128(2_000_000 + u128::from(place))),
+                        account: family.then(|| account_ref("family")),
+                        counted_until_ms: minutes.map(|m| device.now_ms + m * MINUTE_MS),
+                        ..license(number, key_id)
+                    };
+                    device.record_elsewhere(license, reservation.filter(|_| reserved));
+                }
+                Step::Store { number, stored } => {
+                    device.record_storage(known_as(number), stored);
+                }
+                Step::Delete { number, grade } => {
+                    let _ = device.record_deletion(known_as(number), grade);
+                }
+                Step::Acquire { kid: key_id } => {
+                    device.acquire(&Ask { account: Some("family"), ..Ask::new(place, &[kid(key_id)]) });
+                }
+                Step::DeleteOwn { back } => {
+                    device.delete(&Removal::new(place.saturating_sub(back), &kids(1..=4)));
+                }
+                Step::Reserve { kid: key_id } => {
+                    let made = device.reserve(&[kid(key_id)], Some("family"), 5 * MINUTE_MS);
+                    reservation = made.or(reservation);
+                }
+                Step::Release => {
+                    reservation.take().map(|id| device.release(id));
+                }
+                Step::Wait { minutes } => device.wait(minutes * MINUTE_MS),
+            }
+            let now_ms = device.now_ms;
+            let held = device.device.held(now_ms).filter_map(|(key_id, held)| {
+                device.device.account_of(key_id, held.license_id, now_ms)?;
+                Some((key_id, held.license_id, held.confirmed, held.reserved))
+            });
+            let held: BTreeSet<_> = held.collect();
+            let members = device.accounts.values().flat_map(|account| account.members());
+            let slots = members.flat_map(|(_, member)| member.held(now_ms));
+            let mirrored = slots.map(|(k, l)| (k, l.license_id, l.confirmed, l.reserved));
+            prop_assert_eq!(mirrored.collect::<BTreeSet<_>>(), held, "after {:?}", step);
+        }
+        let ids: BTreeSet<_> = device.events.iter().map(|event| event.id("s")).collect();
+        prop_assert_eq!(ids.len(), device.events.len());
+        let mut again = Device::default();
+        device.events.iter().for_each(|event| again.evolve(event));
+        prop_assert_eq!(again, device.device);
+    }
+}

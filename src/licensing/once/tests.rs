@@ -1,0 +1,103 @@
+use futures_util::FutureExt;
+use uuid::Uuid;
+
+use super::*;
+use crate::domain::usage::Wanted;
+use crate::domain::{DeviceRef, KeyId};
+use crate::licensing::Question;
+use crate::licensing::tests::Site;
+
+const MINUTE_MS: i64 = 60_000;
+
+fn once(key: &str, body: &str) -> Once {
+    let request = Once::request_digest("POST", "/v1/quota/decisions", body.as_bytes());
+    Once::new("a-client", key, request, "test").unwrap()
+}
+
+fn wants(device: &DeviceRef, number: u128) -> Question<'_> {
+    let key_id = KeyId(Uuid::from_u128(number));
+    Question {
+        device,
+        account: None,
+        wanted: vec![Wanted { key_id, title: None, content_group: None }],
+        security_level: None,
+        model: None,
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_is_being_worked_on_is_not_begun_again() {
+    let site = Site::new();
+    let node = site.node("a", 9).await;
+    let device = node.device_of("tv");
+    let (question, command) = (wants(&device, 1), once("key", "1"));
+    let mut first = Box::pin(node.reserve(&question, MINUTE_MS, &command));
+    assert!(first.as_mut().now_or_never().is_none(), "it waits for the disk");
+    let second = node.reserve(&question, MINUTE_MS, &command).await;
+    assert!(matches!(second, Err(CommandError::KeyInUse)), "{second:?}");
+    let other = once("other", "1");
+    drop(node.reserve(&wants(&node.device_of("radio"), 1), MINUTE_MS, &other).await.unwrap());
+    let answer = first.await.unwrap();
+    assert_eq!(node.reserve(&question, MINUTE_MS, &command).await.unwrap(), answer);
+    assert_eq!(site.count("reservation-made.v1").await, 2);
+}
+
+#[tokio::test]
+async fn a_command_given_up_in_the_middle_is_answered_with_what_it_did() {
+    let site = Site::new();
+    let node = site.node("a", 9).await;
+    let device = node.device_of("tv");
+    let (question, command) = (wants(&device, 1), once("key", "1"));
+    let waiting = Box::pin(node.reserve(&question, MINUTE_MS, &command)).now_or_never();
+    assert!(waiting.is_none(), "it waits for the disk");
+    let answer = node.reserve(&question, MINUTE_MS, &command).await.unwrap();
+    assert_eq!(node.reserve(&question, MINUTE_MS, &command).await.unwrap(), answer);
+    assert_eq!(site.count("reservation-made.v1").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_race_between_nodes_under_one_key_ends_in_one_answer() {
+    let site = Site::new();
+    let nodes = [site.node("a", 9).await, site.node("b", 9).await].map(std::sync::Arc::new);
+    for round in 0..20_u128 {
+        let sent = nodes.iter().map(|node| {
+            let node = std::sync::Arc::clone(node);
+            tokio::spawn(async move {
+                let device = node.device_of(&format!("tv-{round}"));
+                let (question, command) = (wants(&device, round), once(&round.to_string(), "1"));
+                node.reserve(&question, MINUTE_MS, &command).await.unwrap()
+            })
+        });
+        let answers = futures_util::future::join_all(sent.collect::<Vec<_>>()).await;
+        let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+        assert_eq!(answers[0], answers[1]);
+    }
+    assert_eq!(site.count("reservation-made.v1").await, 20);
+    assert_eq!(site.count("request-answered.v1").await, 20);
+}
+
+#[tokio::test]
+async fn a_denial_is_told_from_the_head() {
+    let site = Site::new();
+    let (ahead, behind) = (site.node("a", 1).await, site.node("b", 1).await);
+    let device = ahead.device_of("tv");
+    let held = behind.reserve(&wants(&device, 1), MINUTE_MS, &once("1", "1")).await.unwrap();
+    let id = serde_json::from_str::<serde_json::Value>(&held.body).unwrap()["reservation_id"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    ahead.release_reservation(&device, id, &once("2", "2")).await.unwrap();
+    let answer = behind.reserve(&wants(&device, 2), MINUTE_MS, &once("3", "3")).await.unwrap();
+    assert!(answer.position.is_some(), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_key_that_belongs_to_another_request_is_refused() {
+    let site = Site::new();
+    let node = site.node("a", 9).await;
+    let device = node.device_of("tv");
+    node.reserve(&wants(&device, 1), MINUTE_MS, &once("key", "1")).await.unwrap();
+    let reused = node.reserve(&wants(&device, 1), MINUTE_MS, &once("key", "2")).await;
+    assert!(matches!(reused, Err(CommandError::KeyReused)), "{reused:?}");
+}

@@ -1,0 +1,150 @@
+//! Committed decisions hold room for licenses that somebody else issues.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use license_ledger::domain::Event;
+use serde_json::{Value, json};
+
+use crate::client::Answer;
+use crate::device::{Device, PERSISTENT, kid, refused, request, words};
+use crate::service::{Setup, TestService};
+
+const DECISIONS: &str = "/v1/quota/decisions";
+
+fn hold(device: &str, kids: &[u128]) -> Value {
+    let key_ids: Vec<_> = kids.iter().map(|number| kid(*number).to_string()).collect();
+    json!({"device": device, "key_ids": key_ids, "commit": true})
+}
+
+fn reservation(answer: &Answer) -> String {
+    let decision = answer.json();
+    assert_eq!((answer.status, &decision["decision"]), (200, &json!("allow")), "{decision}");
+    decision["reservation_id"].as_str().unwrap().to_owned()
+}
+
+fn acquires(service: &TestService, device: &Device, number: u128) -> bool {
+    match device.acquire(&service.client, &request(&[kid(number)]), PERSISTENT) {
+        Ok(_) => true,
+        Err(fault) => {
+            assert_eq!(words(&fault), refused("persistent_license_limit"));
+            false
+        }
+    }
+}
+
+#[test]
+fn a_reservation_holds_room_until_it_is_released_or_its_time_has_come() {
+    let service = Setup::default().with("quota.device_limit", 2).start();
+    let client = &service.client;
+    let device = service.device("player");
+    let name = device.identity();
+    let mut body = hold(&name, &[1, 2]);
+    body["hold_seconds"] = json!(60);
+    body["account"] = json!("family");
+    let made = client.command(DECISIONS, "a", &body);
+    let id = reservation(&made);
+    assert_eq!(made.json()["expires_at"], "2023-11-14T22:14:20.000Z");
+    assert_eq!(made.json()["device_known"], false);
+    let path = format!("/v1/devices/{name}/reservations/{id}");
+    let shown = client.json(&path);
+    assert_eq!(shown["expires_at"], "2023-11-14T22:14:20.000Z");
+    assert_eq!(shown["account"], made.json()["account"]);
+    assert_eq!(shown["key_ids"], json!([kid(1).to_string(), kid(2).to_string()]));
+    // The device is seen for the first time, and finds no room.
+    assert!(!acquires(&service, &device, 3));
+    let denied = client.command(DECISIONS, "b", &hold(&name, &[3])).json();
+    assert_eq!(
+        (&denied["decision"], &denied["counted"][0]["reserved"]),
+        (&json!("deny"), &json!(true))
+    );
+    assert_eq!(denied["next_free_at"], "2023-11-14T22:14:20.000Z");
+    service.advance_s(60);
+    assert_eq!(client.get(&path).status_and_code(), (404, "not-found".to_owned()));
+    assert!(acquires(&service, &device, 3));
+    assert_eq!(service.live(&device), 1);
+    let id = reservation(&client.command(DECISIONS, "c", &hold(&name, &[4])));
+    assert!(!acquires(&service, &device, 5));
+    let release = format!("/v1/devices/{name}/reservations/{id}/release");
+    let released = client.command(&release, "d", &json!({}));
+    assert_eq!((released.status, released.json()["key_ids"][0].clone()), (200, json!(kid(4))));
+    assert!(acquires(&service, &device, 5));
+    let kinds: BTreeSet<_> = service.kinds_from(0).into_iter().collect();
+    for kind in ["device-enrolled.v1", "slot-taken.v1", "reservation-closed.v1"] {
+        assert!(kinds.contains(kind), "{kind}: {kinds:?}");
+    }
+}
+
+#[test]
+fn a_body_may_be_empty_where_nothing_is_asked() {
+    let service = TestService::new();
+    let id = reservation(&service.client.command(DECISIONS, "a", &hold("tv", &[1])));
+    let path = format!("/v1/devices/tv/reservations/{id}/release");
+    let released = service.client.post(&path, &[("idempotency-key", "b")], b"");
+    assert_eq!(released.status, 200, "{}", released.text());
+    let wrong = service.client.command(&path, "c", &json!({"reason": "none"}));
+    assert_eq!(wrong.status_and_code(), (400, "invalid-request".to_owned()));
+    for path in ["/v1/devices/tv/reservations/nonsense", "/v1/devices/nobody/reservations/x"] {
+        assert_eq!(service.client.get(path).status_and_code(), (404, "not-found".to_owned()));
+    }
+}
+
+#[test]
+fn how_long_room_is_held_is_within_bounds() {
+    let service = TestService::new();
+    let ask = |seconds: Value, commit: bool| {
+        let mut body = hold("tv", &[1]);
+        body["commit"] = json!(commit);
+        body["hold_seconds"] = seconds;
+        service.client.command(DECISIONS, &uuid::Uuid::new_v4().to_string(), &body)
+    };
+    for (seconds, commit) in [
+        (json!(0), true),
+        (json!(86_401), true),
+        (json!(4_294_967_295_u32), true),
+        (json!(60), false),
+    ] {
+        let answer = ask(seconds.clone(), commit);
+        assert_eq!(answer.status_and_code(), (400, "invalid-request".to_owned()), "{seconds}");
+        assert_eq!(answer.problem()["errors"][0]["field"], "hold_seconds");
+    }
+    assert_eq!(service.event_count(), 2, "the policy and the admin key");
+    for seconds in [1, 86_400] {
+        assert_eq!(ask(json!(seconds), true).status, 200);
+    }
+}
+
+#[test]
+fn sixty_four_threads_commit_as_many_decisions_as_there_are_slots() {
+    const LIMIT: usize = 25;
+    let service = Setup::default().with("quota.device_limit", LIMIT).start();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut made = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= 200 {
+                return made;
+            }
+            let mut body = hold("tv", &[number as u128]);
+            body["account"] = json!("family");
+            let answer = service.client.command(DECISIONS, &format!("key-{number}"), &body);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            if answer.json()["decision"] == "allow" {
+                made.push(reservation(&answer));
+            }
+        }
+    };
+    let made: BTreeSet<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..64).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(made.len(), LIMIT);
+    let stored = service.facts().into_iter().filter_map(|fact| match fact.event {
+        Event::ReservationMade(made) => Some(made.reservation_id.to_string()),
+        _ => None,
+    });
+    assert_eq!(stored.collect::<BTreeSet<_>>(), made);
+    let taken = service.kinds_from(0).into_iter().filter(|kind| kind == "slot-taken.v1").count();
+    assert_eq!(taken, LIMIT);
+}

@@ -15,6 +15,7 @@ mod delete;
 mod identities;
 mod key_types;
 mod metrics;
+mod once;
 mod policy;
 mod register;
 mod revocation;
@@ -45,6 +46,7 @@ pub use crate::clearkey::{LicenseFormat, RequestFormat};
 pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
 pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Question};
 pub use metrics::Metrics;
+pub use once::{CommandAnswer, CommandError, Once};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
 
 /// A use case failed for a reason that is not the caller's.
@@ -145,6 +147,7 @@ pub struct Licensing {
     identities: identities::Identities,
     reference_key: ReferenceKey,
     replay_window_ms: i64,
+    in_flight: once::InFlight,
     metrics: Metrics,
 }
 
@@ -250,6 +253,7 @@ impl Licensing {
             clock: parts.clock,
             reference_key: parts.reference_key,
             replay_window_ms: parts.replay_window_ms,
+            in_flight: once::InFlight::default(),
             metrics,
         })
     }

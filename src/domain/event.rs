@@ -4,6 +4,7 @@
 //! readable. All that must be provable (who, why, when) is in the body, never in metadata. Times
 //! are milliseconds since the Unix epoch; ids are text; no body holds a secret.
 
+mod answered;
 mod key_types;
 mod keys;
 mod quota;
@@ -17,6 +18,7 @@ use super::ids::{
     derived_id,
 };
 
+pub use answered::RequestAnswered;
 pub use key_types::{ContentKeyTyped, TypeStatedBy};
 pub use keys::{
     ApiKeyCreated, ApiKeyRevoked, ContentKeyBound, ContentKeyRegistered, KeySeedRegistered,
@@ -49,6 +51,7 @@ pub enum Event {
     ReservationMade(ReservationMade),
     ReservationClosed(ReservationClosed),
     QuotaOverrideSet(QuotaOverrideSet),
+    RequestAnswered(RequestAnswered),
     ContentKeyRegistered(ContentKeyRegistered),
     KeySeedRegistered(KeySeedRegistered),
     ContentKeyBound(ContentKeyBound),
@@ -410,6 +413,7 @@ impl Event {
             Self::ReservationMade(_) => "reservation-made.v1",
             Self::ReservationClosed(_) => "reservation-closed.v1",
             Self::QuotaOverrideSet(_) => "quota-override-set.v1",
+            Self::RequestAnswered(_) => "request-answered.v1",
             Self::ContentKeyRegistered(_) => "content-key-registered.v1",
             Self::KeySeedRegistered(_) => "key-seed-registered.v1",
             Self::ContentKeyBound(_) => "content-key-bound.v1",
@@ -440,6 +444,7 @@ impl Event {
             Self::ReservationMade(e) => e.at_ms,
             Self::ReservationClosed(e) => e.at_ms,
             Self::QuotaOverrideSet(e) => e.at_ms,
+            Self::RequestAnswered(e) => e.at_ms,
             Self::ContentKeyRegistered(e) => e.at_ms,
             Self::KeySeedRegistered(e) => e.at_ms,
             Self::ContentKeyBound(e) => e.at_ms,
@@ -483,6 +488,7 @@ impl Event {
                 format!("{} {first}", e.reservation_id)
             }
             Self::QuotaOverrideSet(e) => format!("{} {}", e.rule, e.at_ms),
+            Self::RequestAnswered(e) => format!("{} {}", e.client, e.request_sha256),
             Self::ContentKeyRegistered(e) => e.key_id.to_string(),
             Self::KeySeedRegistered(e) => e.seed_id.clone(),
             Self::ContentKeyBound(e) => e.key_id.to_string(),

@@ -35,6 +35,8 @@ pub enum Case {
     OriginNotAllowed,
     /// No license for what is asked for, or none that the client could keep to.
     NotLicensed,
+    /// A request with the same `Idempotency-Key` is being worked on.
+    IdempotencyKeyInUse,
     /// The `Idempotency-Key` belongs to another request.
     IdempotencyKeyReused,
     /// No such resource.
@@ -61,12 +63,13 @@ pub enum Case {
 
 impl Case {
     /// Every case there is.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::InvalidRequest,
         Self::Unauthenticated,
         Self::MissingScope,
         Self::OriginNotAllowed,
         Self::NotLicensed,
+        Self::IdempotencyKeyInUse,
         Self::IdempotencyKeyReused,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -93,6 +96,11 @@ impl Case {
                 (S::FORBIDDEN, "origin-not-allowed", "Pages of this origin may not ask")
             }
             Self::NotLicensed => (S::FORBIDDEN, "not-licensed", "There is no license for this"),
+            Self::IdempotencyKeyInUse => (
+                S::CONFLICT,
+                "idempotency-key-in-use",
+                "A request with this Idempotency-Key is being worked on",
+            ),
             Self::IdempotencyKeyReused => (
                 S::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",

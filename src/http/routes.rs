@@ -6,6 +6,7 @@ mod devices;
 mod events;
 mod keys;
 mod license;
+mod once;
 mod packaging;
 
 use std::sync::Arc;

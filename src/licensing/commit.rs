@@ -177,8 +177,13 @@ impl Licensing {
         if mirrored.iter().any(|(account, _)| !subject.accounts.contains_key(account)) {
             return Ok(None);
         }
+        // Behind what they mirror, and before what else was handed in: the last event of all is
+        // still the last.
+        let at = events.iter().rposition(|(stream, _)| stream == subject.guard.stream());
+        let at = at.map_or(0, |last| last + 1);
         let mirrored = mirrored.into_iter();
-        events.extend(mirrored.map(|(account, event)| (account_stream(&account), event)));
+        let mirrored = mirrored.map(|(account, event)| (account_stream(&account), event));
+        events.splice(at..at, mirrored);
         checks.extend(subject.checks());
         let mut records = Vec::with_capacity(events.len());
         for (stream, event) in &events {

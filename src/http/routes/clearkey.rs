@@ -8,19 +8,18 @@
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::license::POSITION;
+use super::once::idempotency_key;
 use super::{Services, licensing_problem};
 use crate::http::RequestId;
 use crate::http::auth::bearer;
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{ClearKeyRefused, LicenseFormat, Posted, RequestFormat};
 
-/// Longest `Idempotency-Key`, in bytes.
-const IDEMPOTENCY_KEY_MAX: usize = 255;
 /// For how long a browser may remember the answer to a preflight, in seconds.
 const PREFLIGHT_SECONDS: &str = "600";
 
@@ -72,13 +71,6 @@ pub(super) async fn acquire(
         .insert_header((header::CONTENT_TYPE, "application/json"))
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .body(license.body))
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let text = value.to_str().ok().filter(|text| (1..=IDEMPOTENCY_KEY_MAX).contains(&text.len()));
-    let wrong = format!("must be 1 to {IDEMPOTENCY_KEY_MAX} visible ASCII characters");
-    text.map(Some).ok_or_else(|| Problem::field("Idempotency-Key", wrong))
 }
 
 fn refused(refused: ClearKeyRefused) -> Problem {

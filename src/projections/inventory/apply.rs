@@ -66,6 +66,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         | Event::ReservationMade(_)
         | Event::ReservationClosed(_)
         | Event::QuotaOverrideSet(_)
+        | Event::RequestAnswered(_)
         | Event::ContentKeyRegistered(_)
         | Event::KeySeedRegistered(_)
         | Event::ContentKeyBound(_)

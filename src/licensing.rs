@@ -21,6 +21,7 @@ mod register;
 mod revocation;
 mod sealing;
 mod subject;
+mod support;
 #[cfg(test)]
 mod tests;
 mod void;
@@ -48,6 +49,9 @@ pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Questio
 pub use metrics::Metrics;
 pub use once::{CommandAnswer, CommandError, Once};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
+pub use support::{
+    Blocked, Fate, Linked, Succession, SupportRefused, TakenOver, WrittenOff, WrittenOffLicense,
+};
 
 /// A use case failed for a reason that is not the caller's.
 #[derive(Debug, thiserror::Error)]

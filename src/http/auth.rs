@@ -38,6 +38,10 @@ pub enum QuotaDecide {}
 #[derive(Debug)]
 pub enum InventoryRead {}
 
+/// [`Scope::SupportWrite`] is needed.
+#[derive(Debug)]
+pub enum SupportWrite {}
+
 /// [`Scope::EventsRead`] is needed.
 #[derive(Debug)]
 pub enum EventsRead {}
@@ -56,6 +60,10 @@ impl RequiredScope for QuotaDecide {
 
 impl RequiredScope for InventoryRead {
     const SCOPE: Scope = Scope::InventoryRead;
+}
+
+impl RequiredScope for SupportWrite {
+    const SCOPE: Scope = Scope::SupportWrite;
 }
 
 impl RequiredScope for EventsRead {

@@ -39,6 +39,8 @@ pub enum Case {
     IdempotencyKeyInUse,
     /// The `Idempotency-Key` belongs to another request.
     IdempotencyKeyReused,
+    /// What the ledger holds does not allow the command.
+    Conflict,
     /// No such resource.
     NotFound,
     /// The resource does not know this method.
@@ -63,7 +65,7 @@ pub enum Case {
 
 impl Case {
     /// Every case there is.
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::InvalidRequest,
         Self::Unauthenticated,
         Self::MissingScope,
@@ -71,6 +73,7 @@ impl Case {
         Self::NotLicensed,
         Self::IdempotencyKeyInUse,
         Self::IdempotencyKeyReused,
+        Self::Conflict,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BodyTooSlow,
@@ -106,6 +109,9 @@ impl Case {
                 "idempotency-key-reused",
                 "The Idempotency-Key belongs to another request",
             ),
+            Self::Conflict => {
+                (S::CONFLICT, "conflict", "What the ledger holds does not allow this")
+            }
             Self::NotFound => (S::NOT_FOUND, "not-found", "There is nothing here"),
             Self::MethodNotAllowed => {
                 (S::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not offered here")

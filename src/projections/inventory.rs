@@ -2,6 +2,7 @@
 
 mod apply;
 mod query;
+mod support;
 mod voided;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use crate::ledger::{Ledger, ReadError};
 pub use query::{
     ChainPart, DeviceInventory, DevicePage, DeviceSummary, HeldLicense, LicenseStatus,
 };
+pub use support::{Block, Successor, WrittenOffLicense};
 pub use voided::{Unconfirmed, VoidedLicense};
 
 /// How long events gather before they are applied, unless a reader waits for them. Together they
@@ -30,6 +32,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../migrations/read_models/0002_chains.sql"),
     include_str!("../../migrations/read_models/0003_entitlement.sql"),
     include_str!("../../migrations/read_models/0004_voided.sql"),
+    include_str!("../../migrations/read_models/0006_support.sql"),
 ];
 
 /// The inventory cannot be read or built.

@@ -35,5 +35,6 @@ mod revocation;
 mod schemathesis;
 mod service;
 mod shapes;
+mod support;
 mod voiding;
 mod wire;

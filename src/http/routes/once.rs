@@ -23,10 +23,10 @@ use serde::de::DeserializeOwned;
 use super::license::POSITION;
 use super::licensing_problem;
 use crate::domain::Digest;
+use crate::http::RequestId;
 use crate::http::auth::Authorized;
 use crate::http::bad_json;
 use crate::http::problem::{Case, Problem};
-use crate::http::RequestId;
 use crate::licensing::{CommandAnswer, CommandError, Once};
 
 /// The header by which a client names its command.

@@ -25,7 +25,7 @@ use crate::domain::{
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-const FOLD_VERSION: i64 = 5;
+const FOLD_VERSION: i64 = 6;
 
 /// How long events gather before they are applied: events of many devices change the same pages,
 /// which are then written once. Decisions do not wait for it, since recent events are folded forward
@@ -55,6 +55,9 @@ pub enum StateError {
     /// The tail could not be started.
     #[error("the state's tail cannot be started")]
     Tail(#[from] std::io::Error),
+    /// The tail stopped; the state is not kept any more.
+    #[error("the state is not kept up to date: {0}")]
+    Stopped(String),
 }
 
 /// Reads the folded state; a tail on its own thread keeps it.
@@ -80,6 +83,14 @@ impl StateStore {
     /// How far the state has been folded.
     pub fn progress(&self) -> Progress {
         self.tail.progress()
+    }
+
+    /// Waits until the event with this sequence is folded.
+    pub(super) async fn wait_for(&self, sequence: u64) -> Result<(), StateError> {
+        if self.tail.wait_for(sequence).await {
+            return Ok(());
+        }
+        Err(StateError::Stopped(self.progress().failed.unwrap_or_default()))
     }
 
     /// The folded state of a device and the revision of its stream it was folded to.

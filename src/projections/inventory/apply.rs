@@ -3,6 +3,7 @@
 use rusqlite::{Connection, Transaction, params};
 
 use super::query::{LEAF, ROOT};
+use super::support;
 use crate::domain::Event;
 use crate::domain::event::{Chain, LicenseAcquired, LicenseDeleted, LicenseVoided};
 use crate::ledger::state::store::DEVICE_STREAM;
@@ -40,6 +41,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
             )?
             .execute(params![device, e.at_ms, fact.recorded.sequence, e.security_level, e.model])
             .map(drop),
+        // Where an operator links an identity, it stands in the streams of devices as well.
         Event::IdentityLinked(e) => db
             .prepare_cached("INSERT OR REPLACE INTO identities VALUES (?1, ?2)")?
             .execute(params![e.identity.to_string(), e.device.to_string()])
@@ -55,6 +57,12 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
             .map(drop),
         Event::LicenseDeleted(e) => deleted(db, device, e),
         Event::LicenseVoided(e) => voided(db, device, e),
+        Event::LicenseWrittenOff(e) => support::written_off(db, device, e),
+        Event::DeviceBlocked(e) => support::blocked(db, device, e),
+        Event::DeviceUnblocked(e) => support::unblocked(db, device, e),
+        Event::DeviceMerged(e) => support::merged(db, device, e),
+        Event::DeviceReplaced(e) => support::replaced(db, device, e),
+        Event::DeviceTookOver(e) => support::took_over(db, device, e),
         Event::AcquisitionRefused(e) => count(db, REFUSED, device, e.at_ms),
         Event::DeletionUnmatched(_)
         | Event::EvidenceKept(_)
@@ -63,6 +71,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         | Event::SlotTaken(_)
         | Event::SlotConfirmed(_)
         | Event::SlotReleased(_)
+        | Event::SlotsMoved(_)
         | Event::ReservationMade(_)
         | Event::ReservationClosed(_)
         | Event::QuotaOverrideSet(_)
@@ -135,7 +144,12 @@ fn voided(db: &Transaction<'_>, device: &str, e: &LicenseVoided) -> rusqlite::Re
     count(db, VOIDED, device, e.at_ms)
 }
 
-fn count(db: &Transaction<'_>, sql: &str, device: &str, at_ms: i64) -> rusqlite::Result<()> {
+pub(super) fn count(
+    db: &Transaction<'_>,
+    sql: &str,
+    device: &str,
+    at_ms: i64,
+) -> rusqlite::Result<()> {
     db.prepare_cached(sql)?.execute(params![device, at_ms]).map(drop)
 }
 

@@ -5,6 +5,7 @@
 //! are milliseconds since the Unix epoch; ids are text; no body holds a secret.
 
 mod key_types;
+mod revocation;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,6 +17,7 @@ use super::ids::{
 };
 use super::quota::QuotaPolicy;
 pub use key_types::{ContentKeyTyped, TypeStatedBy};
+pub use revocation::RevocationListsTaken;
 
 /// A fact. The stored type tag is [`Event::kind`], chosen by us and independent of Rust names.
 #[derive(Clone, Debug)]
@@ -38,6 +40,7 @@ pub enum Event {
     ContentKeyBound(ContentKeyBound),
     ContentKeyTyped(ContentKeyTyped),
     MasterKeyRotated(MasterKeyRotated),
+    RevocationListsTaken(RevocationListsTaken),
     ApiKeyCreated(ApiKeyCreated),
     ApiKeyRevoked(ApiKeyRevoked),
 }
@@ -480,6 +483,7 @@ impl Event {
             Self::ContentKeyBound(_) => "content-key-bound.v1",
             Self::ContentKeyTyped(_) => "content-key-typed.v1",
             Self::MasterKeyRotated(_) => "master-key-rotated.v1",
+            Self::RevocationListsTaken(_) => "revocation-lists-taken.v1",
             Self::ApiKeyCreated(_) => "api-key-created.v1",
             Self::ApiKeyRevoked(_) => "api-key-revoked.v1",
         }
@@ -504,6 +508,7 @@ impl Event {
             Self::ContentKeyBound(e) => e.at_ms,
             Self::ContentKeyTyped(e) => e.at_ms,
             Self::MasterKeyRotated(e) => e.at_ms,
+            Self::RevocationListsTaken(e) => e.at_ms,
             Self::ApiKeyCreated(e) => e.at_ms,
             Self::ApiKeyRevoked(e) => e.at_ms,
         }
@@ -537,6 +542,7 @@ impl Event {
             Self::ContentKeyBound(e) => e.key_id.to_string(),
             Self::ContentKeyTyped(e) => format!("{} {}", e.key_id, e.stated_by.word()),
             Self::MasterKeyRotated(e) => e.at_ms.to_string(),
+            Self::RevocationListsTaken(e) => e.sequence.to_string(),
             Self::ApiKeyCreated(e) => e.key_id.clone(),
             Self::ApiKeyRevoked(e) => e.key_id.clone(),
         }

@@ -33,6 +33,7 @@ fn golden(event: &Event) -> &'static str {
         Event::ContentKeyBound(_) => body!("content-key-bound.v1"),
         Event::ContentKeyTyped(_) => body!("content-key-typed.v1"),
         Event::MasterKeyRotated(_) => body!("master-key-rotated.v1"),
+        Event::RevocationListsTaken(_) => body!("revocation-lists-taken.v1"),
         Event::ApiKeyCreated(_) => body!("api-key-created.v1"),
         Event::ApiKeyRevoked(_) => body!("api-key-revoked.v1"),
     }
@@ -51,7 +52,7 @@ fn goldens() -> Vec<(String, String)> {
 #[test]
 fn every_golden_is_read_as_its_type_and_written_with_the_same_members() {
     let goldens = goldens();
-    assert_eq!(goldens.len(), 19);
+    assert_eq!(goldens.len(), 20);
     for (kind, body) in goldens {
         let event = decode(&kind, body.as_bytes()).unwrap();
         assert_eq!(event.kind(), kind);
@@ -152,7 +153,7 @@ fn event_ids_do_not_change() {
 }
 
 /// UUIDv5 of the goldens in the stream `a-stream`, computed with Python's uuid module.
-const EVENT_IDS: [(&str, &str); 19] = [
+const EVENT_IDS: [(&str, &str); 20] = [
     ("acquisition-refused.v1", "4d7c9b5c-baf0-5277-9d71-f5384bfefbdf"),
     ("api-key-created.v1", "192021aa-ced0-598e-bded-9885959c6ccc"),
     ("api-key-revoked.v1", "86c93d46-ea8f-5bc1-82de-7cdc742b635b"),
@@ -171,5 +172,6 @@ const EVENT_IDS: [(&str, &str); 19] = [
     ("license-voided.v1", "61034d6b-4bc1-53cb-819b-5fe74f4e4f36"),
     ("master-key-rotated.v1", "d5581ae4-d21a-5e4b-aac1-ff539019edc0"),
     ("quota-policy-published.v1", "7357bcfe-ac4a-51fe-a885-a7bfabb460e0"),
+    ("revocation-lists-taken.v1", "7acd901a-bb91-59ea-a040-965c7c21304c"),
     ("token-spent.v1", "8cc58077-5856-5831-bc8c-4697f949a043"),
 ];

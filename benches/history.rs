@@ -25,13 +25,14 @@ use lab::{Challenger, Lab, random_array};
 use license_ledger::cli::service::Service;
 use license_ledger::domain::event::{Grade, LicenseAcquired, LicenseDeleted};
 use license_ledger::domain::ids::Wire16;
+use license_ledger::domain::usage::Wanted;
 use license_ledger::domain::{
     DeviceRef, Digest, Event, KeyId, LicenseId, Nonce, SessionId, TransactionId,
 };
 use license_ledger::ledger::state::store::DEVICE_STREAM;
 use license_ledger::ledger::tail::Fact;
 use license_ledger::ledger::{Append, Expected, NewEvent, StreamName};
-use license_ledger::licensing::{Licensing, Posted};
+use license_ledger::licensing::{Licensing, Posted, Question};
 use report::{median, setting, surroundings};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -97,8 +98,15 @@ impl Device {
 
     fn dry_run(&mut self, licensing: &Licensing, runtime: &Runtime) -> Duration {
         let key_id = KeyId(Uuid::from_bytes(random_array()));
+        let question = Question {
+            device: &self.name,
+            account: None,
+            wanted: vec![Wanted { key_id, title: None, content_group: None }],
+            security_level: None,
+            model: None,
+        };
         let started = Instant::now();
-        let decision = runtime.block_on(licensing.decide(&self.name, &[key_id])).unwrap();
+        let decision = runtime.block_on(licensing.decide(&question)).unwrap();
         let took = started.elapsed();
         assert!(decision.decision == "allow" && decision.device_known);
         took

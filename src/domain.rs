@@ -9,13 +9,17 @@
 //! - [`lookup`]: the index rows that answer "seen before?" without a device's whole history.
 //! - [`acquire`], [`acknowledge`], [`delete`]: one decision each, from state, lookups, command,
 //!   policy and time to events.
-//! - [`quota`]: the policy, and decisions that explain themselves.
+//! - [`account`]: the state of one account, which mirrors what its devices hold.
+//! - [`quota`]: the policy. [`usage`]: what its rules count, and decisions that explain themselves.
+//! - [`holding`]: what the states of devices and accounts share.
 
+pub mod account;
 pub mod acknowledge;
 pub mod acquire;
 pub mod delete;
 pub mod device;
 pub mod event;
+pub mod holding;
 pub mod ids;
 pub mod key_type;
 pub mod lookup;
@@ -24,11 +28,13 @@ mod properties;
 pub mod quota;
 #[cfg(test)]
 pub(crate) mod scenario;
+pub mod usage;
 
+pub use account::Account;
 pub use device::Device;
 pub use event::Event;
 pub use ids::{
-    AccountRef, DeviceRef, Digest, Identity, KeyId, LicenseId, Nonce, ReferenceKey, SessionId,
+    AccountRef, DeviceRef, Digest, Identity, KeyId, LicenseId, Nonce, ReferenceKey, SessionId, Tag,
     TransactionId,
 };
 pub use key_type::KeyType;

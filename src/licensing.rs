@@ -19,6 +19,7 @@ mod policy;
 mod register;
 mod revocation;
 mod sealing;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod void;
@@ -41,7 +42,7 @@ use crate::playready::revocation::Revocation;
 use crate::playready::soap::{Fault, FaultCode, Refusal};
 
 pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
-pub use decide::{Decision, DecisionCounted};
+pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Question};
 pub use metrics::Metrics;
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
 pub use revocation::TakenLists;

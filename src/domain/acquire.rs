@@ -1,12 +1,14 @@
 //! May this device have these licenses?
 
-use super::device::Device;
 use std::collections::BTreeSet;
 
+use super::account::Account;
+use super::device::Device;
 use super::event::{AcquisitionRefused, Chain, LicenseAcquired};
-use super::ids::{Digest, Identity, KeyId, Nonce};
+use super::ids::{AccountRef, DeviceRef, Digest, Identity, KeyId, Nonce};
 use super::lookup::{Answered, GrantPlace, Key, Value};
-use super::quota::{QuotaExceeded, QuotaPolicy};
+use super::quota::QuotaPolicy;
+use super::usage::{QuotaExceeded, Usage, Verdict, Wanted};
 
 /// A verified and entitled challenge, with everything that can fail already prepared: content
 /// keys found, policies effective, license ids drawn.
@@ -21,6 +23,13 @@ pub struct Acquire {
     /// The licenses to grant, in the order of the response. Their `at_ms`, `overage` and
     /// `quota_policy_revision` are set by the decision.
     pub licenses: Vec<LicenseAcquired>,
+}
+
+impl Acquire {
+    /// The account that pays for the licenses, if they name one: one for all of them.
+    pub fn account(&self) -> Option<&AccountRef> {
+        self.licenses.iter().find_map(|license| license.account.as_ref())
+    }
 }
 
 /// What the index rows say about the challenge.
@@ -69,9 +78,13 @@ impl Seen {
     }
 }
 
-/// Facts about the policy and the wait that a decision is made under.
+/// What else a decision about a device is made on.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
+    /// The device's name.
+    pub device: &'a DeviceRef,
+    /// The account that pays for the licenses, if they name one.
+    pub account: Option<&'a Account>,
     /// The quota policy.
     pub policy: &'a QuotaPolicy,
     /// Its revision.
@@ -124,7 +137,7 @@ pub enum Refusal {
     #[error("{0} is the KID of a root and of other licenses")]
     RootReserved(KeyId),
     /// A quota rule said no.
-    #[error("the limit of {} of rule {} is reached", .0.limit, .0.rule)]
+    #[error("the limit of {} of rule {} is reached", .0.rule.limit, .0.rule.rule)]
     Quota(QuotaExceeded),
 }
 
@@ -161,19 +174,43 @@ impl Device {
         if let Err(refusal) = self.check_chains(&command.licenses, now_ms) {
             return Outcome::Refuse(refusal, None);
         }
-        let persistent = command.licenses.iter().filter(|l| l.persistent.effective);
-        let wanted: Vec<KeyId> = persistent.map(|license| license.key_id).collect();
-        if let Some(exceeded) = self.explain(&wanted, terms.policy, now_ms).denied {
-            let event = self.refusal_event(command, seen, &wanted, &exceeded, terms, now_ms);
-            return Outcome::Refuse(Refusal::Quota(exceeded), event);
-        }
+        let overage = match self.fits(command, terms, now_ms) {
+            Ok(verdict) => verdict == Verdict::AllowOverage,
+            Err(exceeded) => {
+                let event = self.refusal_event(command, seen, &exceeded, terms, now_ms);
+                return Outcome::Refuse(Refusal::Quota(exceeded), event);
+            }
+        };
         let granted = command.licenses.iter().cloned().map(|license| LicenseAcquired {
             quota_policy_revision: terms.policy_revision,
-            overage: false,
+            overage: overage && license.persistent.effective,
             at_ms: now_ms,
             ..license
         });
         Outcome::Grant(granted.collect())
+    }
+
+    /// Whether the quotas leave room for the licenses.
+    fn fits(
+        &self,
+        command: &Acquire,
+        terms: Terms<'_>,
+        now_ms: i64,
+    ) -> Result<Verdict, QuotaExceeded> {
+        let persistent = command.licenses.iter().filter(|l| l.persistent.effective);
+        let wanted: Vec<_> = persistent.map(wanted).collect();
+        let Some(first) = command.licenses.first() else { return Ok(Verdict::Allow) };
+        let usage = Usage {
+            device: self,
+            name: terms.device,
+            account: terms.account,
+            policy: terms.policy,
+            security_level: Some(first.security_level),
+            model: &first.model,
+            now_ms,
+        };
+        let policy_revision = terms.policy_revision;
+        usage.judge(&wanted).map_err(|rule| QuotaExceeded { rule, policy_revision })
     }
 
     /// A leaf needs its root: in the same batch, or held live and persistent, as the leaf then is
@@ -221,27 +258,38 @@ impl Device {
         &self,
         command: &Acquire,
         seen: &Seen,
-        wanted: &[KeyId],
         exceeded: &QuotaExceeded,
         terms: Terms<'_>,
         now_ms: i64,
     ) -> Option<Box<AcquisitionRefused>> {
-        let key_ids = self.refusal_to_record(wanted, &exceeded.rule, now_ms);
+        let exceeded = &exceeded.rule;
+        let persistent = command.licenses.iter().filter(|l| l.persistent.effective);
+        let wanted: Vec<_> = persistent.map(|license| license.key_id).collect();
+        let key_ids = self.refusal_to_record(&wanted, &exceeded.rule, now_ms);
         if seen.refusal_recorded || key_ids.is_empty() {
             return None;
         }
         Some(Box::new(AcquisitionRefused {
             identity: command.identity,
             nonce: command.nonce,
+            account: command.account().cloned(),
             key_ids,
             rule: exceeded.rule.clone(),
             limit: exceeded.limit,
-            held: exceeded.held,
+            held: exceeded.in_use.live,
             requested: exceeded.requested,
             quota_policy_revision: terms.policy_revision,
             signed_sha256: command.signed_sha256,
             at_ms: now_ms,
         }))
+    }
+}
+
+fn wanted(license: &LicenseAcquired) -> Wanted<'_> {
+    Wanted {
+        key_id: license.key_id,
+        title: license.title.as_deref(),
+        content_group: license.content_group.as_deref(),
     }
 }
 

@@ -1,18 +1,18 @@
 //! The state of one device: what its events make true.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use uuid::Uuid;
+
 use super::event::{
-    AcquisitionRefused, Event, KeySource, LicenseAcquired, LicenseVoided, VoidReason,
+    AcquisitionRefused, Event, Grade, KeySource, LicenseAcquired, LicenseVoided, ReservationClosed,
+    ReservationMade, VoidReason,
 };
-use super::ids::{KeyId, LicenseId};
-use super::quota::{
-    CountedLicense, Counts, Explanation, LICENSES_PER_SLOT, QuotaExceeded, QuotaPolicy, Scope,
-    Voiding,
-};
+use super::holding::{Doubtful, Held, Issued, IssuedLog, Overrides};
+use super::ids::{AccountRef, KeyId, LicenseId, Tag};
+use super::quota::{QuotaPolicy, Voiding};
 
 /// One refusal event for a device, KID and rule in this time, so that a device that keeps asking
 /// cannot flood the ledger.
@@ -36,21 +36,33 @@ pub struct Device {
     pub at_ms: i64,
     /// Whether an operator blocked it.
     pub blocked: bool,
+    /// Security level it was last seen with.
+    pub security_level: Option<u32>,
+    /// Maker, model name and number it was last seen with; empty if they are not known.
+    pub model: String,
     slots: BTreeMap<KeyId, Vec<LiveLicense>>,
+    /// Persistent licenses issued lately.
+    pub(super) issued: IssuedLog,
+    /// What it may still hold although it was released.
+    pub(super) doubtful: Doubtful,
+    /// Limits set for it.
+    pub(super) overrides: Overrides,
     refusals: VecDeque<RecordedRefusal>,
     /// Times of the unmatched deletions recorded within a day.
     unmatched: VecDeque<i64>,
 }
 
-/// A persistent license that was not ended by an event. Whether it is live depends on the time.
+/// A persistent license that was not ended by an event, or a reservation of one. Whether it is live
+/// depends on the time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LiveLicense {
-    id: LicenseId,
-    counted_until_ms: Option<i64>,
+    held: Held,
+    account: Option<AccountRef>,
     acquired_ms: i64,
     /// Of the certificate that it was acquired with.
     security_level: u32,
-    confirmed: bool,
+    /// Whether the device acknowledged that it stored it.
+    stored: bool,
     /// Whether the device said that it failed to store it.
     store_failed: bool,
     /// Whether its deletion was signed, on evidence that the policy found too weak to stop it
@@ -59,6 +71,8 @@ struct LiveLicense {
     /// Of a root, where its key came from: the [label](KeySource::label), since the form in which
     /// this state is stored has no tagged enumerations.
     root_key: Option<String>,
+    /// The reservation that this is a slot of, if it is no license.
+    reservation: Option<Uuid>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,22 +85,17 @@ struct RecordedRefusal {
 
 impl LiveLicense {
     fn is_live(&self, now_ms: i64) -> bool {
-        self.counted_until_ms.is_none_or(|until| now_ms < until)
-    }
-
-    /// The device said that it stored it, and has not said since that it deleted it.
-    fn is_confirmed(&self) -> bool {
-        self.confirmed && !self.deleted
+        self.held.is_live(now_ms)
     }
 
     /// Why `rule` voids it, if it does.
     fn void_reason(&self, rule: &Voiding, now_ms: i64) -> Option<VoidReason> {
         let due = |until_ms| now_ms > until_ms;
-        if self.security_level < rule.min_security_level {
+        if self.reservation.is_some() || self.security_level < rule.min_security_level {
             None
         } else if rule.store_failed && self.store_failed {
             Some(VoidReason::StoreFailed)
-        } else if !self.confirmed && rule.confirm_until_ms(self.acquired_ms).is_some_and(due) {
+        } else if !self.stored && rule.confirm_until_ms(self.acquired_ms).is_some_and(due) {
             Some(VoidReason::Unconfirmed)
         } else {
             None
@@ -99,11 +108,20 @@ impl Device {
     pub fn evolve(&mut self, fact: &Event) {
         self.at_ms = self.at_ms.max(fact.at_ms());
         match fact {
-            Event::DeviceEnrolled(_) => self.enrolled = true,
-            Event::LicenseAcquired(e) if e.persistent.effective => self.hold(e),
+            Event::DeviceEnrolled(e) => {
+                self.enrolled = true;
+                self.seen_as(e.security_level, &e.model);
+            }
+            Event::LicenseAcquired(e) => {
+                self.seen_as(e.security_level, &e.model);
+                if e.persistent.effective {
+                    self.hold(e);
+                }
+            }
             Event::LicenseStored(e) => {
                 if let Some(license) = self.license_mut(e.key_id, e.license_id) {
-                    license.confirmed = true;
+                    license.stored = true;
+                    license.held.confirmed = !license.deleted;
                 }
             }
             Event::LicenseStoreFailed(e) => {
@@ -111,13 +129,19 @@ impl Device {
                     license.store_failed = true;
                 }
             }
-            Event::LicenseVoided(e) => self.release(e.key_id, e.license_id),
-            Event::LicenseDeleted(e) if e.releases => self.release(e.key_id, e.license_id),
+            Event::LicenseVoided(e) => self.release(e.key_id, e.license_id, true),
+            Event::LicenseDeleted(e) if e.releases => {
+                self.release(e.key_id, e.license_id, e.grade >= Grade::C);
+            }
             Event::LicenseDeleted(e) => {
                 if let Some(license) = self.license_mut(e.key_id, e.license_id) {
                     license.deleted = true;
+                    license.held.confirmed = false;
                 }
             }
+            Event::ReservationMade(e) => self.reserve(e),
+            Event::ReservationClosed(e) => self.close_reservation(e),
+            Event::QuotaOverrideSet(e) => self.overrides.set(e),
             Event::AcquisitionRefused(e) => self.remember_refusal(e),
             Event::DeletionUnmatched(e) => self.unmatched.push_back(e.at_ms),
             _ => {}
@@ -125,25 +149,82 @@ impl Device {
         self.forget_expired();
     }
 
+    fn seen_as(&mut self, security_level: u32, model: &str) {
+        self.security_level = Some(security_level);
+        if self.model != model {
+            self.model = model.to_owned();
+        }
+    }
+
     fn hold(&mut self, e: &LicenseAcquired) {
+        let title = e.title.as_deref().map(Tag::of);
+        let content_group = e.content_group.as_deref().map(Tag::of);
+        self.issued.add(Issued { at_ms: e.at_ms, device: None, title, content_group });
         self.slots.entry(e.key_id).or_default().push(LiveLicense {
-            id: e.license_id,
-            counted_until_ms: e.counted_until_ms,
+            held: Held {
+                license_id: e.license_id,
+                counted_until_ms: e.counted_until_ms,
+                confirmed: false,
+                reserved: false,
+                title,
+                content_group,
+            },
+            account: e.account.clone(),
             acquired_ms: e.at_ms,
             security_level: e.security_level,
-            confirmed: false,
+            stored: false,
             store_failed: false,
             deleted: false,
             root_key: e.is_root().then(|| e.key_source.label()),
+            reservation: None,
         });
     }
 
-    fn release(&mut self, key_id: KeyId, license_id: LicenseId) {
-        if let Some(licenses) = self.slots.get_mut(&key_id) {
-            licenses.retain(|license| license.id != license_id);
-            if licenses.is_empty() {
-                self.slots.remove(&key_id);
-            }
+    fn reserve(&mut self, e: &ReservationMade) {
+        for slot in &e.slots {
+            self.slots.entry(slot.key_id).or_default().push(LiveLicense {
+                held: Held {
+                    license_id: slot.license_id,
+                    counted_until_ms: Some(e.expires_ms),
+                    confirmed: false,
+                    reserved: true,
+                    title: slot.title.as_deref().map(Tag::of),
+                    content_group: slot.content_group.as_deref().map(Tag::of),
+                },
+                account: e.account.clone(),
+                acquired_ms: e.at_ms,
+                security_level: e.security_level.unwrap_or_default(),
+                stored: false,
+                store_failed: false,
+                deleted: false,
+                root_key: None,
+                reservation: Some(e.reservation_id),
+            });
+        }
+    }
+
+    fn close_reservation(&mut self, e: &ReservationClosed) {
+        self.slots.retain(|_, licenses| {
+            licenses.retain(|license| {
+                license.reservation != Some(e.reservation_id)
+                    || !e.license_ids.contains(&license.held.license_id)
+            });
+            !licenses.is_empty()
+        });
+    }
+
+    /// Ends a license; `weak`: the device may hold it all the same.
+    fn release(&mut self, key_id: KeyId, license_id: LicenseId, weak: bool) {
+        let Some(licenses) = self.slots.get_mut(&key_id) else { return };
+        let Some(at) = licenses.iter().position(|l| l.held.license_id == license_id) else {
+            return;
+        };
+        let released = licenses.remove(at);
+        if licenses.is_empty() {
+            self.slots.remove(&key_id);
+        }
+        if weak {
+            self.doubtful.add(None, key_id, released.held.counted_until_ms);
         }
     }
 
@@ -163,6 +244,7 @@ impl Device {
             licenses.retain(|license| license.is_live(now_ms));
             !licenses.is_empty()
         });
+        self.doubtful.forget_expired(now_ms);
         while self.refusals.front().is_some_and(|r| r.at_ms <= now_ms - DAY_MS) {
             self.refusals.pop_front();
         }
@@ -177,7 +259,10 @@ impl Device {
     }
 
     fn license_mut(&mut self, key_id: KeyId, license_id: LicenseId) -> Option<&mut LiveLicense> {
-        self.slots.get_mut(&key_id)?.iter_mut().find(|license| license.id == license_id)
+        self.slots
+            .get_mut(&key_id)?
+            .iter_mut()
+            .find(|license| license.held.license_id == license_id)
     }
 
     fn live_in(&self, key_id: KeyId, now_ms: i64) -> impl Iterator<Item = &LiveLicense> {
@@ -188,7 +273,30 @@ impl Device {
     /// Whether this license is live and no signed deletion named it, even one too weak to free
     /// its slot.
     pub fn keeps(&self, key_id: KeyId, license_id: LicenseId, now_ms: i64) -> bool {
-        self.live_in(key_id, now_ms).any(|license| license.id == license_id && !license.deleted)
+        let is_it = |license: &LiveLicense| license.held.license_id == license_id;
+        self.live_in(key_id, now_ms).any(|license| is_it(license) && !license.deleted)
+    }
+
+    /// The account that pays for a license that is live on the device, if it has one.
+    pub fn account_of(
+        &self,
+        key_id: KeyId,
+        license_id: LicenseId,
+        now_ms: i64,
+    ) -> Option<&AccountRef> {
+        let is_it = |license: &&LiveLicense| license.held.license_id == license_id;
+        self.live_in(key_id, now_ms).find(is_it)?.account.as_ref()
+    }
+
+    /// The accounts that pay for what is live on the device.
+    pub fn accounts(&self, now_ms: i64) -> BTreeSet<&AccountRef> {
+        let live = self.slots.values().flatten().filter(|license| license.is_live(now_ms));
+        live.filter_map(|license| license.account.as_ref()).collect()
+    }
+
+    /// The limits set for this device that are in force.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
     }
 
     /// Whether the device holds a root license for this KID under which a leaf can be made with
@@ -202,7 +310,9 @@ impl Device {
     /// Whether a license that the device holds for this KID stands in the way of one that
     /// `is_root`, or is not: a root's KID is for nothing else.
     pub fn is_reserved(&self, key_id: KeyId, is_root: bool, now_ms: i64) -> bool {
-        self.live_in(key_id, now_ms).any(|license| license.root_key.is_some() != is_root)
+        let mut licenses =
+            self.live_in(key_id, now_ms).filter(|license| license.reservation.is_none());
+        licenses.any(|license| license.root_key.is_some() != is_root)
     }
 
     /// Whether the device holds a slot for this KID.
@@ -224,105 +334,27 @@ impl Device {
         });
         let voided = live.filter_map(|(key_id, license)| {
             let reason = license.void_reason(rule, now_ms)?;
-            let license_id = license.id;
+            let license_id = license.held.license_id;
             Some(LicenseVoided { license_id, key_id, reason, quota_policy_revision, at_ms: now_ms })
         });
         voided.collect()
     }
 
-    /// The device as it is once what is [`overdue`](Self::overdue) is recorded.
-    pub fn without_overdue(&self, policy: &QuotaPolicy, now_ms: i64) -> Cow<'_, Self> {
-        let overdue = self.overdue(policy, 0, now_ms);
-        let mut device = Cow::Borrowed(self);
-        for voided in overdue {
-            device.to_mut().evolve(&Event::LicenseVoided(voided));
-        }
-        device
+    /// Every live license and reservation, ordered by KID, within one KID by acquisition.
+    pub fn held(&self, now_ms: i64) -> impl Iterator<Item = (KeyId, &Held)> {
+        let all = self.slots.iter();
+        let all = all.flat_map(|(key_id, licenses)| licenses.iter().map(|l| (*key_id, &l.held)));
+        all.filter(move |(_, held)| held.is_live(now_ms))
     }
 
-    /// Every live license, ordered by KID, within one KID by acquisition.
-    pub fn counted(&self, now_ms: i64) -> Vec<CountedLicense> {
-        let live = |(key_id, licenses): (&KeyId, &Vec<LiveLicense>)| {
-            let key_id = *key_id;
-            let live = licenses.iter().filter(|license| license.is_live(now_ms));
-            let counted = live.map(move |license| CountedLicense {
-                license_id: license.id,
-                key_id,
-                confirmed: license.is_confirmed(),
-                counted_until_ms: license.counted_until_ms,
-            });
-            counted.collect::<Vec<_>>()
-        };
-        self.slots.iter().flat_map(live).collect()
+    /// Live licenses and reservations of one slot.
+    pub fn count_in_slot(&self, key_id: KeyId, now_ms: i64) -> usize {
+        self.live_in(key_id, now_ms).count()
     }
 
     /// Live slots: KIDs with at least one live license.
     pub fn held_slots(&self, now_ms: i64) -> Vec<KeyId> {
         self.slots.keys().copied().filter(|key_id| self.holds(*key_id, now_ms)).collect()
-    }
-
-    /// Decides whether `wanted` (KIDs, each for one more persistent license, repeats allowed) fit
-    /// under `policy`, and explains it. A request that takes no new slot is within every rule on
-    /// slots, also when more are held than the rule allows.
-    pub fn explain(&self, wanted: &[KeyId], policy: &QuotaPolicy, now_ms: i64) -> Explanation {
-        let held = self.held_slots(now_ms);
-        let live = count(held.len());
-        let fresh = wanted.iter().filter(|key_id| !self.holds(**key_id, now_ms));
-        let requested = count(fresh.collect::<BTreeSet<_>>().len());
-        let counted = self.counted(now_ms);
-        let mut exceeded = policy.rules.iter().filter(|rule| match (rule.scope, rule.counts) {
-            (Scope::Device, Counts::LiveSlots) => {
-                requested > 0 && live.saturating_add(requested) > rule.limit
-            }
-        });
-        let denied = exceeded.next().map(|rule| QuotaExceeded {
-            rule: rule.id.clone(),
-            scope: rule.scope,
-            limit: rule.limit,
-            held: live,
-            requested,
-            next_free_at_ms: next_free(&counted),
-            held_kids: held,
-        });
-        let confirmed =
-            |key_id: &&KeyId| self.live_in(**key_id, now_ms).any(LiveLicense::is_confirmed);
-        Explanation {
-            denied: denied.or_else(|| self.overfilled_slot(wanted, policy, now_ms)),
-            limit: policy.rules.iter().map(|rule| rule.limit).min(),
-            live,
-            confirmed: count(self.slots.keys().filter(confirmed).count()),
-            requested,
-            counted,
-        }
-    }
-
-    /// The first slot, by KID, that `wanted` would give more licenses than one may hold.
-    fn overfilled_slot(
-        &self,
-        wanted: &[KeyId],
-        policy: &QuotaPolicy,
-        now_ms: i64,
-    ) -> Option<QuotaExceeded> {
-        let mut wanted_per_kid = BTreeMap::<KeyId, u32>::new();
-        for key_id in wanted {
-            *wanted_per_kid.entry(*key_id).or_default() += 1;
-        }
-        wanted_per_kid.into_iter().find_map(|(key_id, requested)| {
-            let held = count(self.live_in(key_id, now_ms).count());
-            let over = held.saturating_add(requested) > policy.licenses_per_slot;
-            over.then(|| QuotaExceeded {
-                rule: LICENSES_PER_SLOT.to_owned(),
-                scope: Scope::Device,
-                limit: policy.licenses_per_slot,
-                held,
-                requested,
-                next_free_at_ms: self
-                    .live_in(key_id, now_ms)
-                    .filter_map(|license| license.counted_until_ms)
-                    .min(),
-                held_kids: vec![key_id],
-            })
-        })
     }
 
     /// The KIDs that a refusal by this rule names in its event: each at most once in an hour,
@@ -345,20 +377,6 @@ impl Device {
         let today = self.unmatched.iter().filter(|at_ms| **at_ms > now_ms - DAY_MS);
         UNMATCHED_PER_DAY.saturating_sub(today.count())
     }
-}
-
-/// When the first slot frees by expiry: each slot frees when its last license does.
-fn next_free(counted: &[CountedLicense]) -> Option<i64> {
-    let mut last = BTreeMap::<KeyId, Option<i64>>::new();
-    for license in counted {
-        let until = last.entry(license.key_id).or_insert(Some(i64::MIN));
-        *until = until.zip(license.counted_until_ms).map(|(a, b)| a.max(b));
-    }
-    last.into_values().flatten().min()
-}
-
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! are milliseconds since the Unix epoch; ids are text; no body holds a secret.
 
 mod key_types;
+mod keys;
+mod quota;
 mod revocation;
 
 use serde::{Deserialize, Serialize};
@@ -15,8 +17,16 @@ use super::ids::{
     AccountRef, DeviceRef, Digest, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId,
     derived_id,
 };
-use super::quota::QuotaPolicy;
+
 pub use key_types::{ContentKeyTyped, TypeStatedBy};
+pub use keys::{
+    ApiKeyCreated, ApiKeyRevoked, ContentKeyBound, ContentKeyRegistered, KeySeedRegistered,
+    MasterKeyRotated,
+};
+pub use quota::{
+    QuotaOverrideSet, QuotaPolicyPublished, ReservationClosed, ReservationEnd, ReservationMade,
+    ReservedSlot, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
+};
 pub use revocation::RevocationListsTaken;
 
 /// A fact. The stored type tag is [`Event::kind`], chosen by us and independent of Rust names.
@@ -35,6 +45,12 @@ pub enum Event {
     EvidenceKept(EvidenceKept),
     TokenSpent(TokenSpent),
     QuotaPolicyPublished(QuotaPolicyPublished),
+    SlotTaken(SlotTaken),
+    SlotConfirmed(SlotConfirmed),
+    SlotReleased(SlotReleased),
+    ReservationMade(ReservationMade),
+    ReservationClosed(ReservationClosed),
+    QuotaOverrideSet(QuotaOverrideSet),
     ContentKeyRegistered(ContentKeyRegistered),
     KeySeedRegistered(KeySeedRegistered),
     ContentKeyBound(ContentKeyBound),
@@ -194,6 +210,9 @@ pub struct AcquisitionRefused {
     /// KIDs that were refused and that no refusal by the same rule named within the hour before,
     /// each once, at most 50.
     pub key_ids: Vec<KeyId>,
+    /// The account that was to pay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountRef>,
     /// Id of the rule that refused.
     pub rule: String,
     /// Its limit.
@@ -365,96 +384,6 @@ pub struct TokenSpent {
     pub at_ms: i64,
 }
 
-/// A quota policy came into force. Its revision in the `policy` stream is its version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QuotaPolicyPublished {
-    /// The policy.
-    pub policy: QuotaPolicy,
-    /// Who published it.
-    pub actor: String,
-    /// Why.
-    pub reason: String,
-    /// When.
-    pub at_ms: i64,
-}
-
-/// A content key was registered for a KID, for good.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContentKeyRegistered {
-    /// The KID.
-    pub key_id: KeyId,
-    /// Check value by which a copy of the key can be recognized: first 8 bytes of
-    /// AES-128-ECB(key, KID in wire order), hexadecimal. Never the key.
-    pub check_value: String,
-    /// Who registered it.
-    pub actor: String,
-    /// When.
-    pub at_ms: i64,
-}
-
-/// A key seed was registered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeySeedRegistered {
-    /// The seed's id.
-    pub seed_id: String,
-    /// Check value: that of the key the seed gives for the nil KID. Never the seed.
-    pub check_value: String,
-    /// Who registered it.
-    pub actor: String,
-    /// When.
-    pub at_ms: i64,
-}
-
-/// Where a KID's key comes from was settled, for good: the only event of a `key-<guid>` stream,
-/// which is created with it. A seed's first use for a KID and the registration of a content key
-/// while there are seeds both create that stream, so that one of the two loses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContentKeyBound {
-    /// The KID.
-    pub key_id: KeyId,
-    /// Where its key comes from.
-    pub source: KeySource,
-    /// When.
-    pub at_ms: i64,
-}
-
-/// Content keys and seeds were sealed anew under another master key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MasterKeyRotated {
-    /// Who did it.
-    pub actor: String,
-    /// When.
-    pub at_ms: i64,
-}
-
-/// An API key was made. The secret is shown once and kept nowhere.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiKeyCreated {
-    /// Public part of the key.
-    pub key_id: String,
-    /// What it is for, in the operator's words.
-    pub name: String,
-    /// HMAC-SHA-256 of the secret part.
-    pub hmac: Digest,
-    /// What it may do.
-    pub scopes: Vec<String>,
-    /// Who made it.
-    pub actor: String,
-    /// When.
-    pub at_ms: i64,
-}
-
-/// An API key was revoked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiKeyRevoked {
-    /// Public part of the key.
-    pub key_id: String,
-    /// Who revoked it.
-    pub actor: String,
-    /// When.
-    pub at_ms: i64,
-}
-
 impl LicenseAcquired {
     /// Whether it is the root of a chain.
     pub fn is_root(&self) -> bool {
@@ -478,6 +407,12 @@ impl Event {
             Self::EvidenceKept(_) => "evidence-kept.v1",
             Self::TokenSpent(_) => "token-spent.v1",
             Self::QuotaPolicyPublished(_) => "quota-policy-published.v1",
+            Self::SlotTaken(_) => "slot-taken.v1",
+            Self::SlotConfirmed(_) => "slot-confirmed.v1",
+            Self::SlotReleased(_) => "slot-released.v1",
+            Self::ReservationMade(_) => "reservation-made.v1",
+            Self::ReservationClosed(_) => "reservation-closed.v1",
+            Self::QuotaOverrideSet(_) => "quota-override-set.v1",
             Self::ContentKeyRegistered(_) => "content-key-registered.v1",
             Self::KeySeedRegistered(_) => "key-seed-registered.v1",
             Self::ContentKeyBound(_) => "content-key-bound.v1",
@@ -503,6 +438,12 @@ impl Event {
             Self::EvidenceKept(e) => e.at_ms,
             Self::TokenSpent(e) => e.at_ms,
             Self::QuotaPolicyPublished(e) => e.at_ms,
+            Self::SlotTaken(e) => e.at_ms,
+            Self::SlotConfirmed(e) => e.at_ms,
+            Self::SlotReleased(e) => e.at_ms,
+            Self::ReservationMade(e) => e.at_ms,
+            Self::ReservationClosed(e) => e.at_ms,
+            Self::QuotaOverrideSet(e) => e.at_ms,
             Self::ContentKeyRegistered(e) => e.at_ms,
             Self::KeySeedRegistered(e) => e.at_ms,
             Self::ContentKeyBound(e) => e.at_ms,
@@ -537,6 +478,16 @@ impl Event {
             Self::EvidenceKept(e) => e.message.clone(),
             Self::TokenSpent(e) => format!("{} {}", e.identity, e.nonce),
             Self::QuotaPolicyPublished(e) => e.at_ms.to_string(),
+            // A license that moves between devices is taken and released more than once.
+            Self::SlotTaken(e) => format!("{} {}", e.license_id, e.device),
+            Self::SlotConfirmed(e) => format!("{} {} {}", e.license_id, e.device, e.confirmed),
+            Self::SlotReleased(e) => format!("{} {} {}", e.license_id, e.device, e.cause.word()),
+            Self::ReservationMade(e) => e.reservation_id.to_string(),
+            Self::ReservationClosed(e) => {
+                let first = e.license_ids.first().map(ToString::to_string).unwrap_or_default();
+                format!("{} {first}", e.reservation_id)
+            }
+            Self::QuotaOverrideSet(e) => format!("{} {}", e.rule, e.at_ms),
             Self::ContentKeyRegistered(e) => e.key_id.to_string(),
             Self::KeySeedRegistered(e) => e.seed_id.clone(),
             Self::ContentKeyBound(e) => e.key_id.to_string(),

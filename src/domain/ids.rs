@@ -1,6 +1,7 @@
 //! Ids: what they identify, how they are written, and how references are derived.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE, Specification};
@@ -36,6 +37,21 @@ impl Digest {
 /// 16 bytes written as base64 in text formats, the form they have on the license protocol's wire.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Wire16(pub [u8; 16]);
+
+/// What is kept of a name where only sameness matters: the first 8 bytes of its SHA-256. Names are
+/// the service's own, so nobody gains from making two of them alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tag(NonZeroU64);
+
+impl Tag {
+    /// The tag of `name`.
+    pub fn of(name: &str) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = Digest::of(name.as_bytes()).0;
+        let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN))
+    }
+}
 
 /// Who signed: SHA-256 of the leaf certificate's SIGN key (X‖Y). Names a certificate, not a unit;
 /// to which device it belongs is a fact of the ledger.
@@ -308,6 +324,14 @@ impl TryFrom<String> for DeviceRef {
 
     fn try_from(text: String) -> Result<Self, MalformedId> {
         text.parse()
+    }
+}
+
+impl FromStr for AccountRef {
+    type Err = MalformedId;
+
+    fn from_str(text: &str) -> Result<Self, MalformedId> {
+        reference_text(text).map(Self)
     }
 }
 

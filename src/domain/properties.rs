@@ -283,6 +283,7 @@ impl Run {
                     session: *session,
                     until_ms: hours.map(|hours| self.device.now_ms + hours * HOUR_MS),
                     transaction: Some(nonce),
+                    account: [None, Some("family"), Some("office")][usize::from(nonce % 3)],
                     // The third identity is of another make.
                     security_level: if *by == 3 { 3000 } else { 2000 },
                     ..Ask::new(nonce, &numbered(kids))
@@ -376,8 +377,32 @@ impl Run {
         let live: BTreeSet<LicenseId> = self.device.live().into_iter().collect();
         let on_paper = self.paper.licenses.iter().filter(|l| l.is_live(now_ms)).map(|l| l.id);
         prop_assert_eq!(live, on_paper.collect());
-        let explanation = self.device.device.explain(&[], &self.device.policy, now_ms);
-        prop_assert!(explanation.confirmed <= explanation.live);
+        self.check_accounts()?;
+        let explanation = self.device.explain(&[]);
+        let in_use = explanation.rules[0].in_use;
+        prop_assert!(in_use.confirmed <= in_use.live && in_use.live <= in_use.possible);
+        Ok(())
+    }
+}
+
+impl Run {
+    /// Accounts hold what the device holds at their expense, with the same word on storing it.
+    fn check_accounts(&self) -> Result<(), TestCaseError> {
+        let (device, now_ms) = (&self.device, self.device.now_ms);
+        let mut held = BTreeSet::new();
+        for (key_id, license) in device.device.held(now_ms) {
+            let account = device.device.account_of(key_id, license.license_id, now_ms).cloned();
+            held.extend(account.map(|a| (a, key_id, license.license_id, license.confirmed)));
+        }
+        let mut mirrored = BTreeSet::new();
+        for (name, account) in &device.accounts {
+            for (of, member) in account.members() {
+                prop_assert_eq!(of, &device.name);
+                let slots = member.held(now_ms);
+                mirrored.extend(slots.map(|(k, l)| (name.clone(), k, l.license_id, l.confirmed)));
+            }
+        }
+        prop_assert_eq!(held, mirrored);
         Ok(())
     }
 }

@@ -1,28 +1,39 @@
-//! Quotas on persistent licenses: the policy, and decisions that explain themselves.
+//! The quota policy: rules on persistent licenses as data. What they say about a request is decided
+//! in [`usage`](super::usage).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::event::Grade;
-use super::ids::{KeyId, LicenseId};
+use super::holding::ISSUED_KEPT;
 
 /// The rule that bounds one slot, [`QuotaPolicy::licenses_per_slot`], as refusals name it. No rule
 /// of the list may have this id.
 pub const LICENSES_PER_SLOT: &str = "licenses-per-slot";
 
+/// What refuses a request that no rule applies to, if the policy's default is to deny. No rule of
+/// the list may have this id.
+pub const DEFAULT: &str = "default";
+
 /// The id of the rule that the configuration's limit of live slots becomes.
 pub const DEVICE_SLOTS: &str = "device-slots";
 
-/// Length of the longest rule id, in bytes.
-const RULE_ID_BYTES_MAX: usize = 64;
+/// Length of the longest rule id, or name of a device class, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Rules, device classes, and names in one condition or class at most.
+const ENTRIES_MAX: usize = 256;
+
+/// The longest window of a rule that looks back: 366 days.
+pub const WINDOW_SECONDS_MAX: u32 = 366 * 24 * 60 * 60;
 
 /// The quota policy in force: data, versioned by its revision in the `policy` stream. A member or
 /// a word that this version does not know is refused, never ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaPolicy {
-    /// All of them must hold; the first that does not denies.
+    /// All that apply must hold; the first that does not denies.
     pub rules: Vec<QuotaRule>,
     /// Live licenses one slot may hold: bounds what a device can make the ledger remember.
     pub licenses_per_slot: u32,
@@ -31,6 +42,30 @@ pub struct QuotaPolicy {
     /// What ends licenses that a device did not store; without it nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voiding: Option<Voiding>,
+    /// What happens to a license that no rule applies to.
+    #[serde(default, skip_serializing_if = "DefaultAnswer::is_allow")]
+    pub default: DefaultAnswer,
+    /// Classes of devices that conditions name: the class, and how the models of its devices begin
+    /// (maker, model name and number, as the inventory shows them).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub device_classes: BTreeMap<String, Vec<String>>,
+}
+
+/// What happens to a persistent license that no rule applies to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DefaultAnswer {
+    /// It is granted.
+    #[default]
+    Allow,
+    /// It is refused.
+    Deny,
+}
+
+impl DefaultAnswer {
+    fn is_allow(&self) -> bool {
+        *self == Self::Allow
+    }
 }
 
 /// Ends licenses that a device did not store, by what it says or fails to say. A device can keep a
@@ -71,30 +106,78 @@ pub struct QuotaRule {
     pub limit: u32,
     /// What happens to a request that goes beyond it.
     pub on_exceed: OnExceed,
+    /// To what it applies; without it, to every persistent license.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Condition>,
 }
 
 /// Whose use a rule counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// Each device for itself.
     Device,
+    /// All devices of an account together. Licenses that name no account are not counted.
+    Account,
+    /// Each title for itself, on all devices of an account together. Licenses that name no account
+    /// or no title are not counted.
+    AccountTitle,
 }
 
 /// What a rule counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Counts {
-    /// KIDs with at least one live persistent license.
+    /// Slots: devices and KIDs with at least one live persistent license.
     LiveSlots,
+    /// Persistent licenses issued within so many seconds, live or not. The newest
+    /// [`ISSUED_KEPT`] of a device or account are known; more than that within the window, of
+    /// whatever kind, exceed every such rule.
+    IssuedWithinSeconds(u32),
+    /// Devices that got their first persistent license of an account within so many seconds.
+    DevicesAddedWithinSeconds(u32),
+}
+
+impl Counts {
+    /// How far it looks back; `None` if it counts what is live.
+    pub fn window_seconds(self) -> Option<u32> {
+        match self {
+            Self::LiveSlots => None,
+            Self::IssuedWithinSeconds(seconds) | Self::DevicesAddedWithinSeconds(seconds) => {
+                Some(seconds)
+            }
+        }
+    }
 }
 
 /// What a rule does to a request that goes beyond its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExceed {
     /// Refuses it.
     Deny,
+    /// Allows so many beyond the limit, marked as overage, and refuses what goes beyond those.
+    AllowOverage(u32),
+}
+
+/// To what a rule applies: all members that are given must hold. Security level and class are those
+/// of the device that asks, or that holds what is counted; the content group is the license's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// Devices of this security level or a higher one. One whose level is not known is taken for
+    /// one that the rule applies to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_security_level: Option<u32>,
+    /// Devices of this security level or a lower one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_security_level: Option<u32>,
+    /// Licenses of one of these content groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content_groups: Vec<String>,
+    /// Devices of one of these classes of the policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_classes: Vec<String>,
 }
 
 impl Default for QuotaPolicy {
@@ -114,9 +197,27 @@ impl QuotaPolicy {
             counts: Counts::LiveSlots,
             limit,
             on_exceed: OnExceed::Deny,
+            when: None,
         };
-        let releasing_grades = vec![Grade::A, Grade::B, Grade::C];
-        Self { rules: vec![rule], licenses_per_slot, releasing_grades, voiding: None }
+        Self {
+            rules: vec![rule],
+            licenses_per_slot,
+            releasing_grades: vec![Grade::A, Grade::B, Grade::C],
+            voiding: None,
+            default: DefaultAnswer::Allow,
+            device_classes: BTreeMap::new(),
+        }
+    }
+
+    /// The rule with this id.
+    pub fn rule(&self, id: &str) -> Option<&QuotaRule> {
+        self.rules.iter().find(|rule| rule.id == id)
+    }
+
+    /// Whether devices of this model are of the class.
+    pub(super) fn is_of_class(&self, model: &str, class: &str) -> bool {
+        let prefixes = self.device_classes.get(class).map(Vec::as_slice).unwrap_or_default();
+        prefixes.iter().any(|prefix| model.starts_with(prefix.as_str()))
     }
 
     /// Checks what the types cannot: to be called before a policy is published.
@@ -132,18 +233,96 @@ impl QuotaPolicy {
                 return Err(InvalidPolicy::VoidsAtOnce);
             }
         }
-        let mut ids = BTreeSet::new();
-        for QuotaRule { id, .. } in &self.rules {
-            let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-            if id.is_empty() || id.len() > RULE_ID_BYTES_MAX || !id.bytes().all(letters) {
+        if self.rules.len() > ENTRIES_MAX || self.device_classes.len() > ENTRIES_MAX {
+            return Err(InvalidPolicy::TooLarge);
+        }
+        for (class, prefixes) in &self.device_classes {
+            let fits = (1..=ENTRIES_MAX).contains(&prefixes.len());
+            if !is_name(class) || !fits || prefixes.iter().any(String::is_empty) {
+                return Err(InvalidPolicy::DeviceClass(class.clone()));
+            }
+        }
+        let (mut ids, mut alike) = (BTreeSet::new(), BTreeMap::new());
+        for rule in &self.rules {
+            let id = &rule.id;
+            if !is_name(id) {
                 return Err(InvalidPolicy::RuleId(id.clone()));
             }
-            if id == LICENSES_PER_SLOT || !ids.insert(id) {
+            if id == LICENSES_PER_SLOT || id == DEFAULT || !ids.insert(id) {
                 return Err(InvalidPolicy::RuleIdTwice(id.clone()));
+            }
+            rule.check(self)?;
+            if let Some(other) = alike.insert((rule.scope, rule.counts, &rule.when), id) {
+                return Err(InvalidPolicy::RulesAlike(other.clone(), id.clone()));
             }
         }
         Ok(())
     }
+}
+
+impl QuotaRule {
+    fn check(&self, policy: &QuotaPolicy) -> Result<(), InvalidPolicy> {
+        let wrong = |reason| Err(InvalidPolicy::Rule(self.id.clone(), reason));
+        if self.on_exceed == OnExceed::AllowOverage(0) {
+            return wrong("allow_overage of 0 allows nothing: say deny");
+        }
+        match self.counts.window_seconds() {
+            Some(0) => return wrong("a window of 0 seconds counts nothing"),
+            Some(WINDOW_SECONDS_MAX..)
+                if self.counts.window_seconds() > Some(WINDOW_SECONDS_MAX) =>
+            {
+                return wrong("a window is 366 days at most: 31622400 seconds");
+            }
+            _ => {}
+        }
+        match self.counts {
+            Counts::IssuedWithinSeconds(_) if self.most() >= ISSUED_KEPT => {
+                return wrong("a rule on issued licenses allows 255 at most, overage included");
+            }
+            Counts::DevicesAddedWithinSeconds(_) if self.scope != Scope::Account => {
+                return wrong("devices are added to accounts: the scope must be account");
+            }
+            _ => {}
+        }
+        let Some(when) = &self.when else { return Ok(()) };
+        if *when == Condition::default() {
+            return wrong("its condition names nothing: leave `when` out");
+        }
+        if let (Some(min), Some(max)) = (when.min_security_level, when.max_security_level)
+            && min > max
+        {
+            return wrong("min_security_level is above max_security_level: no device is both");
+        }
+        if when.content_groups.iter().any(String::is_empty) {
+            return wrong("a content group is empty");
+        }
+        if when.content_groups.len().max(when.device_classes.len()) > ENTRIES_MAX {
+            return wrong("a condition names 256 groups or classes at most");
+        }
+        let groups = !when.content_groups.is_empty();
+        if groups && matches!(self.counts, Counts::DevicesAddedWithinSeconds(_)) {
+            return wrong("devices are of no content group");
+        }
+        if when.device_classes.iter().any(|class| !policy.device_classes.contains_key(class)) {
+            return wrong("it names a class that device_classes does not define");
+        }
+        Ok(())
+    }
+
+    /// The most that may be in use, overage included.
+    fn most(&self) -> usize {
+        let overage = match self.on_exceed {
+            OnExceed::Deny => 0,
+            OnExceed::AllowOverage(overage) => overage,
+        };
+        usize::try_from(self.limit.saturating_add(overage)).unwrap_or(usize::MAX)
+    }
+}
+
+/// Whether `text` is 1 to 64 lower-case letters, digits and hyphens.
+fn is_name(text: &str) -> bool {
+    let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(letters)
 }
 
 /// Why a policy cannot be published. The fault of whoever wrote it.
@@ -158,160 +337,28 @@ pub enum InvalidPolicy {
     /// No device could confirm a license in time.
     #[error("unconfirmed_after_seconds is 0: give a device 1 second or more")]
     VoidsAtOnce,
+    /// Too many rules or classes.
+    #[error("a policy has 256 rules and 256 device classes at most")]
+    TooLarge,
+    /// A device class is out of form.
+    #[error(
+        "device class {0:?} must be 1 to 64 lower-case letters, digits and hyphens, and name 1 to \
+         256 beginnings of models, none of them empty"
+    )]
+    DeviceClass(String),
     /// A rule's id is out of form.
     #[error("rule id {0:?} must be 1 to 64 lower-case letters, digits and hyphens")]
     RuleId(String),
-    /// Two rules have one id, or a rule has that of the cap on one slot.
+    /// Two rules have one id, or a rule has that of the cap on one slot or of the default.
     #[error("rule id `{0}` is taken: give every rule an id of its own")]
     RuleIdTwice(String),
-}
-
-/// The policy said no: which rule, and what it counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuotaExceeded {
-    /// The rule's id.
-    pub rule: String,
-    /// Whose use it counts.
-    pub scope: Scope,
-    /// Its limit.
-    pub limit: u32,
-    /// How much of it is in use.
-    pub held: u32,
-    /// How much more was asked for.
-    pub requested: u32,
-    /// KIDs of what is in use, ascending.
-    pub held_kids: Vec<KeyId>,
-    /// When the next slot frees by expiry, if any will.
-    pub next_free_at_ms: Option<i64>,
-}
-
-/// A live license as a decision counts it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CountedLicense {
-    /// The license.
-    pub license_id: LicenseId,
-    /// Its KID.
-    pub key_id: KeyId,
-    /// Whether the device confirmed that it stored it.
-    pub confirmed: bool,
-    /// When it stops counting by itself.
-    pub counted_until_ms: Option<i64>,
-}
-
-/// The answer to "may these KIDs be stored on this device?", with its reasons.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explanation {
-    /// The first rule that is exceeded; `None` allows.
-    pub denied: Option<QuotaExceeded>,
-    /// Slots the device may hold: the lowest limit of all rules on them. `None` if none limits.
-    pub limit: Option<u32>,
-    /// Live slots.
-    pub live: u32,
-    /// Live slots of which the device confirmed at least one license.
-    pub confirmed: u32,
-    /// New slots that the request would take.
-    pub requested: u32,
-    /// What was counted.
-    pub counted: Vec<CountedLicense>,
+    /// Two rules count the same; at most one of their limits can ever matter.
+    #[error("rules `{0}` and `{1}` count the same under the same condition: keep one of them")]
+    RulesAlike(String, String),
+    /// A rule cannot be meant.
+    #[error("rule `{0}`: {1}")]
+    Rule(String, &'static str),
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const STORED: &str = r#"{"rules":[{"id":"device-slots","scope":"device","counts":"live_slots","limit":25,"on_exceed":"deny"}],"licenses_per_slot":16,"releasing_grades":["A","B","C"]}"#;
-
-    fn with_ids(ids: &[&str]) -> QuotaPolicy {
-        let mut policy = QuotaPolicy::default();
-        let rule = policy.rules.remove(0);
-        policy.rules =
-            ids.iter().map(|id| QuotaRule { id: (*id).to_owned(), ..rule.clone() }).collect();
-        policy
-    }
-
-    #[test]
-    fn default_is_25_slots_a_device_and_releases_signed_deletions() {
-        let policy = QuotaPolicy::default();
-        assert_eq!(serde_json::to_string(&policy).unwrap(), STORED);
-        assert_eq!(serde_json::from_str::<QuotaPolicy>(STORED).unwrap(), policy);
-        assert_eq!(policy.check(), Ok(()));
-    }
-
-    #[test]
-    fn rule_on_voiding_is_stored_with_all_its_members() {
-        let voiding =
-            r#"{"min_security_level":3000,"store_failed":true,"unconfirmed_after_seconds":600}"#;
-        let stored = STORED.replace("]}", &format!("],\"voiding\":{voiding}}}"));
-        let policy: QuotaPolicy = serde_json::from_str(&stored).unwrap();
-        assert_eq!(serde_json::to_string(&policy).unwrap(), stored);
-        for member in [r#""min_security_level":3000,"#, r#""store_failed":true,"#] {
-            assert!(serde_json::from_str::<QuotaPolicy>(&stored.replace(member, "")).is_err());
-        }
-    }
-
-    #[test]
-    fn rule_on_voiding_names_a_case_and_leaves_time() {
-        let check = |store_failed, unconfirmed_after_seconds| {
-            let voiding =
-                Voiding { min_security_level: 0, store_failed, unconfirmed_after_seconds };
-            QuotaPolicy { voiding: Some(voiding), ..QuotaPolicy::default() }.check()
-        };
-        assert_eq!(check(false, None), Err(InvalidPolicy::VoidsNothing));
-        assert_eq!(check(true, Some(0)), Err(InvalidPolicy::VoidsAtOnce));
-        for (store_failed, seconds) in [(true, None), (false, Some(1)), (true, Some(u32::MAX))] {
-            assert_eq!(check(store_failed, seconds), Ok(()));
-        }
-    }
-
-    #[test]
-    fn refuses_by_name_what_it_does_not_know() {
-        for (known, unknown, named) in [
-            (r#""rules""#, r#""account_limit":5,"rules""#, "account_limit"),
-            (r#""scope""#, r#""window_days":30,"scope""#, "window_days"),
-            (r#""scope":"device""#, r#""scope":"account""#, "account"),
-            (r#""live_slots""#, r#""issued""#, "issued"),
-            (r#""deny""#, r#""allow""#, "allow"),
-            (r#""C""#, r#""F""#, "F"),
-        ] {
-            let policy = STORED.replace(known, unknown);
-            assert_ne!(policy, STORED);
-            let error = serde_json::from_str::<QuotaPolicy>(&policy).unwrap_err().to_string();
-            assert!(error.contains(&format!("`{named}`")), "{error}");
-        }
-    }
-
-    #[test]
-    fn policy_without_a_member_is_not_completed_in_silence() {
-        for member in [r#""limit":25,"#, r#""counts":"live_slots","#, r#""licenses_per_slot":16,"#]
-        {
-            let policy = STORED.replace(member, "");
-            assert_ne!(policy, STORED);
-            assert!(serde_json::from_str::<QuotaPolicy>(&policy).is_err(), "without {member}");
-        }
-    }
-
-    #[test]
-    fn every_rule_has_an_id_of_its_own() {
-        assert_eq!(with_ids(&[]).check(), Ok(()));
-        assert_eq!(with_ids(&["a", "b-2"]).check(), Ok(()));
-        let twice = |id: &str| Err(InvalidPolicy::RuleIdTwice(id.to_owned()));
-        assert_eq!(with_ids(&["a", "b", "a"]).check(), twice("a"));
-        assert_eq!(with_ids(&[LICENSES_PER_SLOT]).check(), twice(LICENSES_PER_SLOT));
-    }
-
-    #[test]
-    fn rule_ids_are_short_words_that_fit_anywhere() {
-        let longest = "x".repeat(RULE_ID_BYTES_MAX);
-        assert_eq!(with_ids(&[&longest]).check(), Ok(()));
-        for id in ["", "Device", "a b", "a_b", "\u{e9}", &(longest + "x")] {
-            assert_eq!(with_ids(&[id]).check(), Err(InvalidPolicy::RuleId(id.to_owned())));
-        }
-    }
-
-    #[test]
-    fn slots_that_may_hold_nothing_are_refused() {
-        let policy = QuotaPolicy::with_device_limit(25, 0);
-        assert_eq!(policy.check(), Err(InvalidPolicy::NoLicensesPerSlot));
-        assert_eq!(QuotaPolicy::with_device_limit(0, 1).check(), Ok(()));
-    }
-}
+mod tests;

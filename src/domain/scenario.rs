@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::account::{Account, mirror};
 use super::acknowledge::Acknowledge;
 use super::acquire::{self, Acquire, Terms};
 use super::delete::{self, Delete};
@@ -14,8 +15,10 @@ use super::event::{Chain, KeySource, LicenseAcquired, LicenseVoided, Persistence
 use super::ids::{ReferenceKey, Wire16};
 use super::lookup::{self, Key, Place, Row, Rows, Value};
 use super::quota::QuotaPolicy;
+use super::usage::{Explanation, Usage, Wanted};
 use super::{
-    Device, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId, TransactionId,
+    AccountRef, Device, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId,
+    TransactionId,
 };
 
 pub(crate) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -86,6 +89,10 @@ pub(crate) fn device_ref() -> DeviceRef {
     ReferenceKey::new([7; 32]).device("living room")
 }
 
+pub(crate) fn account_ref(name: &str) -> AccountRef {
+    ReferenceKey::new([7; 32]).account(name)
+}
+
 /// A challenge to be.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
@@ -100,6 +107,10 @@ pub(crate) struct Ask {
     pub(crate) security_level: u32,
     /// What the licenses for these KIDs are in a chain.
     pub(crate) chains: Vec<(KeyId, Chain)>,
+    /// Name of the account that pays.
+    pub(crate) account: Option<&'static str>,
+    pub(crate) title: Option<&'static str>,
+    pub(crate) content_group: Option<&'static str>,
     /// Tells two challenges with the same nonce apart.
     pub(crate) content: u8,
     /// Whether its entitlement names another device.
@@ -121,6 +132,9 @@ impl Ask {
             transaction: None,
             security_level: 2000,
             chains: Vec::new(),
+            account: None,
+            title: None,
+            content_group: None,
             content: 0,
             for_other_device: false,
             token_spent: false,
@@ -153,6 +167,18 @@ impl Ask {
 
     pub(crate) fn of_level(self, security_level: u32) -> Self {
         Self { security_level, ..self }
+    }
+
+    pub(crate) fn paid_by(self, account: &'static str) -> Self {
+        Self { account: Some(account), ..self }
+    }
+
+    pub(crate) fn titled(self, title: &'static str) -> Self {
+        Self { title: Some(title), ..self }
+    }
+
+    pub(crate) fn in_group(self, content_group: &'static str) -> Self {
+        Self { content_group: Some(content_group), ..self }
     }
 
     pub(crate) fn non_persistent(self) -> Self {
@@ -215,9 +241,9 @@ impl Ask {
             persistent: Persistence { requested: self.persistent, effective: self.persistent },
             policy: RawValue::from_string("{}".to_owned()).unwrap(),
             counted_until_ms: self.until_ms,
-            account: None,
-            title: None,
-            content_group: None,
+            account: self.account.map(account_ref),
+            title: self.title.map(str::to_owned),
+            content_group: self.content_group.map(str::to_owned),
             security_level: self.security_level,
             model: "Example TV 1".to_owned(),
             client_version: None,
@@ -263,7 +289,9 @@ impl Removal {
 
 /// What happened to one device so far, and what the rules make of it.
 pub(crate) struct Scenario {
+    pub(crate) name: DeviceRef,
     pub(crate) device: Device,
+    pub(crate) accounts: BTreeMap<AccountRef, Account>,
     pub(crate) events: Vec<Event>,
     pub(crate) rows: MemoryRows,
     pub(crate) policy: QuotaPolicy,
@@ -276,7 +304,9 @@ impl Scenario {
     /// A device with nothing on it and room for `slots`.
     pub(crate) fn with_room_for(slots: u32) -> Self {
         Self {
+            name: device_ref(),
             device: Device::default(),
+            accounts: BTreeMap::new(),
             events: Vec::new(),
             rows: MemoryRows::default(),
             policy: QuotaPolicy::with_device_limit(slots, 16),
@@ -314,6 +344,8 @@ impl Scenario {
         seen.names_other_device = ask.for_other_device;
         seen.token_spent = ask.token_spent;
         let terms = Terms {
+            device: &self.name,
+            account: self.paying(ask),
             policy: &self.policy,
             policy_revision: POLICY_REVISION,
             replay_window_ms: DAY_MS,
@@ -329,6 +361,31 @@ impl Scenario {
             acquire::Outcome::Refuse(_, None) | acquire::Outcome::Repeat(_) => {}
         }
         outcome
+    }
+
+    fn paying(&self, ask: &Ask) -> Option<&Account> {
+        static NEW: std::sync::LazyLock<Account> = std::sync::LazyLock::new(Account::default);
+        let account = ask.account.map(account_ref)?;
+        Some(self.accounts.get(&account).unwrap_or(&NEW))
+    }
+
+    /// What the rules make of a wish for these KIDs, without an account.
+    pub(crate) fn explain(&self, wanted: &[KeyId]) -> Explanation {
+        let wanted = wanted.iter().map(|key_id| Wanted {
+            key_id: *key_id,
+            title: None,
+            content_group: None,
+        });
+        let usage = Usage {
+            device: &self.device,
+            name: &self.name,
+            account: None,
+            policy: &self.policy,
+            security_level: self.device.security_level,
+            model: &self.device.model,
+            now_ms: self.now_ms,
+        };
+        usage.explain(&wanted.collect::<Vec<_>>())
     }
 
     /// Sends a challenge that must be granted; returns the ids of its licenses.
@@ -408,11 +465,14 @@ impl Scenario {
 
     /// Live licenses, over all slots.
     pub(crate) fn live(&self) -> Vec<LicenseId> {
-        self.device.counted(self.now_ms).iter().map(|license| license.license_id).collect()
+        self.device.held(self.now_ms).map(|(_, held)| held.license_id).collect()
     }
 
     fn record(&mut self, event: Event) {
         self.rows.apply(&event, self.events.len());
+        for (account, mirrored) in mirror(&self.name, &self.device, [&event]) {
+            self.accounts.entry(account).or_default().evolve(&mirrored);
+        }
         self.device.evolve(&event);
         self.events.push(event);
     }

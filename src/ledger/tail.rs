@@ -36,7 +36,8 @@ impl Fact {
 pub struct Progress {
     /// Sequence of the next event to apply: all before it are applied and committed.
     pub next_sequence: u64,
-    /// The latest time of an event applied; after a start that of the last one, 0 if there is none.
+    /// The latest time of an event applied, or of the last one that was there at the start; 0 if
+    /// there was none.
     pub last_at_ms: i64,
     /// Why the tail stopped, if it did. It does not start again by itself.
     pub failed: Option<String>,
@@ -66,7 +67,7 @@ impl Tail {
         pause: Duration,
         apply: impl Apply,
     ) -> std::io::Result<Self> {
-        let last_at_ms = time_before(&ledger, next_sequence).await;
+        let last_at_ms = newest_time(&ledger).await;
         let (sender, progress) =
             watch::channel(Progress { next_sequence, last_at_ms, failed: None });
         let (hurry, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -205,11 +206,10 @@ impl<A: Apply> Follower<A> {
     }
 }
 
-/// The time of the last event applied before; 0 if there is none. If it cannot be read, neither can
-/// the first batch, and that is reported.
-async fn time_before(ledger: &Ledger, next_sequence: u64) -> i64 {
-    let Some(last) = next_sequence.checked_sub(1) else { return 0 };
-    let recorded = ledger.read_all(last, 1).await.unwrap_or_default().pop();
+/// The time of the ledger's last event; 0 if there is none. If it cannot be read, neither can the
+/// first batch, and that is reported.
+async fn newest_time(ledger: &Ledger) -> i64 {
+    let recorded = ledger.read_all_backwards(u64::MAX, 1).await.unwrap_or_default().pop();
     recorded.map(Fact::of).and_then(Result::ok).map_or(0, |fact| fact.event.at_ms())
 }
 

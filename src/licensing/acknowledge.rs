@@ -26,10 +26,11 @@ impl Licensing {
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
-            let mut turn = self.turn(identity, None, correlation).await?;
-            let licenses = turn.guard.read(|rows| command.transaction(|key| rows.value(key)))?;
+            let mut turn = self.turn(identity, None, None, correlation).await?;
+            let licenses =
+                turn.subject.guard.read(|rows| command.transaction(|key| rows.value(key)))?;
             let (policy, revision) = (&turn.policy.policy, turn.policy.revision);
-            let device = turn.guard.device();
+            let device = turn.subject.guard.device();
             let events = device.acknowledge(&command, &licenses, policy, revision, turn.at_ms);
             if events.is_empty() {
                 if self.moved(&mut turn).await? {
@@ -47,7 +48,7 @@ impl Licensing {
             });
             let voided: Vec<_> = voided.collect();
             let results = events.len() - voided.len();
-            let stream = turn.guard.stream().clone();
+            let stream = turn.subject.guard.stream().clone();
             let events = events.into_iter().map(|event| (stream.clone(), event)).collect();
             let stored = self.commit(&mut turn, events, Vec::new(), correlation).await?;
             if let Committed::Stored { position } = stored {

@@ -10,7 +10,8 @@ use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, T
 use crate::domain::event::{LicenseAcquired, Persistence, TokenSpent};
 use crate::domain::ids::Wire16;
 use crate::domain::lookup::GrantPlace;
-use crate::domain::quota::{QuotaExceeded, Scope};
+use crate::domain::quota::Scope;
+use crate::domain::usage::QuotaExceeded;
 use crate::domain::{
     AccountRef, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId,
     TransactionId,
@@ -23,7 +24,7 @@ use crate::playready::challenge::VerifiedChallenge;
 use crate::playready::content_key::KeyType;
 use crate::playready::kid::Kid;
 use crate::playready::policy::{Client, Conflict, LicensePolicy, Refusal as PolicyRefusal};
-use crate::playready::soap::{Fault, FaultCode, LimitScope, Refusal};
+use crate::playready::soap::{Fault, FaultCode, LimitExplained, LimitScope, Refusal};
 
 /// How events name licenses of this protocol.
 pub(super) const DRM_SYSTEM: &str = "playready";
@@ -120,8 +121,9 @@ impl Licensing {
         if !self.entitlement.asks_others() {
             return Ok(Known::default());
         }
-        let mut turn = self.turn(command.identity, None, correlation).await?;
-        let (_, granted) = turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
+        let mut turn = self.turn(command.identity, None, None, correlation).await?;
+        let (_, granted) =
+            turn.subject.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         let linked = turn.belonging.expected != Expected::NoStream;
         Ok(Known { granted: granted.is_some(), device: linked.then_some(turn.belonging.device) })
     }
@@ -141,9 +143,10 @@ impl Licensing {
     async fn grant_once(&self, asking: &mut Asking<'_>) -> Result<Option<Granted>, NotGranted> {
         let command = &asking.command;
         let (claims, correlation) = (&asking.claims, asking.correlation);
-        let mut turn = self.turn(command.identity, claims.device.as_ref(), correlation).await?;
+        let (device, account) = (claims.device.as_ref(), command.account());
+        let mut turn = self.turn(command.identity, device, account, correlation).await?;
         let (mut seen, granted) =
-            turn.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
+            turn.subject.guard.read(|rows| Seen::read(command, |key| rows.value(key)))?;
         if let Some(place) = granted {
             seen.grant = Some(self.grant_at(&place).await?);
         } else if asking.unprepared.is_some() {
@@ -154,13 +157,15 @@ impl Licensing {
         }
         self.see_claims(&mut seen, claims, &turn).await?;
         let terms = Terms {
+            device: turn.subject.name(),
+            account: turn.subject.account(account),
             policy: &turn.policy.policy,
             policy_revision: turn.policy.revision,
             replay_window_ms: self.replay_window_ms,
         };
-        let outcome = turn.guard.device().acquire(command, &seen, terms, turn.at_ms);
+        let outcome = turn.subject.guard.device().acquire(command, &seen, terms, turn.at_ms);
         let mut events = introduction(asking.caller, &turn);
-        let stream = turn.guard.stream().clone();
+        let stream = turn.subject.guard.stream().clone();
         match outcome {
             Outcome::Grant(licenses) => {
                 let granted = licenses.iter().cloned();
@@ -335,7 +340,7 @@ pub(super) fn fault_of(refusal: DomainRefusal) -> Denied {
         }
         DomainRefusal::RootMissing(_) => invalid_policy(Conflict::RootMissing),
         DomainRefusal::RootReserved(_) => invalid_policy(Conflict::RootKidReserved),
-        DomainRefusal::Quota(exceeded) => limit_refusal(exceeded).into(),
+        DomainRefusal::Quota(exceeded) => limit_refusal(&exceeded).into(),
     }
 }
 
@@ -446,17 +451,28 @@ fn invalid_policy(conflict: Conflict) -> Denied {
     Refusal::from(PolicyRefusal::from(conflict)).into()
 }
 
-fn limit_refusal(exceeded: QuotaExceeded) -> Refusal {
-    let QuotaExceeded { scope, limit, held, requested, held_kids, .. } = exceeded;
+fn limit_refusal(exceeded: &QuotaExceeded) -> Refusal {
+    let rule = &exceeded.rule;
     Refusal::PersistentLicenseLimit {
-        scope: match scope {
+        scope: match rule.scope {
             Scope::Device => LimitScope::Device,
+            Scope::Account => LimitScope::Account,
+            Scope::AccountTitle => LimitScope::AccountTitle,
         },
-        window_seconds: None,
-        limit,
-        held,
-        requested,
-        held_kids: held_kids.into_iter().map(|key_id| Kid::from(key_id.0)).collect(),
+        window_seconds: rule.window_seconds.map(u64::from),
+        limit: rule.limit,
+        held: rule.in_use.live,
+        requested: rule.requested,
+        held_kids: rule.held_kids().into_iter().map(|key_id| Kid::from(key_id.0)).collect(),
+        explained: Some(Box::new(LimitExplained {
+            rule: rule.rule.clone(),
+            policy_version: exceeded.policy_revision,
+            confirmed: rule.in_use.confirmed,
+            live: rule.in_use.live,
+            possible: rule.in_use.possible,
+            next_free_at: rule.next_free_at_ms.map(|at_ms| at_ms.div_euclid(1000)),
+            remedies: rule.remedies().iter().map(|remedy| remedy.word().to_owned()).collect(),
+        })),
     }
 }
 

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use super::identities::Belonging;
 use super::policy::Published;
+use super::subject::Subject;
 use super::{Licensing, LicensingError};
+use crate::domain::account::mirror;
 use crate::domain::event::{DeviceEnrolled, IdentityLinked};
-use crate::domain::{DeviceRef, Digest, Event, Identity};
-use crate::ledger::state::DeviceGuard;
+use crate::domain::{AccountRef, DeviceRef, Digest, Event, Identity};
+use crate::ledger::state::accounts::account_stream;
 use crate::ledger::{Append, AppendError, Expected, NewEvent, StreamName};
 use crate::playready::challenge::Sender;
 
@@ -15,12 +17,13 @@ use crate::playready::challenge::Sender;
 /// decisions about a device wait for each other, so only other processes can win a race.
 const ATTEMPTS: usize = 64;
 
-/// One decision about one device: the device, held meanwhile, and all else it is made on.
+/// One decision about one device: the device and its accounts, held meanwhile, and all else it is
+/// made on.
 pub(super) struct Turn {
     pub(super) identity: Identity,
     pub(super) belonging: Belonging,
     pub(super) policy: Arc<Published>,
-    pub(super) guard: DeviceGuard,
+    pub(super) subject: Subject,
     /// The time of the decision: never before that of what it is made on.
     pub(super) at_ms: i64,
 }
@@ -75,7 +78,8 @@ impl Caller {
 
 /// What the ledger says about a device before its first other event.
 pub(super) fn introduction(caller: &Caller, turn: &Turn) -> Vec<(StreamName, Event)> {
-    let Turn { identity, belonging, guard, at_ms, .. } = turn;
+    let Turn { identity, belonging, subject, at_ms, .. } = turn;
+    let guard = &subject.guard;
     let (identity, at_ms, device) = (*identity, *at_ms, belonging.device.clone());
     let mut events = Vec::new();
     if guard.head().is_none() {
@@ -97,12 +101,14 @@ pub(super) fn introduction(caller: &Caller, turn: &Turn) -> Vec<(StreamName, Eve
 
 impl Licensing {
     /// Takes the device that `identity` belongs to, and reads what else a decision is made on. An
-    /// identity that was never seen is taken for one of the device `claimed`, if there is one. What
-    /// is overdue on the device is voided first.
+    /// identity that was never seen is taken for one of the device `claimed`, if there is one;
+    /// `paying` is the account that is to pay for what it gets. What is overdue on the device is
+    /// voided first.
     pub(super) async fn turn(
         &self,
         identity: Identity,
         claimed: Option<&DeviceRef>,
+        paying: Option<&AccountRef>,
         correlation: &str,
     ) -> Result<Turn, LicensingError> {
         let mut belonging = self.identities.find(identity, &self.ledger).await?;
@@ -110,17 +116,17 @@ impl Licensing {
             belonging.device = claimed.clone();
         }
         let mut policy = self.policy.current();
-        let mut guard = self.deciding.hold(&belonging.device).await?;
+        let mut subject = self.hold(&belonging.device, paying).await?;
         if policy.policy.voiding.is_some() {
-            policy = self.void_overdue(&mut guard, policy, correlation).await?;
+            policy = self.void_overdue(&mut subject, paying, policy, correlation).await?;
         }
-        let read_ms = guard.device().at_ms.max(belonging.at_ms).max(policy.at_ms);
+        let read_ms = subject.at_ms().max(belonging.at_ms).max(policy.at_ms);
         let at_ms = self.clock.now().0.max(read_ms);
-        Ok(Turn { identity, belonging, policy, guard, at_ms })
+        Ok(Turn { identity, belonging, policy, subject, at_ms })
     }
 
     /// Stores `events` if nothing has changed since they were decided, and folds them.
-    /// `extra_checks` are for streams beside device, identity and policy. Licenses with keys from
+    /// `extra_checks` are for streams beside device, accounts, identity and policy. Licenses with keys from
     /// seeds bring what binds their KIDs to those ([`binding`](super::binding)), and the first license
     /// of a KID what settles its type ([`key_types`](super::key_types)).
     pub(super) async fn commit(
@@ -133,13 +139,13 @@ impl Licensing {
         let Some(bindings) = self.bindings(&events, turn.at_ms).await? else {
             return Ok(Committed::BoundOtherwise);
         };
-        let Turn { identity, belonging, policy, guard, .. } = turn;
+        let Turn { identity, belonging, policy, subject, .. } = turn;
         let mut checks = extra_checks;
         checks.push((belonging.stream.clone(), belonging.expected));
         checks.push(self.policy.check(policy));
         checks.extend(bindings.iter().map(|(stream, _)| (stream.clone(), Expected::NoStream)));
         events.extend(bindings.iter().cloned());
-        match self.append_to(guard, events, checks, correlation).await? {
+        match self.append_to(subject, events, checks, correlation).await? {
             Some(position) => {
                 if belonging.expected == Expected::NoStream {
                     self.identities.forget(*identity);
@@ -156,17 +162,24 @@ impl Licensing {
         }
     }
 
-    /// Stores `events` if the device is still where `guard` has it and `checks` hold, and folds
-    /// them. Returns how many events the ledger has with the last of them; `None` if something has
-    /// changed.
+    /// Stores `events`, and what they change on accounts, if the device and its accounts are still
+    /// where `subject` has them and `checks` hold; then folds them. Returns how many events the
+    /// ledger has with the last of them; `None` if something has changed.
     pub(super) async fn append_to(
         &self,
-        guard: &mut DeviceGuard,
-        events: Vec<(StreamName, Event)>,
+        subject: &mut Subject,
+        mut events: Vec<(StreamName, Event)>,
         mut checks: Vec<(StreamName, Expected)>,
         correlation: &str,
     ) -> Result<Option<u64>, LicensingError> {
-        checks.push((guard.stream().clone(), Expected::at_head(guard.head())));
+        let own = events.iter().filter(|(stream, _)| stream == subject.guard.stream());
+        let mirrored = mirror(subject.name(), subject.device(), own.map(|(_, event)| event));
+        if mirrored.iter().any(|(account, _)| !subject.accounts.contains_key(account)) {
+            return Ok(None);
+        }
+        let mirrored = mirrored.into_iter();
+        events.extend(mirrored.map(|(account, event)| (account_stream(&account), event)));
+        checks.extend(subject.checks());
         let mut records = Vec::with_capacity(events.len());
         for (stream, event) in &events {
             records.push((stream.clone(), NewEvent::of(stream, event, correlation)?));
@@ -176,17 +189,8 @@ impl Licensing {
             Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let base = guard.head().map_or(0, |head| head + 1);
-        let mine = events.iter().zip(appended.first_sequence..);
-        let mine = mine.filter(|((stream, _), _)| stream == guard.stream());
-        let mine = mine.zip(base..).map(|(((_, e), sequence), rev)| (e, rev, sequence));
-        let folded = if appended.already_stored {
-            guard.refresh().await.map(drop)
-        } else {
-            guard.committed(mine.collect::<Vec<_>>()).await
-        };
         // The events are durable: what fails here is read again by the next decision.
-        if let Err(error) = folded {
+        if let Err(error) = subject.committed(&events, &appended).await {
             tracing::warn!(%error, "a device could not be folded forward: {error}");
         }
         Ok(Some(appended.last_sequence + 1))
@@ -195,10 +199,10 @@ impl Licensing {
     /// Reads the heads of all that a decision was made on, and what stands there; tells whether any
     /// of them has moved. An answer that appends nothing is only true if none has.
     pub(super) async fn moved(&self, turn: &mut Turn) -> Result<bool, LicensingError> {
-        let device = turn.guard.refresh().await?;
+        let subject = turn.subject.refresh().await?;
         let identity = self.identities.moved(turn.identity, &turn.belonging, &self.ledger).await?;
         let policy = self.policy.refresh(&self.ledger).await?;
-        Ok(device || identity || policy.revision != turn.policy.revision)
+        Ok(subject || identity || policy.revision != turn.policy.revision)
     }
 
     /// Appends; when the outcome is not known, sends the same once more to learn it.

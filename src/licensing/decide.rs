@@ -1,98 +1,229 @@
-//! A back end asks whether a device may store more, without asking for it.
+//! A back end asks whether a device may store more.
 
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::policy::Published;
+use super::subject::Subject;
 use super::{Licensing, LicensingError};
 use crate::clock::UnixMillis;
-use crate::domain::quota::Explanation;
-use crate::domain::{DeviceRef, KeyId};
+use crate::domain::account::mirror;
+use crate::domain::quota::Scope;
+use crate::domain::usage::{CountedLicense, InUse, RuleUse, Usage, Verdict, Wanted};
+use crate::domain::{AccountRef, DeviceRef, Event};
+
+/// What is asked: may this device have these persistent licenses, at this account's expense?
+pub struct Question<'a> {
+    /// The device.
+    pub device: &'a DeviceRef,
+    /// The account that would pay; without one, rules on accounts do not apply.
+    pub account: Option<&'a AccountRef>,
+    /// One license each.
+    pub wanted: Vec<Wanted<'a>>,
+    /// Security level of a device that the ledger does not know.
+    pub security_level: Option<u32>,
+    /// Maker, model name and number of a device that the ledger does not know.
+    pub model: Option<&'a str>,
+}
 
 /// The answer, and all it rests on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Decision {
-    /// `allow` or `deny`.
+    /// `allow`, `allow_overage` or `deny`.
     pub decision: &'static str,
     /// The device asked about.
     pub device: String,
     /// Whether the ledger knows it; an unknown one is decided as new.
     pub device_known: bool,
-    /// Id of the rule that denied.
+    /// The account that would pay.
+    pub account: Option<String>,
+    /// Version of the quota policy: its revision in the ledger.
+    pub policy_version: u64,
+    /// Id of the rule that the answer rests on: the one that denies or allows as overage, else the
+    /// one with the least room left. `None` if no rule applies.
     pub rule: Option<String>,
-    /// Slots the device may hold: the lowest limit of all rules on them; `None` if none limits.
+    /// That rule's limit.
     pub limit: Option<u32>,
-    /// Slots it holds of which it confirmed a license.
-    pub confirmed: u32,
-    /// Slots it holds: what the limit is compared with.
-    pub live: u32,
-    /// New slots that the KIDs asked about would take; KIDs already held take none.
+    /// What that rule counts.
+    pub in_use: Option<DecisionInUse>,
+    /// How much more of it the request would take; KIDs already held take no slot.
     pub requested: u32,
-    /// When the next slot frees by expiry, if one will.
+    /// When the next of what that rule counts frees by itself, if it will.
     pub next_free_at: Option<UnixMillis>,
-    /// Every license counted.
+    /// What helps against a refusal: `delete_license`, `wait`, `write_off`, `override`.
+    pub remedies: Vec<&'static str>,
+    /// The live licenses and reservations that the rule counts.
     pub counted: Vec<DecisionCounted>,
-    /// Revision of the quota policy.
-    pub policy_revision: u64,
+    /// What each rule that applies says, in the order of the policy.
+    pub rules: Vec<DecisionRule>,
     /// Revision of the device's stream the decision was made at.
     pub device_revision: Option<u64>,
     /// The moment that decided what has expired.
     pub as_of: UnixMillis,
 }
 
-/// A license that a decision counted.
+/// How much is in use, as sure as the evidence is: `confirmed` <= `live` <= `possible`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DecisionInUse {
+    /// What devices confirmed that they stored.
+    pub confirmed: u32,
+    /// What counts.
+    pub live: u32,
+    /// What devices may hold, what was released on weak evidence included.
+    pub possible: u32,
+}
+
+/// What one rule says.
+#[derive(Clone, Debug, Serialize)]
+pub struct DecisionRule {
+    /// The rule's id.
+    pub rule: String,
+    /// `device`, `account` or `account_title`.
+    pub scope: Scope,
+    /// How far it looks back; `None` if it counts live slots.
+    pub window_seconds: Option<u32>,
+    /// The title that it counts, if it counts titles.
+    pub title: Option<String>,
+    /// `allow`, `allow_overage` or `deny`.
+    pub decision: &'static str,
+    /// The most that may be in use, as set for the device or account, else as the rule has it.
+    pub limit: u32,
+    /// How many more the rule allows as overage.
+    pub overage: u32,
+    /// What it counts.
+    pub in_use: DecisionInUse,
+    /// How much more the request would take.
+    pub requested: u32,
+    /// When the next of what it counts frees by itself, if it will.
+    pub next_free_at: Option<UnixMillis>,
+}
+
+/// A license or reservation that a rule counts.
 #[derive(Clone, Debug, Serialize)]
 pub struct DecisionCounted {
-    /// The license.
+    /// The license, or what a reservation holds for one.
     pub license_id: Uuid,
     /// Its KID.
     pub key_id: Uuid,
+    /// The device it is on.
+    pub device: String,
     /// Whether the device confirmed that it stored it.
     pub confirmed: bool,
+    /// Whether it is a reservation.
+    pub reserved: bool,
     /// When it stops counting by itself.
     pub counted_until: Option<UnixMillis>,
 }
 
 impl Licensing {
-    /// Decides without recording anything: would these KIDs, one persistent license each, fit on
-    /// the device at this moment?
-    pub async fn decide(
-        &self,
-        device: &DeviceRef,
-        key_ids: &[KeyId],
-    ) -> Result<Decision, LicensingError> {
-        let mut guard = self.deciding.hold(device).await?;
-        guard.refresh().await?;
+    /// Decides without recording anything: would these licenses fit at this moment?
+    pub async fn decide(&self, question: &Question<'_>) -> Result<Decision, LicensingError> {
+        let mut subject = self.hold(question.device, question.account).await?;
+        subject.refresh().await?;
         let policy = self.policy.refresh(&self.ledger).await?;
-        let now_ms = self.clock.now().0.max(guard.device().at_ms).max(policy.at_ms);
-        let state = guard.device().without_overdue(&policy.policy, now_ms);
-        let explained = state.explain(key_ids, &policy.policy, now_ms);
-        let Explanation { denied, limit, live, confirmed, requested, counted } = explained;
-        self.metrics.decided(denied.is_none());
-        let counted = counted.into_iter().map(|license| DecisionCounted {
-            license_id: license.license_id.0,
-            key_id: license.key_id.0,
-            confirmed: license.confirmed,
-            counted_until: license.counted_until_ms.map(UnixMillis),
-        });
-        Ok(Decision {
-            decision: if denied.is_none() { "allow" } else { "deny" },
-            device: device.to_string(),
-            device_known: guard.device().enrolled,
-            rule: denied.as_ref().map(|denied| denied.rule.clone()),
-            limit,
-            confirmed,
-            live,
-            requested,
-            next_free_at: denied.and_then(|denied| denied.next_free_at_ms).map(UnixMillis),
-            counted: counted.collect(),
-            policy_revision: policy.revision,
-            device_revision: guard.head(),
-            as_of: UnixMillis(now_ms),
-        })
+        let now_ms = self.clock.now().0.max(subject.at_ms()).max(policy.at_ms);
+        let decision = question.decide(&subject, &policy, now_ms);
+        self.metrics.decided(decision.decision != word(Verdict::Deny));
+        Ok(decision)
     }
 
     /// The reference of the device that the service, or a certificate, calls `external_id`.
     pub fn device_of(&self, external_id: &str) -> DeviceRef {
         self.reference_key.device(external_id)
+    }
+
+    /// The reference of the account that the service calls `external_id`.
+    pub fn account_of(&self, external_id: &str) -> AccountRef {
+        self.reference_key.account(external_id)
+    }
+}
+
+impl Question<'_> {
+    fn decide(&self, subject: &Subject, policy: &Published, now_ms: i64) -> Decision {
+        // What is overdue ends before anything is decided, on the account as on the device.
+        let overdue = subject.device().overdue(&policy.policy, policy.revision, now_ms);
+        let overdue: Vec<_> = overdue.into_iter().map(Event::LicenseVoided).collect();
+        let mut device = subject.device().clone();
+        let mut account = subject.account(self.account).cloned();
+        for (of, event) in mirror(subject.name(), subject.device(), &overdue) {
+            if Some(&of) == self.account {
+                account.iter_mut().for_each(|account| account.evolve(&event));
+            }
+        }
+        overdue.iter().for_each(|event| device.evolve(event));
+        let known = |model: &&str| !model.is_empty();
+        let usage = Usage {
+            device: &device,
+            name: subject.name(),
+            account: account.as_ref(),
+            policy: &policy.policy,
+            security_level: device.security_level.or(self.security_level),
+            model: Some(device.model.as_str()).filter(known).or(self.model).unwrap_or_default(),
+            now_ms,
+        };
+        let explanation = usage.explain(&self.wanted);
+        let decisive = explanation.decisive();
+        let remedies = decisive.filter(|rule| rule.verdict == Verdict::Deny).map(RuleUse::remedies);
+        Decision {
+            decision: word(explanation.verdict),
+            device: subject.name().to_string(),
+            device_known: subject.device().enrolled,
+            account: self.account.map(ToString::to_string),
+            policy_version: policy.revision,
+            rule: decisive.map(|rule| rule.rule.clone()),
+            limit: decisive.map(|rule| rule.limit),
+            in_use: decisive.map(|rule| rule.in_use.into()),
+            requested: decisive.map(|rule| rule.requested).unwrap_or_default(),
+            next_free_at: decisive.and_then(|rule| rule.next_free_at_ms).map(UnixMillis),
+            remedies: remedies.into_iter().flatten().map(|remedy| remedy.word()).collect(),
+            counted: decisive.into_iter().flat_map(|r| &r.counted).map(Into::into).collect(),
+            rules: explanation.rules.iter().map(Into::into).collect(),
+            device_revision: subject.guard.head(),
+            as_of: UnixMillis(now_ms),
+        }
+    }
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allow",
+        Verdict::AllowOverage => "allow_overage",
+        Verdict::Deny => "deny",
+    }
+}
+
+impl From<InUse> for DecisionInUse {
+    fn from(InUse { confirmed, live, possible }: InUse) -> Self {
+        Self { confirmed, live, possible }
+    }
+}
+
+impl From<&RuleUse> for DecisionRule {
+    fn from(rule: &RuleUse) -> Self {
+        Self {
+            rule: rule.rule.clone(),
+            scope: rule.scope,
+            window_seconds: rule.window_seconds,
+            title: rule.title.clone(),
+            decision: word(rule.verdict),
+            limit: rule.limit,
+            overage: rule.overage,
+            in_use: rule.in_use.into(),
+            requested: rule.requested,
+            next_free_at: rule.next_free_at_ms.map(UnixMillis),
+        }
+    }
+}
+
+impl From<&CountedLicense> for DecisionCounted {
+    fn from(license: &CountedLicense) -> Self {
+        Self {
+            license_id: license.license_id.0,
+            key_id: license.key_id.0,
+            device: license.device.to_string(),
+            confirmed: license.confirmed,
+            reserved: license.reserved,
+            counted_until: license.counted_until_ms.map(UnixMillis),
+        }
     }
 }

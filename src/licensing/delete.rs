@@ -35,12 +35,12 @@ impl Licensing {
         let mut attempts = Attempts::new();
         loop {
             attempts.next()?;
-            let mut turn = self.turn(identity, None, correlation).await?;
-            let seen = turn.guard.read(|rows| {
+            let mut turn = self.turn(identity, None, None, correlation).await?;
+            let seen = turn.subject.guard.read(|rows| {
                 Seen::read(identity, command.session, &key_ids, |key| rows.value(key))
             })?;
             let policy = &turn.policy.policy;
-            let outcome = turn.guard.device().delete(&command, &seen, policy, turn.at_ms);
+            let outcome = turn.subject.guard.device().delete(&command, &seen, policy, turn.at_ms);
             let (deletions, left_out) = match outcome {
                 Outcome::Answer { deletions, left_out } if !deletions.is_empty() => {
                     (deletions, left_out)
@@ -54,7 +54,7 @@ impl Licensing {
             };
             let sequence = lists.as_ref().map(|lists| lists.sequence());
             let (kept, checks) = self.evidence(challenge, &command, sequence, turn.at_ms).await?;
-            let stream = turn.guard.stream().clone();
+            let stream = turn.subject.guard.stream().clone();
             let facts = deletions.iter().cloned().map(|d| (stream.clone(), d.into()));
             let events = facts.chain(kept).collect();
             let stored = self.commit(&mut turn, events, checks, correlation).await?;

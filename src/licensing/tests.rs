@@ -261,7 +261,7 @@ async fn answer_is_checked_against_the_policy_and_the_device_it_was_decided_on()
     let ask = site.ask(1, 1, None);
     granted(&node, &ask).await;
     let identity = node.verify(&ask).unwrap().identity();
-    let mut turn = node.turn(identity, None, "test").await.unwrap();
+    let mut turn = node.turn(identity, None, None, "test").await.unwrap();
     assert!(!node.moved(&mut turn).await.unwrap());
 
     let published = Event::QuotaPolicyPublished(QuotaPolicyPublished {
@@ -384,7 +384,7 @@ async fn nodes_that_share_a_ledger_void_a_license_once() {
     granted(&nodes[0], &site.ask(2, 2, None)).await;
     nodes.iter().for_each(|node| advance(node, 60_001));
     let identity = nodes[0].verify(&site.ask(9, 9, None)).unwrap().identity();
-    let device = nodes[0].turn(identity, None, "test").await.unwrap().belonging.device;
+    let device = nodes[0].turn(identity, None, None, "test").await.unwrap().belonging.device;
     assert_eq!(site.count("license-voided.v1").await, 2);
     // Neither the node that has not seen it, nor any number of calls at once, does it again.
     let sweeps = nodes.iter().cycle().take(16).map(|node| {

@@ -20,7 +20,7 @@ mod refusal;
 mod reply;
 
 pub use fault::{Fault, FaultCode};
-pub use refusal::{ClientInfo, LimitScope, Refusal};
+pub use refusal::{ClientInfo, LimitExplained, LimitScope, Refusal};
 pub use reply::{FaultReply, ResponseError};
 
 use super::xml::{Document, Element, FieldError, MESSAGES, PROTOCOLS, SOAP, Writer};

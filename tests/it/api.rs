@@ -238,12 +238,12 @@ fn a_decision_foretells_what_the_device_then_gets() {
         let foretold = if fault.is_none() { "allow" } else { "deny" };
         assert_eq!(decision["decision"], foretold, "{wanted:?}: {decision}");
         assert_eq!(decision["limit"], 3);
-        let rule = if fault.is_none() { Value::Null } else { json!("device-slots") };
-        assert_eq!(decision["rule"], rule);
+        assert_eq!(decision["rule"], "device-slots");
+        assert_eq!(decision["rules"][0]["decision"], foretold);
         assert_eq!(service.live(&device), live_after);
     }
     let decision = decide(&[9]);
-    assert_eq!((&decision["live"], &decision["requested"]), (&json!(3), &json!(1)));
+    assert_eq!((&decision["in_use"]["live"], &decision["requested"]), (&json!(3), &json!(1)));
     let inventory = service.inventory(&device);
     let ids = |licenses: &Value| -> BTreeSet<String> {
         let licenses = licenses.as_array().unwrap().iter();

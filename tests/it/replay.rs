@@ -75,15 +75,15 @@ impl Replay {
     pub fn check_inventory(&self, inventory: &Inventory, now: UnixMillis) {
         for (reference, device) in &self.devices {
             let shown = inventory.inventory(&reference.parse().unwrap(), now).unwrap().unwrap();
-            let counted = device.counted(now.0);
-            let mut folded: Vec<_> = counted.iter().map(|license| license.license_id.0).collect();
+            let counted: Vec<_> = device.held(now.0).collect();
+            let mut folded: Vec<_> = counted.iter().map(|(_, held)| held.license_id.0).collect();
             let mut listed: Vec<_> = shown.licenses.iter().map(|l| l.license_id).collect();
             folded.sort();
             listed.sort();
             assert_eq!(listed, folded, "licenses of {reference}");
             assert_eq!(shown.live, device.held_slots(now.0).len(), "live slots of {reference}");
-            let confirmed = counted.iter().filter(|license| license.confirmed);
-            let confirmed: HashSet<_> = confirmed.map(|license| license.key_id).collect();
+            let confirmed = counted.iter().filter(|(_, held)| held.confirmed);
+            let confirmed: HashSet<_> = confirmed.map(|(key_id, _)| key_id).collect();
             assert_eq!(shown.confirmed, confirmed.len(), "confirmed slots of {reference}");
         }
     }

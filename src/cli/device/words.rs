@@ -184,6 +184,7 @@ fn limit(refusal: Refusal) -> (String, String) {
         requested,
         held_kids,
         window_seconds,
+        ..
     } = refusal
     else {
         return (refusal.to_json(), String::new());
@@ -286,6 +287,7 @@ mod tests {
             held: 5,
             requested: 1,
             held_kids: vec![kid],
+            explained: None,
         };
         let reply =
             FaultReply { code: FaultCode::ServiceSpecific, custom_data: Some(refusal.to_json()) };

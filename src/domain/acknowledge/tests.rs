@@ -14,7 +14,7 @@ fn facts(events: &[Event]) -> Vec<(bool, &LicenseAcknowledged)> {
 }
 
 fn confirmed(device: &Scenario) -> u32 {
-    device.device.explain(&[], &device.policy, device.now_ms).confirmed
+    device.explain(&[]).rules[0].in_use.confirmed
 }
 
 #[test]

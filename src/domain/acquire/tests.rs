@@ -3,13 +3,14 @@ use crate::domain::Event;
 use crate::domain::event::KeySource;
 use crate::domain::quota::{DEVICE_SLOTS, LICENSES_PER_SLOT, QuotaRule};
 use crate::domain::scenario::{Ask, DAY_MS, Removal, Scenario, kid, kids, session};
+use crate::domain::usage::RuleUse;
 
 const TV: u8 = 2;
 const HOUR_MS: i64 = DAY_MS / 24;
 
-fn exceeded(refusal: Refusal) -> QuotaExceeded {
+fn exceeded(refusal: Refusal) -> RuleUse {
     match refusal {
-        Refusal::Quota(exceeded) => exceeded,
+        Refusal::Quota(exceeded) => *exceeded.rule,
         other => panic!("refused for another reason: {other:?}"),
     }
 }
@@ -29,8 +30,8 @@ fn grants_until_the_slots_are_taken_and_refuses_the_next() {
     device.granted(&Ask::new(2, &kids([2])));
     let refusal = exceeded(device.refused(&Ask::new(3, &kids([3]))));
     assert_eq!((refusal.rule.as_str(), refusal.limit), (DEVICE_SLOTS, 2));
-    assert_eq!((refusal.held, refusal.requested), (2, 1));
-    assert_eq!(refusal.held_kids, kids([1, 2]));
+    assert_eq!((refusal.in_use.live, refusal.requested), (2, 1));
+    assert_eq!(refusal.held_kids(), kids([1, 2]));
     assert_eq!(refusal.next_free_at_ms, None);
     assert_eq!(device.held(), kids([1, 2]));
 }
@@ -42,12 +43,12 @@ fn first_rule_that_is_exceeded_denies_and_gives_its_name() {
     let tight = |id: &str, limit| QuotaRule { id: id.to_owned(), limit, ..rule.clone() };
     device.policy.rules.extend([tight("two", 2), tight("one", 1)]);
     device.granted(&Ask::new(1, &kids([1])));
-    let by = |refusal: QuotaExceeded| (refusal.rule, refusal.limit);
+    let by = |refusal: RuleUse| (refusal.rule, refusal.limit);
     assert_eq!(by(exceeded(device.refused(&Ask::new(2, &kids([2]))))), ("one".to_owned(), 1));
     assert_eq!(by(exceeded(device.refused(&Ask::new(3, &kids([2, 3]))))), ("two".to_owned(), 2));
     let most = by(exceeded(device.refused(&Ask::new(4, &kids([2, 3, 4])))));
     assert_eq!(most, (DEVICE_SLOTS.to_owned(), 3));
-    assert_eq!(device.device.explain(&[], &device.policy, device.now_ms).limit, Some(1));
+    assert_eq!(device.explain(&[]).decisive().map(|rule| rule.rule.as_str()), Some("one"));
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn policy_without_rules_limits_only_each_slot() {
     let mut device = Scenario::with_room_for(0);
     device.policy.rules.clear();
     device.granted(&Ask::new(1, &kids(1..100)));
-    assert_eq!(device.device.explain(&[], &device.policy, device.now_ms).limit, None);
+    assert_eq!(device.explain(&[]).decisive(), None);
     let refusal = exceeded(device.refused(&Ask::new(2, &[kid(1); 16])));
     assert_eq!(refusal.rule, LICENSES_PER_SLOT);
 }
@@ -65,7 +66,7 @@ fn refuses_a_batch_whole_when_a_part_of_it_does_not_fit() {
     let mut device = Scenario::with_room_for(2);
     device.granted(&Ask::new(1, &kids([1])));
     let refusal = exceeded(device.refused(&Ask::new(2, &kids([2, 3]))));
-    assert_eq!((refusal.held, refusal.requested), (1, 2));
+    assert_eq!((refusal.in_use.live, refusal.requested), (1, 2));
     assert_eq!(device.held(), kids([1]));
     device.granted(&Ask::new(3, &kids([2])));
 }
@@ -126,7 +127,7 @@ fn renewal_is_granted_even_when_the_limit_was_lowered_below_what_is_held() {
     device.policy.rules[0].limit = 1;
     device.granted(&Ask::new(2, &kids([2])));
     let refusal = exceeded(device.refused(&Ask::new(3, &kids([2, 4]))));
-    assert_eq!((refusal.limit, refusal.held, refusal.requested), (1, 3, 1));
+    assert_eq!((refusal.limit, refusal.in_use.live, refusal.requested), (1, 3, 1));
 }
 
 #[test]
@@ -138,8 +139,8 @@ fn grants_sixteen_live_licenses_a_slot_and_refuses_the_next() {
     }
     let refusal = exceeded(device.refused(&Ask::new(17, &kids([1, 2]))));
     assert_eq!((refusal.rule.as_str(), refusal.limit), (LICENSES_PER_SLOT, 16));
-    assert_eq!((refusal.held, refusal.requested), (16, 1));
-    assert_eq!(refusal.held_kids, kids([1]));
+    assert_eq!((refusal.in_use.live, refusal.requested), (16, 1));
+    assert_eq!(refusal.held_kids(), kids([1]));
     assert_eq!(refusal.next_free_at_ms, Some(end_ms));
     device.wait(1000);
     device.granted(&Ask::new(18, &kids([1, 2])));
@@ -149,7 +150,7 @@ fn grants_sixteen_live_licenses_a_slot_and_refuses_the_next() {
 fn refuses_a_batch_that_overfills_a_slot_by_itself() {
     let mut device = Scenario::with_room_for(25);
     let refusal = exceeded(device.refused(&Ask::new(1, &[kid(1); 17])));
-    assert_eq!((refusal.rule.as_str(), refusal.held), (LICENSES_PER_SLOT, 0));
+    assert_eq!((refusal.rule.as_str(), refusal.in_use.live), (LICENSES_PER_SLOT, 0));
     assert_eq!(refusal.requested, 17);
     device.granted(&Ask::new(2, &[kid(1); 16]));
 }

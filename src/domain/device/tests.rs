@@ -4,16 +4,20 @@ use crate::domain::event::DeviceEnrolled;
 use crate::domain::scenario::{
     Ask, DAY_MS as A_DAY_MS, PHONE, Removal, START_MS, Scenario, device_ref, identity, kid, kids,
 };
+use crate::domain::usage::{CountedLicense, RuleUse, Verdict};
 
-fn explain(device: &Scenario, wanted: &[KeyId]) -> Explanation {
-    device.device.explain(wanted, &device.policy, device.now_ms)
+/// What the one rule of the policy says.
+fn explain(device: &Scenario, wanted: &[KeyId]) -> RuleUse {
+    let explanation = device.explain(wanted);
+    assert_eq!(explanation.rules.len(), 1);
+    explanation.rules[0].clone()
 }
 
 #[test]
 fn device_never_seen_holds_nothing_and_is_not_enrolled() {
     let device = Device::default();
     assert!(!device.enrolled && !device.blocked);
-    assert_eq!(device.counted(START_MS), []);
+    assert_eq!(device.held(START_MS).count(), 0);
 }
 
 #[test]
@@ -39,7 +43,7 @@ fn license_counts_until_its_time_and_not_at_it() {
     assert!(device.device.holds(kid(1), until_ms - 1));
     assert!(!device.device.keeps(kid(1), license, until_ms));
     assert!(!device.device.holds(kid(1), until_ms));
-    assert_eq!(device.device.counted(until_ms), []);
+    assert_eq!(device.device.held(until_ms).count(), 0);
 }
 
 #[test]
@@ -100,13 +104,15 @@ fn explanation_names_what_was_counted_and_when_it_ends() {
     let second = device.granted(&Ask::new(2, &kids([1])).under(40))[0];
     device.acknowledge(PHONE, 40, &[(kid(1), 0)]);
     let explanation = explain(&device, &kids([1, 3, 3]));
-    assert_eq!(explanation.denied, None);
-    assert_eq!((explanation.limit, explanation.live), (Some(3), 2));
-    assert_eq!((explanation.confirmed, explanation.requested), (1, 1));
+    assert_eq!((explanation.verdict, explanation.limit), (Verdict::Allow, 3));
+    assert_eq!((explanation.in_use.live, explanation.in_use.confirmed), (2, 1));
+    assert_eq!(explanation.requested, 1);
     let counted = |license_id, n, confirmed, counted_until_ms| CountedLicense {
         license_id,
         key_id: kid(n),
+        device: device_ref(),
         confirmed,
+        reserved: false,
         counted_until_ms,
     };
     let expected = [counted(second, 1, true, None), counted(first, 2, false, Some(until_ms))];
@@ -119,10 +125,10 @@ fn license_deleted_on_weak_evidence_counts_and_is_no_longer_confirmed() {
     device.policy.releasing_grades = Vec::new();
     let license = device.granted(&Ask::new(1, &kids([1])).under(40))[0];
     device.acknowledge(PHONE, 40, &[(kid(1), 0)]);
-    assert_eq!(explain(&device, &[]).confirmed, 1);
+    assert_eq!(explain(&device, &[]).in_use.confirmed, 1);
     device.delete(&Removal::new(1, &kids([1])));
     let explanation = explain(&device, &[]);
-    assert_eq!((explanation.confirmed, explanation.live), (0, 1));
+    assert_eq!((explanation.in_use.confirmed, explanation.in_use.live), (0, 1));
     assert!(!device.device.keeps(kid(1), license, device.now_ms));
 }
 
@@ -131,7 +137,7 @@ fn asking_for_nothing_is_allowed_even_over_the_limit() {
     let mut device = Scenario::with_room_for(2);
     device.granted(&Ask::new(1, &kids([1, 2])));
     device.policy.rules[0].limit = 0;
-    assert_eq!(explain(&device, &[]).denied, None);
+    assert_eq!(explain(&device, &[]).verdict, Verdict::Allow);
 }
 
 #[test]
@@ -141,7 +147,8 @@ fn next_slot_to_free_is_the_one_whose_last_license_ends_first() {
     device.granted(&Ask::new(1, &kids([1])).until(now_ms + 10));
     device.granted(&Ask::new(2, &kids([1])).until(now_ms + 40));
     device.granted(&Ask::new(3, &kids([2])).until(now_ms + 30));
-    let denied = explain(&device, &kids([3])).denied.unwrap();
+    let denied = explain(&device, &kids([3]));
+    assert_eq!(denied.verdict, Verdict::Deny);
     assert_eq!(denied.next_free_at_ms, Some(now_ms + 30));
 }
 
@@ -201,13 +208,11 @@ fn unconfirmed_license_is_voided_when_its_time_has_run_out_and_frees_its_slot() 
 }
 
 #[test]
-fn overdue_license_is_voided_before_a_decision_and_not_by_asking() {
+fn overdue_license_is_voided_before_a_decision() {
     let mut device = voiding();
     device.granted(&Ask::new(1, &kids([1, 2])));
     device.refused(&Ask::new(2, &kids([3])));
     device.wait(60_001);
-    let asked = device.device.without_overdue(&device.policy, device.now_ms);
-    assert_eq!(asked.explain(&kids([3]), &device.policy, device.now_ms).live, 0);
     assert_eq!(device.held(), kids([1, 2]));
     device.granted(&Ask::new(3, &kids([3])));
     assert_eq!(device.held(), kids([3]));
@@ -253,7 +258,7 @@ fn late_confirmation_is_recorded_and_brings_nothing_back() {
     let events = device.acknowledge(PHONE, 40, &[(kid(1), 0)]);
     assert_eq!(events.iter().map(Event::kind).collect::<Vec<_>>(), ["license-stored.v1"]);
     assert_eq!(device.held(), []);
-    assert_eq!(explain(&device, &[]).confirmed, 0);
+    assert_eq!(explain(&device, &[]).in_use.confirmed, 0);
     assert!(device.acknowledge(PHONE, 40, &[(kid(1), 0)]).is_empty());
 }
 

@@ -28,6 +28,12 @@ fn golden(event: &Event) -> &'static str {
         Event::EvidenceKept(_) => body!("evidence-kept.v1"),
         Event::TokenSpent(_) => body!("token-spent.v1"),
         Event::QuotaPolicyPublished(_) => body!("quota-policy-published.v1"),
+        Event::SlotTaken(_) => body!("slot-taken.v1"),
+        Event::SlotConfirmed(_) => body!("slot-confirmed.v1"),
+        Event::SlotReleased(_) => body!("slot-released.v1"),
+        Event::ReservationMade(_) => body!("reservation-made.v1"),
+        Event::ReservationClosed(_) => body!("reservation-closed.v1"),
+        Event::QuotaOverrideSet(_) => body!("quota-override-set.v1"),
         Event::ContentKeyRegistered(_) => body!("content-key-registered.v1"),
         Event::KeySeedRegistered(_) => body!("key-seed-registered.v1"),
         Event::ContentKeyBound(_) => body!("content-key-bound.v1"),
@@ -52,7 +58,7 @@ fn goldens() -> Vec<(String, String)> {
 #[test]
 fn every_golden_is_read_as_its_type_and_written_with_the_same_members() {
     let goldens = goldens();
-    assert_eq!(goldens.len(), 20);
+    assert_eq!(goldens.len(), EVENT_IDS.len());
     for (kind, body) in goldens {
         let event = decode(&kind, body.as_bytes()).unwrap();
         assert_eq!(event.kind(), kind);
@@ -95,13 +101,21 @@ fn refuses_bodies_with_a_required_member_missing_or_null() {
         "content_group",
         "client_version",
         "revocation_sequence",
+        "until_ms",
+        "frees_at_ms",
+    ];
+    let of_kind = [
+        ("quota-override-set.v1", "limit"),
+        ("slot-taken.v1", "security_level"),
+        ("reservation-made.v1", "security_level"),
     ];
     for (kind, body) in goldens() {
         let body: Value = serde_json::from_str(&body).unwrap();
         for member in body.as_object().unwrap().keys() {
             let is_optional = kind != "license-stored.v1"
                 && kind != "license-store-failed.v1"
-                && optional.contains(&member.as_str());
+                && (optional.contains(&member.as_str())
+                    || of_kind.contains(&(kind.as_str(), member.as_str())));
             let mut null = body.clone();
             null[member] = Value::Null;
             let mut missing = body.clone();
@@ -124,6 +138,11 @@ fn words_inside_bodies_do_not_change() {
         ("license-acquired.v1", "key_source", r#"{"kind": "published_test_seed"}"#),
         ("license-acquired.v1", "key_source", r#"{"kind": "request"}"#),
         ("license-voided.v1", "reason", r#""unconfirmed""#),
+        ("slot-released.v1", "cause", r#""deleted""#),
+        ("slot-released.v1", "cause", r#""voided""#),
+        ("slot-released.v1", "cause", r#""moved""#),
+        ("slot-released.v1", "cause", r#""reservation_closed""#),
+        ("reservation-closed.v1", "end", r#""released""#),
         ("content-key-typed.v1", "key_type", r#""aesctr""#),
         ("content-key-typed.v1", "stated_by", r#"{"kind": "operator", "actor": "cli"}"#),
         ("license-deleted.v1", "grade", r#""A""#),
@@ -148,12 +167,12 @@ fn event_ids_do_not_change() {
         (kind, event.id("a-stream").to_string())
     };
     let ids: BTreeMap<String, String> = goldens().into_iter().map(id).collect();
-    let expected = EVENT_IDS.map(|(kind, id)| (kind.to_owned(), id.to_owned()));
-    assert_eq!(ids, BTreeMap::from(expected));
+    let expected = EVENT_IDS.iter().map(|(kind, id)| ((*kind).to_owned(), (*id).to_owned()));
+    assert_eq!(ids, expected.collect());
 }
 
 /// UUIDv5 of the goldens in the stream `a-stream`, computed with Python's uuid module.
-const EVENT_IDS: [(&str, &str); 20] = [
+const EVENT_IDS: &[(&str, &str)] = &[
     ("acquisition-refused.v1", "4d7c9b5c-baf0-5277-9d71-f5384bfefbdf"),
     ("api-key-created.v1", "192021aa-ced0-598e-bded-9885959c6ccc"),
     ("api-key-revoked.v1", "86c93d46-ea8f-5bc1-82de-7cdc742b635b"),
@@ -171,7 +190,13 @@ const EVENT_IDS: [(&str, &str); 20] = [
     ("license-stored.v1", "639a3862-4f9e-5d71-a002-5e06a2c7635d"),
     ("license-voided.v1", "61034d6b-4bc1-53cb-819b-5fe74f4e4f36"),
     ("master-key-rotated.v1", "d5581ae4-d21a-5e4b-aac1-ff539019edc0"),
+    ("quota-override-set.v1", "782b26d7-f445-567c-8aed-c2d5c13f866b"),
     ("quota-policy-published.v1", "7357bcfe-ac4a-51fe-a885-a7bfabb460e0"),
+    ("reservation-closed.v1", "f9d8088c-8610-5e8e-9f18-38b58192cdc7"),
+    ("reservation-made.v1", "82f6f0f7-13ca-5381-b4c3-650d2e8e4d25"),
     ("revocation-lists-taken.v1", "7acd901a-bb91-59ea-a040-965c7c21304c"),
+    ("slot-confirmed.v1", "01f98110-a50e-5590-a31a-0331f47ae354"),
+    ("slot-released.v1", "29ac60bc-212c-58ad-8f54-1de8afe14c18"),
+    ("slot-taken.v1", "64520225-1935-5e85-a1bf-da58f290f7e1"),
     ("token-spent.v1", "8cc58077-5856-5831-bc8c-4697f949a043"),
 ];

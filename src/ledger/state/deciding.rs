@@ -15,12 +15,13 @@ use super::super::tail::Fact;
 use super::super::{Ledger, StreamName};
 use super::store::{DEVICE_STREAM, Moment, StateError, StateStore, StoredKey};
 use crate::domain::lookup::{self, Key, Place, Row, Rows, Value};
-use crate::domain::{Device, DeviceRef, Event, Identity};
+use crate::domain::{AccountRef, Device, DeviceRef, Event, Identity};
 
-/// Devices kept in memory. One with 25 live licenses takes about 4 KiB. The most that one can take
-/// under the default policy is about 130 KiB: 25 slots of 16 licenses (25 KiB), 100 refusals of 50
-/// KIDs (90 KiB, and 6 KiB from an hour after they were made), the times of 100 unmatched
-/// deletions, and recent index rows (10 KiB). Somebody who owns as many devices and drives each of
+/// Devices, and accounts, kept in memory. A device with 25 live licenses takes about 5 KiB, and 8 KiB
+/// more once 256 licenses were issued to it. The most that one can take under the default policy is
+/// about 160 KiB: 25 slots of 16 licenses (50 KiB), 100 refusals of 50 KIDs (90 KiB, and 6 KiB from an
+/// hour after they were made), the times of 100 unmatched deletions, and recent index rows (10 KiB).
+/// Somebody who owns as many devices and drives each of
 /// them there makes this cache 2 GiB large; a full one of ordinary devices has 64 MiB.
 const CACHED_DEVICES: usize = 16 * 1024;
 
@@ -35,14 +36,18 @@ const PRESENT_READ: usize = 128;
 const PRESENT_KEPT: usize = 512;
 
 /// Events read in one step when a device is folded forward.
-const READ_EVENTS: usize = 1024;
+pub(super) const READ_EVENTS: usize = 1024;
 
 /// Gives out devices for deciding.
 pub struct Deciding {
-    ledger: Arc<Ledger>,
-    store: Arc<StateStore>,
-    devices: Mutex<LruCache<DeviceRef, Arc<tokio::sync::Mutex<Option<Loaded>>>>>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) store: Arc<StateStore>,
+    devices: Cache<DeviceRef, Loaded>,
+    pub(super) accounts: Cache<AccountRef, super::accounts::Loaded>,
 }
+
+/// States by name; whoever decides about one takes it out.
+pub(super) type Cache<N, S> = Mutex<LruCache<N, Arc<tokio::sync::Mutex<Option<S>>>>>;
 
 /// A device and its recent index rows, at one revision of its stream.
 struct Loaded {
@@ -68,7 +73,9 @@ impl Deciding {
     /// Decides on `ledger`, with what `store` has folded of it.
     pub fn new(ledger: Arc<Ledger>, store: Arc<StateStore>) -> Arc<Self> {
         let capacity = NonZeroUsize::new(CACHED_DEVICES).unwrap_or(NonZeroUsize::MIN);
-        Arc::new(Self { ledger, store, devices: Mutex::new(LruCache::new(capacity)) })
+        let devices = Mutex::new(LruCache::new(capacity));
+        let accounts = Mutex::new(LruCache::new(capacity));
+        Arc::new(Self { ledger, store, devices, accounts })
     }
 
     /// Waits for the device and loads it. What is in memory is at the head unless another process

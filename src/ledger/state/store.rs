@@ -4,10 +4,13 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::super::sqlite::{self, Checkpoint, Readers};
@@ -15,11 +18,14 @@ use super::super::tail::{Apply, Fact, Progress, Tail, error_text};
 use super::super::{Ledger, ReadError};
 use crate::domain::ids::Wire16;
 use crate::domain::lookup::{self, Key, Place, Row, Rows};
-use crate::domain::{Device, DeviceRef, Digest, Identity, KeyId, Nonce, SessionId, TransactionId};
+use crate::domain::{
+    Account, AccountRef, Device, DeviceRef, Digest, Identity, KeyId, Nonce, SessionId,
+    TransactionId,
+};
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-const FOLD_VERSION: i64 = 4;
+const FOLD_VERSION: i64 = 5;
 
 /// How long events gather before they are applied: events of many devices change the same pages,
 /// which are then written once. Decisions do not wait for it, since recent events are folded forward
@@ -28,6 +34,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Prefix of the streams that hold one device each.
 pub const DEVICE_STREAM: &str = "device-";
+/// Prefix of the streams that hold one account each.
+pub const ACCOUNT_STREAM: &str = "account-";
 
 /// The state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +84,20 @@ impl StateStore {
 
     /// The folded state of a device and the revision of its stream it was folded to.
     pub fn device(&self, device: &DeviceRef) -> Result<Option<(u64, Device)>, StateError> {
+        self.read(|db| read_state(db, SELECT_DEVICE, &device.to_string()))
+    }
+
+    /// The folded state of an account and the revision of its stream it was folded to.
+    pub fn account(&self, account: &AccountRef) -> Result<Option<(u64, Account)>, StateError> {
+        self.read(|db| read_state(db, SELECT_ACCOUNT, &account.to_string()))
+    }
+
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
         let connection = self.readers.take()?;
-        let state = read_device(&connection, device);
+        let state = read(&connection);
         self.readers.give_back(connection);
         state
     }
@@ -140,15 +160,18 @@ impl Drop for Moment<'_> {
     }
 }
 
-fn read_device(
+const SELECT_DEVICE: &str = "SELECT revision, state FROM devices WHERE device = ?1";
+const SELECT_ACCOUNT: &str = "SELECT revision, state FROM accounts WHERE account = ?1";
+const WRITE_DEVICE: &str = "INSERT OR REPLACE INTO devices VALUES (?1, ?2, ?3)";
+const WRITE_ACCOUNT: &str = "INSERT OR REPLACE INTO accounts VALUES (?1, ?2, ?3)";
+
+fn read_state<S: DeserializeOwned>(
     connection: &Connection,
-    device: &DeviceRef,
-) -> Result<Option<(u64, Device)>, StateError> {
-    let mut query =
-        connection.prepare_cached("SELECT revision, state FROM devices WHERE device = ?1")?;
-    let row = query.query_row([device.to_string()], |row| {
-        Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?))
-    });
+    select: &str,
+    name: &str,
+) -> Result<Option<(u64, S)>, StateError> {
+    let mut query = connection.prepare_cached(select)?;
+    let row = query.query_row([name], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?)));
     match row.optional()? {
         Some((revision, state)) => Ok(Some((revision, postcard::from_bytes(&state)?))),
         None => Ok(None),
@@ -244,7 +267,10 @@ fn open_current(path: &Path) -> Result<(Connection, Option<Checkpoint>), StateEr
 }
 
 const SELECT_KEYS: &str = "SELECT key FROM lookups WHERE key BETWEEN ?1 AND ?2 LIMIT ?3";
-const SCHEMA: &[&str] = &[include_str!("../../../migrations/state/0001_state.sql")];
+const SCHEMA: &[&str] = &[
+    include_str!("../../../migrations/state/0001_state.sql"),
+    include_str!("../../../migrations/state/0002_accounts.sql"),
+];
 
 /// Folds batches of events into the file.
 struct Folder {
@@ -262,24 +288,26 @@ impl Folder {
         let Some(last) = batch.last() else { return Ok(()) };
         let transaction = self.file.transaction()?;
         let mut devices = BTreeMap::<DeviceRef, (u64, Device)>::new();
+        let mut accounts = BTreeMap::<AccountRef, (u64, Account)>::new();
         let mut rows = BatchRows { transaction: &transaction, rows: BTreeMap::new() };
         for fact in batch {
-            let Some(device) = device_of(fact) else { continue };
             let (sequence, revision) = (fact.recorded.sequence, fact.recorded.revision);
-            let place = Place { device: &device, sequence, revision };
-            lookup::apply(&fact.event, place, &mut rows)?;
-            let (folded_to, state) = match devices.entry(device) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => {
-                    let stored = read_device(&transaction, entry.key())?;
-                    entry.insert(stored.unwrap_or_default())
-                }
-            };
-            *folded_to = revision;
-            state.evolve(&fact.event);
+            if let Some(device) = named_by(fact, DEVICE_STREAM) {
+                let place = Place { device: &device, sequence, revision };
+                lookup::apply(&fact.event, place, &mut rows)?;
+                let (folded_to, state) = loaded(&mut devices, device, &transaction, SELECT_DEVICE)?;
+                *folded_to = revision;
+                state.evolve(&fact.event);
+            } else if let Some(account) = named_by(fact, ACCOUNT_STREAM) {
+                let (folded_to, state) =
+                    loaded(&mut accounts, account, &transaction, SELECT_ACCOUNT)?;
+                *folded_to = revision;
+                state.evolve(&fact.event);
+            }
         }
         rows.flush()?;
-        write_devices(&transaction, devices)?;
+        write_states(&transaction, WRITE_DEVICE, devices)?;
+        write_states(&transaction, WRITE_ACCOUNT, accounts)?;
         transaction.execute(
             "UPDATE checkpoint SET next_sequence = ?1, last_event_id = ?2",
             params![last.recorded.sequence + 1, last.recorded.id.as_bytes()],
@@ -289,20 +317,36 @@ impl Folder {
     }
 }
 
-/// The device whose stream holds the event, if one does.
-fn device_of(fact: &Fact) -> Option<DeviceRef> {
-    fact.recorded.stream.as_str().strip_prefix(DEVICE_STREAM)?.parse().ok()
+/// The device or account whose stream holds the event, if its stream begins like theirs.
+fn named_by<N: FromStr>(fact: &Fact, prefix: &str) -> Option<N> {
+    fact.recorded.stream.as_str().strip_prefix(prefix)?.parse().ok()
 }
 
-fn write_devices(
+/// The state of `name` as the batch has it so far.
+fn loaded<'a, N: Ord + ToString, S: Default + DeserializeOwned>(
+    states: &'a mut BTreeMap<N, (u64, S)>,
+    name: N,
     transaction: &Transaction<'_>,
-    devices: BTreeMap<DeviceRef, (u64, Device)>,
+    select: &str,
+) -> Result<&'a mut (u64, S), StateError> {
+    match states.entry(name) {
+        Entry::Occupied(entry) => Ok(entry.into_mut()),
+        Entry::Vacant(entry) => {
+            let stored = read_state(transaction, select, &entry.key().to_string())?;
+            Ok(entry.insert(stored.unwrap_or_default()))
+        }
+    }
+}
+
+fn write_states<N: ToString, S: Serialize>(
+    transaction: &Transaction<'_>,
+    write: &str,
+    states: BTreeMap<N, (u64, S)>,
 ) -> Result<(), StateError> {
-    let mut write =
-        transaction.prepare_cached("INSERT OR REPLACE INTO devices VALUES (?1, ?2, ?3)")?;
-    for (device, (revision, state)) in devices {
+    let mut write = transaction.prepare_cached(write)?;
+    for (name, (revision, state)) in states {
         let state = postcard::to_allocvec(&state)?;
-        write.execute(params![device.to_string(), revision, state])?;
+        write.execute(params![name.to_string(), revision, state])?;
     }
     Ok(())
 }

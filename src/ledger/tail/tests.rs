@@ -178,6 +178,9 @@ async fn dropping_a_tail_that_is_far_behind_stops_it_after_the_batch_at_hand() {
 async fn knows_the_latest_time_of_what_is_applied_also_after_a_start() {
     let (_dir, ledger) = ledger();
     append(&ledger, [5, 9, 7]).await;
+    let (tail, _batches) = follow(&ledger, 2, AT_ONCE).await;
+    assert_eq!(tail.progress().last_at_ms, 7, "before anything is applied");
+    drop(tail);
     let (tail, _batches) = follow(&ledger, 0, AT_ONCE).await;
     assert!(tail.wait_for(2).await);
     assert_eq!(tail.progress().last_at_ms, 9);

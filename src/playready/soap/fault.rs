@@ -177,6 +177,7 @@ mod tests {
             held: 2,
             requested: 1,
             held_kids: kids.map(|kid| Kid::from(kid.parse::<uuid::Uuid>().unwrap())).to_vec(),
+            explained: None,
         }
     }
 

@@ -33,6 +33,9 @@ pub enum Refusal {
         /// Which are held; only the first 50 are sent.
         #[serde(serialize_with = "first_guids", deserialize_with = "from_guids")]
         held_kids: Vec<Kid>,
+        /// More about the rule, for people and back ends; members of the same object.
+        #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+        explained: Option<Box<LimitExplained>>,
     },
     /// None of the wanted KIDs has a key here.
     KeyUnknown {
@@ -103,6 +106,25 @@ pub struct ClientInfo {
     pub security_level: Option<u32>,
     /// The device's identity, 64 lower-case hex digits.
     pub device: Option<String>,
+}
+
+/// The rule behind a [`Refusal::PersistentLicenseLimit`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitExplained {
+    /// The rule's id.
+    pub rule: String,
+    /// Version of the quota policy that holds it.
+    pub policy_version: u64,
+    /// Of what is held, how many the devices confirmed that they stored.
+    pub confirmed: u32,
+    /// How many are held.
+    pub live: u32,
+    /// How many may be held, those released on weak evidence included.
+    pub possible: u32,
+    /// When the next one frees by itself, if one will: Unix seconds.
+    pub next_free_at: Option<i64>,
+    /// What helps: `delete_license`, `wait`, `write_off`, `override`.
+    pub remedies: Vec<String>,
 }
 
 /// What a limit on persistent licenses counts over.
@@ -202,6 +224,7 @@ mod tests {
                     held: 2,
                     requested: 3,
                     held_kids: vec![kid(1)],
+                    explained: None,
                 },
                 format!(
                     r#"{{"error":"persistent_license_limit","scope":"account_title","window_seconds":60,"limit":1,"held":2,"requested":3,"held_kids":["{one}"]}}"#
@@ -278,6 +301,7 @@ mod tests {
             held: 51,
             requested: 1,
             held_kids: (0..51).map(kid).collect(),
+            explained: None,
         };
         let Some(Refusal::PersistentLicenseLimit { held_kids, .. }) =
             Refusal::from_json(&refusal.to_json())

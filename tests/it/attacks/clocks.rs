@@ -39,7 +39,8 @@ fn a_rollback_brings_no_expired_license_back() {
         "device": device.identity(), "key_ids": [kid(2).to_string()],
     });
     let decision = service.client.post_json("/v1/quota/decisions", &question).json();
-    assert_eq!((&decision["decision"], &decision["live"]), (&"allow".into(), &1.into()));
+    let live = &decision["in_use"]["live"];
+    assert_eq!((&decision["decision"], live), (&"allow".into(), &1.into()));
 }
 
 #[test]

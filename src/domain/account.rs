@@ -1,0 +1,255 @@
+//! The state of one account: what its devices hold at its expense.
+//!
+//! Its stream mirrors what the streams of its devices say: [`mirror`] derives the one from the
+//! other, and both are stored in one append, so that neither is ever ahead.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::device::Device;
+use super::event::{
+    Event, Grade, LicenseAcquired, ReservationClosed, ReservationMade, SlotConfirmed, SlotEnd,
+    SlotReleased, SlotTaken,
+};
+use super::holding::{Doubtful, Held, Issued, IssuedLog, Overrides};
+use super::ids::{AccountRef, DeviceRef, KeyId, LicenseId, Tag};
+use super::quota::WINDOW_SECONDS_MAX;
+
+/// Devices that an account remembers although nothing live is on them, for rules on added devices.
+const EMPTY_MEMBERS_KEPT: usize = 256;
+
+/// Everything a decision about one account needs. Bounded by what is live, by
+/// [`ISSUED_KEPT`](super::holding::ISSUED_KEPT), and by 256 devices without anything live.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Time of the last event; later events are never earlier.
+    pub at_ms: i64,
+    members: BTreeMap<DeviceRef, Member>,
+    /// Persistent licenses issued lately.
+    pub(super) issued: IssuedLog,
+    /// What devices may still hold although it was released.
+    pub(super) doubtful: Doubtful,
+    /// Limits set for it.
+    pub(super) overrides: Overrides,
+}
+
+/// A device of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// When it got its first persistent license of the account.
+    pub added_ms: i64,
+    /// Security level it was last seen with.
+    pub security_level: Option<u32>,
+    /// Maker, model name and number; empty if they are not known.
+    pub model: String,
+    slots: BTreeMap<KeyId, Vec<Held>>,
+}
+
+impl Member {
+    /// Every live license and reservation, ordered by KID, within one KID by acquisition.
+    pub fn held(&self, now_ms: i64) -> impl Iterator<Item = (KeyId, &Held)> {
+        let all = self.slots.iter();
+        let all = all.flat_map(|(key_id, held)| held.iter().map(|held| (*key_id, held)));
+        all.filter(move |(_, held)| held.is_live(now_ms))
+    }
+
+    fn find(&mut self, key_id: KeyId, license_id: LicenseId) -> Option<&mut Held> {
+        self.slots.get_mut(&key_id)?.iter_mut().find(|held| held.license_id == license_id)
+    }
+}
+
+impl Account {
+    /// Applies one stored fact. Total: it cannot fail, because the fact has already happened.
+    pub fn evolve(&mut self, fact: &Event) {
+        self.at_ms = self.at_ms.max(fact.at_ms());
+        match fact {
+            Event::SlotTaken(e) => self.take(e),
+            Event::SlotConfirmed(e) => {
+                let member = self.members.get_mut(&e.device);
+                if let Some(held) = member.and_then(|m| m.find(e.key_id, e.license_id)) {
+                    held.confirmed = e.confirmed;
+                }
+            }
+            Event::SlotReleased(e) => self.release(e),
+            Event::QuotaOverrideSet(e) => self.overrides.set(e),
+            _ => {}
+        }
+        self.forget_expired();
+    }
+
+    fn take(&mut self, e: &SlotTaken) {
+        let title = e.title.as_deref().map(Tag::of);
+        let content_group = e.content_group.as_deref().map(Tag::of);
+        if !e.reserved {
+            let device = Some(Tag::of(&e.device.to_string()));
+            self.issued.add(Issued { at_ms: e.at_ms, device, title, content_group });
+        }
+        let member = self.members.entry(e.device.clone()).or_insert_with(|| Member {
+            added_ms: e.at_ms,
+            security_level: None,
+            model: String::new(),
+            slots: BTreeMap::new(),
+        });
+        member.security_level = e.security_level.or(member.security_level);
+        if !e.model.is_empty() && member.model != e.model {
+            member.model.clone_from(&e.model);
+        }
+        member.slots.entry(e.key_id).or_default().push(Held {
+            license_id: e.license_id,
+            counted_until_ms: e.counted_until_ms,
+            confirmed: false,
+            reserved: e.reserved,
+            title,
+            content_group,
+        });
+    }
+
+    fn release(&mut self, e: &SlotReleased) {
+        let Some(member) = self.members.get_mut(&e.device) else { return };
+        let Some(held) = member.find(e.key_id, e.license_id) else { return };
+        let counted_until_ms = held.counted_until_ms;
+        match e.frees_at_ms {
+            Some(frees) => {
+                held.counted_until_ms =
+                    Some(counted_until_ms.map_or(frees, |until| until.min(frees)));
+            }
+            None => {
+                if let Some(slot) = member.slots.get_mut(&e.key_id) {
+                    slot.retain(|held| held.license_id != e.license_id);
+                }
+            }
+        }
+        if e.weak {
+            self.doubtful.add(Some(e.device.clone()), e.key_id, counted_until_ms);
+        }
+    }
+
+    /// Drops what can no longer matter, as [`Device::evolve`] does.
+    fn forget_expired(&mut self) {
+        let now_ms = self.at_ms;
+        for member in self.members.values_mut() {
+            member.slots.retain(|_, held| {
+                held.retain(|held| held.is_live(now_ms));
+                !held.is_empty()
+            });
+        }
+        self.doubtful.forget_expired(now_ms);
+        let horizon_ms = now_ms - i64::from(WINDOW_SECONDS_MAX) * 1000;
+        self.members.retain(|_, member| !member.slots.is_empty() || member.added_ms > horizon_ms);
+        let empty = self.members.iter().filter(|(_, member)| member.slots.is_empty());
+        if empty.clone().count() > EMPTY_MEMBERS_KEPT {
+            let oldest = empty.min_by_key(|(_, member)| member.added_ms);
+            let oldest = oldest.map(|(device, _)| device.clone());
+            oldest.map(|device| self.members.remove(&device));
+        }
+    }
+
+    /// Its devices, those included on which nothing is live.
+    pub fn members(&self) -> impl Iterator<Item = (&DeviceRef, &Member)> {
+        self.members.iter()
+    }
+
+    /// Whether the device had a persistent license of the account within the time that is remembered.
+    pub fn has_member(&self, device: &DeviceRef) -> bool {
+        self.members.contains_key(device)
+    }
+
+    /// The limits set for this account that are in force.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
+}
+
+/// What `events`, about to be stored in the stream of `device` whose state they were decided on is
+/// `before`, change in the streams of accounts. Of a license that is not live nothing changes: it
+/// has stopped counting everywhere by itself.
+pub fn mirror<'a>(
+    device: &DeviceRef,
+    before: &Device,
+    events: impl IntoIterator<Item = &'a Event>,
+) -> Vec<(AccountRef, Event)> {
+    let mut mirrored = Vec::new();
+    let released = |key_id, license_id, cause, weak, at_ms| {
+        let account = before.account_of(key_id, license_id, at_ms)?;
+        let (device, frees_at_ms) = (device.clone(), None);
+        let released = SlotReleased { license_id, device, key_id, cause, weak, frees_at_ms, at_ms };
+        Some((account.clone(), Event::SlotReleased(released)))
+    };
+    // Said once each way, as its id demands.
+    let confirmed = |key_id, license_id, confirmed, at_ms| {
+        let mut held = before.held(at_ms).filter(|(_, held)| held.license_id == license_id);
+        if held.all(|(_, held)| held.confirmed == confirmed) {
+            return None;
+        }
+        let account = before.account_of(key_id, license_id, at_ms)?;
+        let slot = SlotConfirmed { license_id, device: device.clone(), key_id, confirmed, at_ms };
+        Some((account.clone(), Event::SlotConfirmed(slot)))
+    };
+    for event in events {
+        match event {
+            Event::LicenseAcquired(e) if e.persistent.effective => {
+                mirrored.extend(e.account.clone().map(|account| (account, taken(device, e))));
+            }
+            Event::LicenseStored(e) => {
+                let keeps = before.keeps(e.key_id, e.license_id, e.at_ms);
+                mirrored.extend(confirmed(e.key_id, e.license_id, keeps, e.at_ms));
+            }
+            Event::LicenseVoided(e) => {
+                mirrored.extend(released(e.key_id, e.license_id, SlotEnd::Voided, true, e.at_ms));
+            }
+            Event::LicenseDeleted(e) if e.releases => {
+                let weak = e.grade >= Grade::C;
+                mirrored.extend(released(e.key_id, e.license_id, SlotEnd::Deleted, weak, e.at_ms));
+            }
+            Event::LicenseDeleted(e) => {
+                mirrored.extend(confirmed(e.key_id, e.license_id, false, e.at_ms));
+            }
+            Event::ReservationMade(e) => mirrored.extend(reserved(device, e)),
+            Event::ReservationClosed(ReservationClosed { license_ids, at_ms, .. }) => {
+                let slots = before.held(*at_ms).filter(|(_, held)| held.reserved);
+                let slots = slots.filter(|(_, held)| license_ids.contains(&held.license_id));
+                mirrored.extend(slots.filter_map(|(key_id, held)| {
+                    released(key_id, held.license_id, SlotEnd::ReservationClosed, false, *at_ms)
+                }));
+            }
+            _ => {}
+        }
+    }
+    mirrored
+}
+
+fn taken(device: &DeviceRef, e: &LicenseAcquired) -> Event {
+    Event::SlotTaken(SlotTaken {
+        license_id: e.license_id,
+        device: device.clone(),
+        key_id: e.key_id,
+        counted_until_ms: e.counted_until_ms,
+        title: e.title.clone(),
+        content_group: e.content_group.clone(),
+        security_level: Some(e.security_level),
+        model: e.model.clone(),
+        reserved: false,
+        at_ms: e.at_ms,
+    })
+}
+
+fn reserved(device: &DeviceRef, e: &ReservationMade) -> Vec<(AccountRef, Event)> {
+    let Some(account) = &e.account else { return Vec::new() };
+    let slots = e.slots.iter().map(|slot| {
+        let taken = SlotTaken {
+            license_id: slot.license_id,
+            device: device.clone(),
+            key_id: slot.key_id,
+            counted_until_ms: Some(e.expires_ms),
+            title: slot.title.clone(),
+            content_group: slot.content_group.clone(),
+            security_level: e.security_level,
+            model: e.model.clone(),
+            reserved: true,
+            at_ms: e.at_ms,
+        };
+        (account.clone(), Event::SlotTaken(taken))
+    });
+    slots.collect()
+}

@@ -1,0 +1,151 @@
+//! What devices and accounts hold, as far as rules count it: the parts that both states share.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::event::QuotaOverrideSet;
+use super::ids::{DeviceRef, KeyId, LicenseId, Tag};
+use super::quota::WINDOW_SECONDS_MAX;
+
+/// Issued licenses that a device or an account remembers for rules that look back.
+pub const ISSUED_KEPT: usize = 256;
+
+/// Released on weak evidence: so many are remembered, the newest.
+const DOUBTFUL_KEPT: usize = 128;
+
+/// Limits set in place of those of rules, of one device or account.
+pub const OVERRIDES_MAX: usize = 64;
+
+/// A license or a reservation that counts until its time, unless an event ends it before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The license, or what a reservation holds for one.
+    pub license_id: LicenseId,
+    /// From when on it does not count.
+    pub counted_until_ms: Option<i64>,
+    /// Whether the device confirmed that it stored it, and has not said since that it deleted it.
+    pub confirmed: bool,
+    /// Whether it is a reservation.
+    pub reserved: bool,
+    /// The title, if the service named one.
+    pub title: Option<Tag>,
+    /// The content group, if the service named one.
+    pub content_group: Option<Tag>,
+}
+
+impl Held {
+    /// Whether it counts at this time.
+    pub fn is_live(&self, now_ms: i64) -> bool {
+        self.counted_until_ms.is_none_or(|until| now_ms < until)
+    }
+}
+
+/// A persistent license that was issued, live or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// When.
+    pub at_ms: i64,
+    /// To which device; only accounts say.
+    pub device: Option<Tag>,
+    /// The title, if the service named one.
+    pub title: Option<Tag>,
+    /// The content group, if the service named one.
+    pub content_group: Option<Tag>,
+}
+
+/// The newest licenses issued, for rules that look back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IssuedLog(VecDeque<Issued>);
+
+impl IssuedLog {
+    pub(super) fn add(&mut self, issued: Issued) {
+        let horizon_ms = issued.at_ms - i64::from(WINDOW_SECONDS_MAX) * 1000;
+        while self.0.len() >= ISSUED_KEPT || self.0.front().is_some_and(|i| i.at_ms < horizon_ms) {
+            self.0.pop_front();
+        }
+        self.0.push_back(issued);
+    }
+
+    /// Those issued after `since_ms`, oldest first.
+    pub fn since(&self, since_ms: i64) -> impl Iterator<Item = &Issued> {
+        self.0.iter().skip_while(move |issued| issued.at_ms <= since_ms)
+    }
+
+    /// Whether licenses may have been issued after `since_ms` that are no longer remembered.
+    pub fn is_full_since(&self, since_ms: i64) -> bool {
+        self.0.len() >= ISSUED_KEPT && self.0.front().is_some_and(|i| i.at_ms > since_ms)
+    }
+}
+
+/// What a device may still hold although it no longer counts: released on weak evidence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Doubtful(VecDeque<(Option<DeviceRef>, KeyId, Option<i64>)>);
+
+impl Doubtful {
+    pub(super) fn add(&mut self, device: Option<DeviceRef>, key_id: KeyId, until_ms: Option<i64>) {
+        self.0.retain(|(d, k, _)| (d, k) != (&device, &key_id));
+        if self.0.len() >= DOUBTFUL_KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back((device, key_id, until_ms));
+    }
+
+    pub(super) fn forget_expired(&mut self, now_ms: i64) {
+        self.0.retain(|(.., until_ms)| until_ms.is_none_or(|until| now_ms < until));
+    }
+
+    /// Slots, as (device, KID), that may still be held at this time; accounts name the device.
+    pub fn slots(&self, now_ms: i64) -> impl Iterator<Item = (Option<&DeviceRef>, KeyId)> {
+        let live = move |until_ms: Option<i64>| until_ms.is_none_or(|until| now_ms < until);
+        let live = self.0.iter().filter(move |(.., until_ms)| live(*until_ms));
+        live.map(|(device, key_id, _)| (device.as_ref(), *key_id))
+    }
+}
+
+/// Limits in place of those of rules, by rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Overrides(BTreeMap<String, Override>);
+
+/// A limit in place of a rule's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// The limit.
+    pub limit: u32,
+    /// Until when.
+    pub until_ms: Option<i64>,
+}
+
+impl Overrides {
+    pub(super) fn set(&mut self, e: &QuotaOverrideSet) {
+        match e.limit {
+            Some(limit) => {
+                self.0.insert(e.rule.clone(), Override { limit, until_ms: e.until_ms });
+            }
+            None => {
+                self.0.remove(&e.rule);
+            }
+        }
+        self.0.retain(|_, set| set.is_in_force(e.at_ms));
+    }
+
+    /// The limit set for `rule`, if one is in force.
+    pub fn limit(&self, rule: &str, now_ms: i64) -> Option<u32> {
+        self.0.get(rule).filter(|set| set.is_in_force(now_ms)).map(|set| set.limit)
+    }
+
+    /// All in force, by rule.
+    pub fn in_force(&self, now_ms: i64) -> impl Iterator<Item = (&str, Override)> {
+        let all = self.0.iter().filter(move |(_, set)| set.is_in_force(now_ms));
+        all.map(|(rule, set)| (rule.as_str(), *set))
+    }
+}
+
+impl Override {
+    fn is_in_force(&self, now_ms: i64) -> bool {
+        self.until_ms.is_none_or(|until| now_ms < until)
+    }
+}

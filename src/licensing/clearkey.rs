@@ -189,10 +189,11 @@ impl Licensing {
                 return Err(ClearKeyRefused::NotLicensed(detail.to_owned()));
             }
             let policy = fitted(&license.policy, now_s)?;
+            // The key at hand is that of the source it was entitled from.
+            keys.remember(license.kid, license.key.clone(), license.source.clone());
             self.follow_binding(&mut license).await?;
             let key_type = self.key_type(&license).await?;
             licenses.push(batch.license(&license, &policy, key_type, ordinal)?);
-            keys.remember(license.kid, license.key, license.source);
         }
         Ok((licenses, keys))
     }

@@ -262,9 +262,9 @@ fn tokens_describe_chains_and_name_seeds() {
     assert_eq!(play(&mut player, kid(12)).unwrap(), b"pictures");
     // The root alone is its renewal, and no leaf comes unasked.
     tokens.service.advance_s(3_600);
-    let jti_of_renewal = statement(kid(11), true, &open_ended);
+    let renewal = statement(kid(11), true, &open_ended);
     assert!(play(&mut player, kid(12)).is_err());
-    let got = ask(&tokens.service, &mut player, &[root()], jti_of_renewal).unwrap();
+    let got = ask(&tokens.service, &mut player, &[root()], renewal).unwrap();
     assert_eq!(got, [(root(), derived(2, root()))]);
     assert_eq!(play(&mut player, kid(12)).unwrap(), b"pictures");
     // A KID stays with its seed, whatever a later statement names.

@@ -31,11 +31,31 @@ pub struct Outcome {
     pub latencies: Vec<f64>,
 }
 
-/// Sends every body once and requires a license in every answer.
+/// Posts every challenge to `target` once and requires a license in every answer.
 pub fn run(address: SocketAddr, target: &str, bodies: &[Vec<u8>], pace: Pace) -> Outcome {
+    let request = |body: &Vec<u8>| post(target, "Content-Type: text/xml; charset=utf-8", body);
+    send(address, bodies.iter().map(request).collect(), b"<License>", pace)
+}
+
+/// A request that posts `body`, with these headers, each line but the last ended by CR LF.
+pub fn post(target: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "POST {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// Sends every request once and requires an answer of status 200 that holds `wanted`.
+pub fn send(
+    address: SocketAddr,
+    requests: Vec<Vec<u8>>,
+    wanted: &'static [u8],
+    pace: Pace,
+) -> Outcome {
     let used = cpu::of_thread();
-    let request = |body: &Vec<u8>| [head(target, body.len()), body.clone()].concat();
-    let requests: Rc<Vec<_>> = Rc::new(bodies.iter().map(request).collect());
+    let count = requests.len();
+    let requests = Rc::new(requests);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let next = Rc::new(Cell::new(0));
     LocalSet::new().block_on(&runtime, async {
@@ -50,10 +70,10 @@ pub fn run(address: SocketAddr, target: &str, bodies: &[Vec<u8>], pace: Pace) ->
             .into_iter()
             .map(|stream| {
                 let (next, requests) = (Rc::clone(&next), Rc::clone(&requests));
-                tokio::task::spawn_local(connection(stream, next, requests, pace, started))
+                tokio::task::spawn_local(connection(stream, next, requests, wanted, pace, started))
             })
             .collect();
-        let mut latencies = Vec::with_capacity(bodies.len());
+        let mut latencies = Vec::with_capacity(count);
         for connection in connections {
             latencies.extend(connection.await.unwrap());
         }
@@ -66,6 +86,7 @@ async fn connection(
     mut stream: TcpStream,
     next: Rc<Cell<usize>>,
     requests: Rc<Vec<Vec<u8>>>,
+    wanted: &'static [u8],
     pace: Pace,
     started: Instant,
 ) -> Vec<f64> {
@@ -82,13 +103,13 @@ async fn connection(
             tokio::time::sleep_until(due.into()).await;
         }
         stream.write_all(request).await.unwrap();
-        receive(&mut stream, &mut answer).await;
+        receive(&mut stream, &mut answer, wanted).await;
         latencies.push(due.elapsed().as_secs_f64() * 1000.0);
     }
 }
 
-/// Reads one answer and requires that it carries a license.
-async fn receive(stream: &mut TcpStream, answer: &mut Vec<u8>) {
+/// Reads one answer and requires that it is the right one.
+async fn receive(stream: &mut TcpStream, answer: &mut Vec<u8>, wanted: &[u8]) {
     answer.clear();
     let body = loop {
         assert_ne!(stream.read_buf(answer).await.unwrap(), 0, "the connection was closed");
@@ -102,18 +123,10 @@ async fn receive(stream: &mut TcpStream, answer: &mut Vec<u8>) {
     while answer.len() < body + length {
         assert_ne!(stream.read_buf(answer).await.unwrap(), 0, "the connection was closed");
     }
-    let licensed = answer.starts_with(b"HTTP/1.1 200 ") && find(answer, b"<License>").is_some();
-    assert!(licensed, "{}", String::from_utf8_lossy(answer));
+    let right = answer.starts_with(b"HTTP/1.1 200 ") && find(answer, wanted).is_some();
+    assert!(right, "{}", String::from_utf8_lossy(answer));
 }
 
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
-}
-
-fn head(target: &str, length: usize) -> Vec<u8> {
-    format!(
-        "POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/xml; charset=utf-8\r\n\
-         Content-Length: {length}\r\n\r\n"
-    )
-    .into_bytes()
 }

@@ -23,7 +23,7 @@ use crate::device::{Acquired, Device, kid, request};
 use crate::service::{Setup, TestService};
 
 pub use callback::ask_at;
-pub use issuer::{AUDIENCE, Issuer, claims, key_set};
+pub use issuer::{AUDIENCE, ISSUER, Issuer, claims, key_set};
 pub use server::{Answer, Asked, Server};
 
 /// The content keys of the first four KIDs.

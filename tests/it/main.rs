@@ -10,6 +10,7 @@ mod authorize;
 mod browser;
 mod canary;
 mod chains;
+mod checker;
 mod clearkey;
 mod client;
 mod command_line;

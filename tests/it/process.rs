@@ -151,7 +151,7 @@ impl Serving {
     }
 
     /// SIGKILL: nothing of what it was doing gets finished.
-    pub fn kill(mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -7,8 +7,8 @@
 //! - [`Token`]: a token that the service signed and its app passes on.
 //! - [`Callback`]: the service itself, asked about each request.
 //!
-//! What the service says has the same shape in both, a [`statement`]. KIDs without a key are left
-//! out before it is looked at, KIDs that it does not cover afterwards.
+//! What the service says has the same shape in both, a [`statement`]. KIDs without a key, and those
+//! that it does not cover, are left out.
 
 pub mod callback;
 mod open;
@@ -33,7 +33,6 @@ use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
 use crate::playready::soap::{Fault, FaultCode, Refusal};
-use statement::Available;
 
 pub use callback::Callback;
 pub use open::Open;
@@ -290,23 +289,18 @@ impl Asked<'_> {
         self.custom_data.and_then(|text| serde_json::from_str(text).ok())
     }
 
-    /// Those of the KIDs that there is a registered key for.
+    /// Refuses what nobody needs to be asked about: there can be a key for none of the KIDs.
     ///
     /// # Errors
-    /// [`Refusal::NoKid`], and [`Refusal::KeyUnknown`] if there is a key for none.
-    fn available(&self, keys: &Keys) -> Result<Vec<Available>, Fault> {
+    /// [`Refusal::NoKid`] and [`Refusal::KeyUnknown`].
+    fn check_kids(&self, keys: &Keys) -> Result<(), Fault> {
         if self.kids.is_empty() {
             return Err(Fault::refused(Refusal::NoKid));
         }
-        let mut available = Vec::with_capacity(self.kids.len());
-        for kid in self.kids {
-            let found = key_of(*kid, None, keys)?;
-            available.extend(found.map(|(key, source)| Available { kid: *kid, key, source }));
-        }
-        if available.is_empty() {
+        if !self.kids.iter().any(|kid| keys.may_have(KeyId(kid.guid()))) {
             return Err(Fault::refused(Refusal::KeyUnknown { kids: self.kids.to_vec() }));
         }
-        Ok(available)
+        Ok(())
     }
 
     /// The type the header gives a KID's key, if it gives one.

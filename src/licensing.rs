@@ -46,6 +46,7 @@ pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
 pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Question};
 pub use metrics::Metrics;
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
+pub use revocation::TakenLists;
 
 /// A use case failed for a reason that is not the caller's.
 #[derive(Debug, thiserror::Error)]

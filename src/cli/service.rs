@@ -26,7 +26,7 @@ use crate::keys::{DEFAULT_SEED, Keys};
 use crate::ledger::embedded::Options;
 use crate::ledger::state::{Deciding, StateStore};
 use crate::ledger::{Embedded, Ledger};
-use crate::licensing::{Licensing, Parts, Registry};
+use crate::licensing::{Licensing, Parts, Registry, TakenLists};
 use crate::packaging::Packager;
 use crate::playready::acquire::{ResponseSigner, SignResponses};
 use crate::playready::challenge::Verifier;
@@ -181,7 +181,8 @@ impl Opened {
         let pki = load_pki(&pki_dir, clock)?;
         let named = config.playready.revocation_lists.as_deref();
         let lists = ListFiles::new(&pki_dir, named, pki.root);
-        let (lists, revocation) = Watch::open(lists, clock.clone())?;
+        let taken = TakenLists::last(ledger, &pki.root).await?;
+        let (lists, revocation) = Watch::open(lists, taken, clock.clone())?;
         let parts = Parts {
             ledger: Arc::clone(ledger),
             deciding: Deciding::new(Arc::clone(ledger), Arc::clone(&store)),
@@ -201,6 +202,7 @@ impl Opened {
             replay_window_ms: i64::from(config.replay.window_hours) * 60 * 60 * 1000,
         };
         let licensing = Arc::new(Licensing::new(parts).await?);
+        licensing.record_revocation().await?;
         let registry =
             Arc::new(Registry::new(Arc::clone(ledger), Arc::clone(&keys), clock.clone()));
         let missing = registry.load().await?;

@@ -7,6 +7,7 @@
 mod key_types;
 mod keys;
 mod quota;
+mod revocation;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -26,6 +27,7 @@ pub use quota::{
     QuotaOverrideSet, QuotaPolicyPublished, ReservationClosed, ReservationEnd, ReservationMade,
     ReservedSlot, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
 };
+pub use revocation::RevocationListsTaken;
 
 /// A fact. The stored type tag is [`Event::kind`], chosen by us and independent of Rust names.
 #[derive(Clone, Debug)]
@@ -54,6 +56,7 @@ pub enum Event {
     ContentKeyBound(ContentKeyBound),
     ContentKeyTyped(ContentKeyTyped),
     MasterKeyRotated(MasterKeyRotated),
+    RevocationListsTaken(RevocationListsTaken),
     ApiKeyCreated(ApiKeyCreated),
     ApiKeyRevoked(ApiKeyRevoked),
 }
@@ -415,6 +418,7 @@ impl Event {
             Self::ContentKeyBound(_) => "content-key-bound.v1",
             Self::ContentKeyTyped(_) => "content-key-typed.v1",
             Self::MasterKeyRotated(_) => "master-key-rotated.v1",
+            Self::RevocationListsTaken(_) => "revocation-lists-taken.v1",
             Self::ApiKeyCreated(_) => "api-key-created.v1",
             Self::ApiKeyRevoked(_) => "api-key-revoked.v1",
         }
@@ -445,6 +449,7 @@ impl Event {
             Self::ContentKeyBound(e) => e.at_ms,
             Self::ContentKeyTyped(e) => e.at_ms,
             Self::MasterKeyRotated(e) => e.at_ms,
+            Self::RevocationListsTaken(e) => e.at_ms,
             Self::ApiKeyCreated(e) => e.at_ms,
             Self::ApiKeyRevoked(e) => e.at_ms,
         }
@@ -488,6 +493,7 @@ impl Event {
             Self::ContentKeyBound(e) => e.key_id.to_string(),
             Self::ContentKeyTyped(e) => format!("{} {}", e.key_id, e.stated_by.word()),
             Self::MasterKeyRotated(e) => e.at_ms.to_string(),
+            Self::RevocationListsTaken(e) => e.sequence.to_string(),
             Self::ApiKeyCreated(e) => e.key_id.clone(),
             Self::ApiKeyRevoked(e) => e.key_id.clone(),
         }

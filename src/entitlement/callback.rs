@@ -160,7 +160,7 @@ impl Callback {
     }
 
     pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
-        let available = asked.available(keys)?;
+        asked.check_kids(keys)?;
         let (id, question) = self.question(asked)?;
         let answer = self.ask(id, question).await?;
         let shape = |reason: String| Fault::from(CallbackError::Shape(reason));
@@ -169,7 +169,7 @@ impl Callback {
         match verdict {
             Verdict::Allow { license } => {
                 license.check().map_err(|error| shape(error.to_string()))?;
-                license.grant(asked, available, "callback", None)
+                license.grant(asked, keys, "callback", None)
             }
             Verdict::Deny { reason } => {
                 let reason = reason.filter(|reason| is_reason(reason));

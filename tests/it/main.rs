@@ -19,6 +19,7 @@ mod crashes;
 mod device;
 mod golden_flow;
 mod http_shell;
+mod https;
 mod key_types;
 mod layout;
 mod matrix;

@@ -12,7 +12,6 @@
 
 pub mod callback;
 mod open;
-mod outbound;
 pub mod statement;
 pub mod token;
 
@@ -27,6 +26,8 @@ use uuid::Uuid;
 use crate::domain::event::{Chain, KeySource};
 use crate::domain::{DeviceRef, Digest, Identity, KeyId};
 use crate::keys::{Keys, Source};
+use crate::outbound::OutboundError;
+use crate::outbound::signing::InvalidSecret;
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::header::{AlgId, HeaderKey};
 use crate::playready::key_seed::KeySeed;
@@ -41,37 +42,9 @@ pub use token::Token;
 /// What authorizes requests cannot be put together. Every text names the setting or file to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum EntitlementError {
-    /// A URL cannot be asked.
-    #[error("{setting} is {url}, which cannot be asked: {reason}")]
-    Url {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        url: String,
-        /// What is wrong and what would be right.
-        reason: &'static str,
-    },
-    /// Nothing says which certificates to trust.
-    #[error(
-        "{setting} is an https URL and {ca_setting} is not set; set it to a PEM file of the \
-         certificates to trust, your own authority's or those of the operating system"
-    )]
-    NoCa {
-        /// The setting with the URL.
-        setting: &'static str,
-        /// The setting that is missing.
-        ca_setting: &'static str,
-    },
-    /// A file cannot be used.
-    #[error("cannot use {}, the file of {setting}; check path, permissions and content", path.display())]
-    File {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: std::io::Error,
-    },
+    /// A server cannot be asked.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
     /// A key set cannot be used.
     #[error("cannot use {}, the file of token.keys_file: {reason}", path.display())]
     KeySet {
@@ -81,13 +54,12 @@ pub enum EntitlementError {
         reason: String,
     },
     /// A secret is not in the form of a webhook secret.
-    #[error(
-        "{}, the file of callback.secret_file, does not hold a webhook secret; make one with: \
-         printf 'whsec_%s\\n' \"$(head -c 32 /dev/urandom | base64 -w0)\"", path.display()
-    )]
+    #[error("cannot use {}, the file of callback.secret_file: {source}", path.display())]
     Secret {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        source: InvalidSecret,
     },
 }
 

@@ -42,6 +42,10 @@ pub enum InventoryRead {}
 #[derive(Debug)]
 pub enum EventsRead {}
 
+/// [`Scope::SupportWrite`] is needed.
+#[derive(Debug)]
+pub enum SupportWrite {}
+
 /// [`Scope::KeysWrite`] is needed.
 #[derive(Debug)]
 pub enum KeysWrite {}
@@ -60,6 +64,10 @@ impl RequiredScope for InventoryRead {
 
 impl RequiredScope for EventsRead {
     const SCOPE: Scope = Scope::EventsRead;
+}
+
+impl RequiredScope for SupportWrite {
+    const SCOPE: Scope = Scope::SupportWrite;
 }
 
 impl RequiredScope for KeysWrite {

@@ -37,4 +37,5 @@ mod schemathesis;
 mod service;
 mod shapes;
 mod voiding;
+mod webhooks;
 mod wire;

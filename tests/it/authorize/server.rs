@@ -34,6 +34,8 @@ pub enum Answer {
     Body(u16, Vec<u8>),
     /// Status 302 to this place.
     Redirect(String),
+    /// Status 429: not before so many seconds.
+    Later(u64),
     /// Hangs up without a word.
     Nothing,
     /// Says nothing until the client gives up.
@@ -127,9 +129,10 @@ fn serve(connection: Box<dyn Stream>, asked: &Mutex<Vec<Asked>>, respond: &Respo
         asked.len() - 1
     };
     let mut connection = reader.into_inner();
-    let (status, location, body) = match respond(number, &request) {
+    let (status, header, body) = match respond(number, &request) {
         Answer::Body(status, body) => (status, String::new(), body),
         Answer::Redirect(to) => (302, format!("location: {to}\r\n"), Vec::new()),
+        Answer::Later(seconds) => (429, format!("retry-after: {seconds}\r\n"), Vec::new()),
         Answer::Nothing => return,
         Answer::Silence => {
             let _ = connection.read(&mut [0; 1]);
@@ -138,7 +141,7 @@ fn serve(connection: Box<dyn Stream>, asked: &Mutex<Vec<Asked>>, respond: &Respo
     };
     let length = body.len();
     let head = format!(
-        "HTTP/1.1 {status} Answer\r\n{location}content-length: {length}\r\nconnection: close\r\n\r\n"
+        "HTTP/1.1 {status} Answer\r\n{header}content-length: {length}\r\nconnection: close\r\n\r\n"
     );
     // A client that does not like the head hangs up before the body.
     let _ = connection

@@ -19,6 +19,7 @@ pub mod revocation;
 pub mod serve;
 pub mod service;
 pub mod voiding;
+pub mod webhooks;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,8 @@ enum Command {
     Inventory(inventory::InventoryArgs),
     Events(events::EventsArgs),
     Rebuild(rebuild::RebuildArgs),
+    #[command(subcommand)]
+    Webhooks(webhooks::WebhooksCommand),
     #[command(subcommand)]
     Pki(pki::PkiCommand),
     #[command(subcommand)]
@@ -102,6 +105,7 @@ fn run_command() -> ExitCode {
         Command::Inventory(args) => inventory::run(args),
         Command::Events(args) => events::run(args),
         Command::Rebuild(args) => rebuild::run(args),
+        Command::Webhooks(command) => webhooks::run(command),
         Command::Pki(command) => pki::run(command),
         Command::Device(command) => device::run(command),
         Command::Openapi(args) => openapi::run(args),

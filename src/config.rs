@@ -18,10 +18,12 @@
 mod key;
 mod origins;
 mod sources;
+mod webhooks;
 
 pub use key::{KEYS, Key, Kind};
 pub use origins::{InvalidOrigins, Origins};
 pub use sources::{ConfigError, ENV_PREFIX, Flag, Sources};
+pub use webhooks::{WebhookEndpoint, Webhooks};
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -71,6 +73,8 @@ pub struct Config {
     pub playready: PlayReady,
     /// Keys for browsers.
     pub clearkey: ClearKey,
+    /// Who is told what happens.
+    pub webhooks: Webhooks,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -95,6 +99,7 @@ impl Default for Config {
             rate: Rate::default(),
             playready: PlayReady::default(),
             clearkey: ClearKey::default(),
+            webhooks: Webhooks::default(),
             log: Log::default(),
         }
     }

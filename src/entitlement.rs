@@ -7,12 +7,11 @@
 //! - [`Token`]: a token that the service signed and its app passes on.
 //! - [`Callback`]: the service itself, asked about each request.
 //!
-//! What the service says has the same shape in both, a [`statement`]. KIDs without a key are left
-//! out before it is looked at, KIDs that it does not cover afterwards.
+//! What the service says has the same shape in both, a [`statement`]. KIDs without a key, and those
+//! that it does not cover, are left out.
 
 pub mod callback;
 mod open;
-mod outbound;
 pub mod statement;
 pub mod token;
 
@@ -27,13 +26,14 @@ use uuid::Uuid;
 use crate::domain::event::{Chain, KeySource};
 use crate::domain::{DeviceRef, Digest, Identity, KeyId};
 use crate::keys::{Keys, Source};
+use crate::outbound::OutboundError;
+use crate::outbound::signing::InvalidSecret;
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::header::{AlgId, HeaderKey};
 use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
 use crate::playready::soap::{Fault, FaultCode, Refusal};
-use statement::Available;
 
 pub use callback::Callback;
 pub use open::Open;
@@ -42,37 +42,9 @@ pub use token::Token;
 /// What authorizes requests cannot be put together. Every text names the setting or file to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum EntitlementError {
-    /// A URL cannot be asked.
-    #[error("{setting} is {url}, which cannot be asked: {reason}")]
-    Url {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        url: String,
-        /// What is wrong and what would be right.
-        reason: &'static str,
-    },
-    /// Nothing says which certificates to trust.
-    #[error(
-        "{setting} is an https URL and {ca_setting} is not set; set it to a PEM file of the \
-         certificates to trust, your own authority's or those of the operating system"
-    )]
-    NoCa {
-        /// The setting with the URL.
-        setting: &'static str,
-        /// The setting that is missing.
-        ca_setting: &'static str,
-    },
-    /// A file cannot be used.
-    #[error("cannot use {}, the file of {setting}; check path, permissions and content", path.display())]
-    File {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: std::io::Error,
-    },
+    /// A server cannot be asked.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
     /// A key set cannot be used.
     #[error("cannot use {}, the file of token.keys_file: {reason}", path.display())]
     KeySet {
@@ -82,13 +54,12 @@ pub enum EntitlementError {
         reason: String,
     },
     /// A secret is not in the form of a webhook secret.
-    #[error(
-        "{}, the file of callback.secret_file, does not hold a webhook secret; make one with: \
-         printf 'whsec_%s\\n' \"$(head -c 32 /dev/urandom | base64 -w0)\"", path.display()
-    )]
+    #[error("cannot use {}, the file of callback.secret_file: {source}", path.display())]
     Secret {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        source: InvalidSecret,
     },
 }
 
@@ -290,23 +261,18 @@ impl Asked<'_> {
         self.custom_data.and_then(|text| serde_json::from_str(text).ok())
     }
 
-    /// Those of the KIDs that there is a registered key for.
+    /// Refuses what nobody needs to be asked about: there can be a key for none of the KIDs.
     ///
     /// # Errors
-    /// [`Refusal::NoKid`], and [`Refusal::KeyUnknown`] if there is a key for none.
-    fn available(&self, keys: &Keys) -> Result<Vec<Available>, Fault> {
+    /// [`Refusal::NoKid`] and [`Refusal::KeyUnknown`].
+    fn check_kids(&self, keys: &Keys) -> Result<(), Fault> {
         if self.kids.is_empty() {
             return Err(Fault::refused(Refusal::NoKid));
         }
-        let mut available = Vec::with_capacity(self.kids.len());
-        for kid in self.kids {
-            let found = key_of(*kid, None, keys)?;
-            available.extend(found.map(|(key, source)| Available { kid: *kid, key, source }));
-        }
-        if available.is_empty() {
+        if !self.kids.iter().any(|kid| keys.may_have(KeyId(kid.guid()))) {
             return Err(Fault::refused(Refusal::KeyUnknown { kids: self.kids.to_vec() }));
         }
-        Ok(available)
+        Ok(())
     }
 
     /// The type the header gives a KID's key, if it gives one.

@@ -229,6 +229,14 @@ impl Keys {
         }
     }
 
+    /// Whether there could be a key for the KID: one of its own, or that of some seed.
+    pub fn may_have(&self, key_id: KeyId) -> bool {
+        let known = self.known();
+        !known.seeds.is_empty()
+            || known.keys.contains_key(&key_id)
+            || known.missing.contains(&key_id)
+    }
+
     /// The content key registered for `key_id`.
     pub fn content_key(&self, key_id: KeyId) -> Option<ContentKey> {
         self.known().keys.get(&key_id).cloned()

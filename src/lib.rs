@@ -13,10 +13,12 @@
 //! - [`clearkey`]: pure. What browsers ask through Encrypted Media Extensions, and what they get.
 //! - [`ledger`]: the append-only event log, and the state that decisions are made on.
 //! - [`keys`]: content keys and key seeds, sealed at rest.
+//! - [`outbound`]: requests to the service's own servers, signed as Standard Webhooks.
 //! - [`entitlement`]: may this be issued, and with which policy?
 //! - [`licensing`]: the use cases. The only place where domain, playready and ledger meet.
 //! - [`packaging`]: keys for packagers: headers, CPIX and SPEKE, `AcquirePackagingData`.
 //! - [`projections`]: read models: the inventory and the history.
+//! - [`notify`]: webhooks: the service's own servers are told what happened.
 //! - [`access`]: API keys, scopes, rate limits, key files.
 //! - [`config`]: what an operator can set.
 //! - [`http`]: the outer shell around every request, and the routes.
@@ -34,6 +36,8 @@ pub mod http;
 pub mod keys;
 pub mod ledger;
 pub mod licensing;
+pub mod notify;
+pub mod outbound;
 pub mod packaging;
 pub mod playready;
 pub mod projections;

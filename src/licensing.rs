@@ -49,6 +49,7 @@ pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Questio
 pub use metrics::Metrics;
 pub use once::{CommandAnswer, CommandError, Once};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
+pub use revocation::TakenLists;
 pub use support::{
     Blocked, Fate, Linked, Succession, SupportRefused, TakenOver, WrittenOff, WrittenOffLicense,
 };

@@ -20,13 +20,13 @@ pub enum Scope {
     AnalyticsRead,
     /// `policy:write`: publish quota policies.
     PolicyWrite,
-    /// `support:write`: write-offs, overrides, blocks.
+    /// `support:write`: write-offs, overrides, blocks, webhooks sent again.
     SupportWrite,
     /// `keys:write`: make content keys for packagers, and list those there are.
     KeysWrite,
     /// `keys:deliver`: get content keys for packaging.
     KeysDeliver,
-    /// `events:read`: read the event log.
+    /// `events:read`: read the event log, and how telling it by webhooks stands.
     EventsRead,
     /// `ledger:append`: append events of one's own.
     LedgerAppend,

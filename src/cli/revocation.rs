@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, UnixMillis};
-use crate::licensing::Licensing;
+use crate::licensing::{Licensing, TakenLists};
 use crate::playready::revocation::Revocation;
 use files::Stamp;
 
@@ -32,19 +32,26 @@ pub struct Watch {
     /// Why the folder could not be read at the last look.
     unreadable: Option<String>,
     warned_of_age_s: Option<u64>,
+    /// Why the lists in force could not be recorded at the last look.
+    unrecorded: Option<String>,
 }
 
 /// Lists that verify, and where they are from.
 type Found = (PathBuf, Revocation);
 
 impl Watch {
-    /// Reads all lists and returns the newest. Others that do not verify are warned of.
+    /// Reads all lists and returns the newest. Others that do not verify are warned of. `taken` are
+    /// those that were in force last.
     ///
     /// # Errors
     ///
-    /// The configured folder cannot be read, or there are files and none of them verifies: then
-    /// nobody could say whether a device is revoked.
-    pub fn open(files: ListFiles, clock: Clock) -> anyhow::Result<(Self, Option<Revocation>)> {
+    /// The configured folder cannot be read; there are files and none of them verifies, or none as
+    /// new as those that were in force: then nobody could say whether a device is revoked.
+    pub fn open(
+        files: ListFiles,
+        taken: Option<TakenLists>,
+        clock: Clock,
+    ) -> anyhow::Result<(Self, Option<Revocation>)> {
         let mut watch = Self {
             files,
             clock,
@@ -52,12 +59,21 @@ impl Watch {
             source: None,
             unreadable: None,
             warned_of_age_s: None,
+            unrecorded: None,
         };
         let paths = watch.files.paths()?;
-        let newest = watch.newest(&paths, None);
+        let newest = watch.newest(&paths, taken);
         if let Some((path, lists)) = &newest {
             watch.source = Some(path.clone());
             watch.warn_of_age(lists);
+        }
+        if let (None, Some(taken)) = (&newest, taken) {
+            anyhow::bail!(
+                "revocation lists {} were in force before, and there are none as new in {}; put \
+                 them back, or add newer ones",
+                taken.sequence,
+                watch.files
+            );
         }
         anyhow::ensure!(
             newest.is_some() || paths.is_empty(),
@@ -72,23 +88,38 @@ impl Watch {
     pub async fn follow(mut self, licensing: Arc<Licensing>) {
         loop {
             tokio::time::sleep(PAUSE).await;
-            let licensing = Arc::clone(&licensing);
+            let looking = Arc::clone(&licensing);
             let looked = tokio::task::spawn_blocking(move || {
-                self.look(&licensing);
-                self
+                let advanced = self.look(&looking);
+                (self, advanced)
             });
             // A panic was reported when it happened.
-            let Ok(watch) = looked.await else { return };
+            let Ok((watch, advanced)) = looked.await else { return };
             self = watch;
+            if advanced || self.unrecorded.is_some() {
+                self.record(&licensing).await;
+            }
         }
     }
 
-    /// Looks once, and puts newer lists in force.
-    pub fn look(&mut self, licensing: &Licensing) {
+    /// Records the lists in force; what fails is tried again after the next look.
+    async fn record(&mut self, licensing: &Licensing) {
+        let failed = licensing.record_revocation().await.err().map(|error| error.to_string());
+        if let Some(reason) =
+            failed.as_ref().filter(|reason| self.unrecorded.as_ref() != Some(reason))
+        {
+            tracing::warn!(reason, "the revocation lists in force could not be recorded: {reason}");
+        }
+        self.unrecorded = failed;
+    }
+
+    /// Looks once, and puts newer lists in force; tells whether it did.
+    fn look(&mut self, licensing: &Licensing) -> bool {
+        let mut advanced = false;
         match self.files.paths() {
             Ok(paths) => {
                 self.unreadable = None;
-                self.look_at(&paths, licensing);
+                advanced = self.look_at(&paths, licensing);
             }
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -101,17 +132,20 @@ impl Watch {
         if let Some(lists) = licensing.revocation() {
             self.warn_of_age(&lists);
         }
+        advanced
     }
 
-    fn look_at(&mut self, paths: &[PathBuf], licensing: &Licensing) {
+    fn look_at(&mut self, paths: &[PathBuf], licensing: &Licensing) -> bool {
         self.seen.retain(|path, _| paths.contains(path));
         if let Some(source) = self.source.take_if(|source| !paths.contains(source)) {
-            warn(&source, "is gone: its revocation lists stay in force until the next start");
+            warn(&source, "is gone: its revocation lists stay in force; the next start needs them");
         }
         let in_force = licensing.revocation();
-        let Some((path, lists)) = self.newest(paths, in_force.as_deref()) else { return };
+        let in_force = in_force.as_deref().map(TakenLists::of);
+        let Some((path, lists)) = self.newest(paths, in_force) else { return false };
         let (sequence, revoked) = (lists.sequence(), lists.revoked().count());
-        if licensing.advance_revocation(lists) {
+        let advanced = licensing.advance_revocation(lists);
+        if advanced {
             tracing::info!(
                 sequence,
                 revoked,
@@ -121,10 +155,11 @@ impl Watch {
             self.source = Some(path);
             self.warned_of_age_s = None;
         }
+        advanced
     }
 
     /// Reads what has changed, and returns the newest lists in it that may follow those in force.
-    fn newest(&mut self, paths: &[PathBuf], in_force: Option<&Revocation>) -> Option<Found> {
+    fn newest(&mut self, paths: &[PathBuf], in_force: Option<TakenLists>) -> Option<Found> {
         let mut newest: Option<Found> = None;
         for path in paths {
             let stamp = Stamp::of(path);
@@ -133,10 +168,11 @@ impl Watch {
             }
             self.seen.insert(path.clone(), stamp);
             let read = self.files.read(path, self.now_s());
-            let read = read.and_then(|lists| match objection(&lists, in_force) {
-                Some(objection) => Err(objection),
-                None => Ok(lists),
-            });
+            let read =
+                read.and_then(|lists| match in_force.and_then(|held| held.objection(&lists)) {
+                    Some(objection) => Err(objection),
+                    None => Ok(lists),
+                });
             let known = newest.as_ref().map(|(_, lists)| lists.sequence());
             match read {
                 Ok(lists) if known < Some(lists.sequence()) => newest = Some((path.clone(), lists)),
@@ -171,17 +207,6 @@ impl Watch {
 /// When lists were issued.
 pub fn time(lists: &Revocation) -> UnixMillis {
     UnixMillis(i64::try_from(lists.issued_at_s()).unwrap_or(i64::MAX).saturating_mul(1000))
-}
-
-/// Why lists cannot follow those in force, which they are not.
-fn objection(lists: &Revocation, in_force: Option<&Revocation>) -> Option<String> {
-    let in_force = in_force?;
-    let (sequence, held) = (lists.sequence(), in_force.sequence());
-    if sequence < held {
-        return Some(format!("its sequence {sequence} is lower than {held}, which is in force"));
-    }
-    let other = sequence == held && lists.element() != in_force.element();
-    other.then(|| format!("it differs from the lists in force, whose sequence {held} is the same"))
 }
 
 /// Whether to warn that lists issued at this time are older than a week: once a day at most.

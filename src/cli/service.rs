@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use zeroize::Zeroizing;
@@ -11,6 +12,7 @@ use super::control::Control;
 use super::master_key::KeyFiles;
 use super::revocation::{ListFiles, Watch};
 use super::voiding::Sweep;
+use super::webhooks;
 use super::{pki, runtime};
 use crate::access::{ApiKeyText, RateLimiter, Registry as ApiKeys, Scope};
 use crate::clock::Clock;
@@ -26,7 +28,8 @@ use crate::keys::{DEFAULT_SEED, Keys};
 use crate::ledger::embedded::Options;
 use crate::ledger::state::{Deciding, StateStore};
 use crate::ledger::{Embedded, Ledger};
-use crate::licensing::{Licensing, Parts, Registry};
+use crate::licensing::{Licensing, Parts, Registry, TakenLists};
+use crate::notify::Webhooks;
 use crate::packaging::Packager;
 use crate::playready::acquire::{ResponseSigner, SignResponses};
 use crate::playready::challenge::Verifier;
@@ -56,6 +59,7 @@ pub struct Service {
     /// The PKI that it reads.
     pub pki: PathBuf,
     control: Option<Control>,
+    webhooks: Option<Webhooks>,
     /// What goes on besides answering; ends with the service.
     background: tokio::task::JoinSet<()>,
     runtime: tokio::runtime::Runtime,
@@ -68,11 +72,20 @@ impl Service {
         let runtime = runtime()?;
         let ledger = Arc::new(Ledger::Embedded(Embedded::open(&data, Options::default())?));
         let opened = runtime.block_on(Opened::open(config, &data, &ledger, &clock))?;
-        let Opened { admin, admin_key, licensing, registry, inventory, readiness, pki, lists } =
+        let Opened { admin, admin_key, licensing, registry, inventory, mut readiness, pki, lists } =
             opened;
         let admin = Arc::new(admin);
         let metrics = Arc::new(Metrics::default());
         metrics.register(|registry| licensing.metrics().register(registry));
+        let webhooks = runtime.block_on(start_webhooks(config, &data, &ledger, &clock))?;
+        if let Some(webhooks) = &webhooks {
+            metrics.register(|registry| webhooks.metrics().register(registry));
+            let failed = webhooks.failed();
+            readiness = readiness.check("webhooks", move || match failed.load(Ordering::Relaxed) {
+                true => Err("stopped; see the log".to_owned()),
+                false => Ok(()),
+            });
+        }
         let sweep_clock = clock.clone();
         let services = actix_web::web::Data::new(Services {
             licensing: Arc::clone(&licensing),
@@ -80,6 +93,7 @@ impl Service {
             packager: Packager::new(config.packaging.clone(), clock.clone()),
             inventory: Arc::clone(&inventory),
             history: History::new(Arc::clone(&ledger)),
+            webhooks: webhooks.as_ref().map(Webhooks::desk),
             identity_rate: RateLimiter::new(config.rate.per_identity_per_minute, config.rate.burst),
             clearkey_origins: config.clearkey.enabled.then(|| config.clearkey.origins.clone()),
             clock,
@@ -102,6 +116,7 @@ impl Service {
             ledger,
             pki,
             control: Some(control),
+            webhooks,
             background,
             runtime,
         })
@@ -125,6 +140,7 @@ impl Service {
             packaging.stop().context("the packagers' HTTP server failed")?;
         }
         drop(self.control.take());
+        drop(self.webhooks.take());
         self.runtime.block_on(async {
             self.background.shutdown().await;
             self.ledger.close().await;
@@ -148,6 +164,22 @@ fn serve_packaging(
     let routes = move |routes: &mut _| install_packaging(routes, &services);
     let running = Server::start(&config, shell, routes);
     Ok(Some(running.context("packaging.listen cannot be served")?))
+}
+
+/// Tells the endpoints of the configuration what happens, if there are any.
+async fn start_webhooks(
+    config: &Config,
+    data: &Path,
+    ledger: &Arc<Ledger>,
+    clock: &Clock,
+) -> anyhow::Result<Option<Webhooks>> {
+    let endpoints = webhooks::endpoints(config)?;
+    if endpoints.is_empty() {
+        return Ok(None);
+    }
+    let percents = config.webhooks.thresholds_percent.clone();
+    let started = Webhooks::start(data, Arc::clone(ledger), clock.clone(), endpoints, percents);
+    Ok(Some(started.await.context("webhooks cannot be sent")?))
 }
 
 /// All that stands behind HTTP.
@@ -181,7 +213,8 @@ impl Opened {
         let pki = load_pki(&pki_dir, clock)?;
         let named = config.playready.revocation_lists.as_deref();
         let lists = ListFiles::new(&pki_dir, named, pki.root);
-        let (lists, revocation) = Watch::open(lists, clock.clone())?;
+        let taken = TakenLists::last(ledger, &pki.root).await?;
+        let (lists, revocation) = Watch::open(lists, taken, clock.clone())?;
         let parts = Parts {
             ledger: Arc::clone(ledger),
             deciding: Deciding::new(Arc::clone(ledger), Arc::clone(&store)),
@@ -201,6 +234,7 @@ impl Opened {
             replay_window_ms: i64::from(config.replay.window_hours) * 60 * 60 * 1000,
         };
         let licensing = Arc::new(Licensing::new(parts).await?);
+        licensing.record_revocation().await?;
         let registry =
             Arc::new(Registry::new(Arc::clone(ledger), Arc::clone(&keys), clock.clone()));
         let missing = registry.load().await?;

@@ -39,6 +39,10 @@ pub enum Kind {
     Id16,
     /// Origins of pages, or `*`: see [`Origins`].
     Origins,
+    /// Whole numbers from 1 to 100.
+    Percents,
+    /// Tables of settings of their own, each `[[NAME]]` in the file.
+    Tables,
     /// Any text but the empty one.
     Text,
 }
@@ -56,6 +60,8 @@ impl Kind {
             Self::Origins => {
                 "origins such as https://player.example, separated by spaces, or *".to_owned()
             }
+            Self::Percents => "whole numbers from 1 to 100, such as [80, 100]".to_owned(),
+            Self::Tables => "a list of tables, such as [{id = \"a\", …}, …]".to_owned(),
             Self::Text => "text".to_owned(),
         }
     }
@@ -65,6 +71,7 @@ impl Kind {
         let value = match self {
             Self::Bool => toml::Value::Boolean(text.parse().ok()?),
             Self::Integer(..) => toml::Value::Integer(text.parse().ok()?),
+            Self::Percents | Self::Tables => inline(text)?,
             _ => toml::Value::String(text.to_owned()),
         };
         self.accepts(&value).then_some(value)
@@ -83,10 +90,20 @@ impl Kind {
                 BASE64.decode(text.as_bytes()).is_ok_and(|bytes| bytes.len() == 16)
             }
             (Self::Origins, toml::Value::String(text)) => text.parse::<Origins>().is_ok(),
+            (Self::Percents, toml::Value::Array(values)) => {
+                values.iter().all(|value| Self::Integer(1, 100).accepts(value))
+            }
+            (Self::Tables, toml::Value::Array(values)) => values.iter().all(toml::Value::is_table),
             (Self::Path | Self::Text, toml::Value::String(text)) => !text.is_empty(),
             _ => false,
         }
     }
+}
+
+/// A value as it stands in a file behind `NAME =`.
+fn inline(text: &str) -> Option<toml::Value> {
+    let mut table: toml::Table = format!("value = {text}").parse().ok()?;
+    table.remove("value").filter(|_| table.is_empty())
 }
 
 const fn key(name: &'static str, kind: Kind) -> Key {
@@ -147,6 +164,8 @@ pub const KEYS: &[Key] = &[
     key("playready.revocation_lists", Kind::Path),
     key("clearkey.enabled", Kind::Bool),
     key("clearkey.origins", Kind::Origins),
+    key("webhooks.endpoints", Kind::Tables),
+    key("webhooks.thresholds_percent", Kind::Percents),
     key("log.format", Kind::OneOf(&["text", "json"])),
     key("log.level", Kind::Text),
 ];

@@ -134,6 +134,14 @@ pub enum ConfigError {
         /// The address.
         listen: std::net::SocketAddr,
     },
+    /// An endpoint of webhooks cannot work.
+    #[error("webhooks.endpoints: the endpoint `{id}`: {reason}")]
+    Webhook {
+        /// Its id.
+        id: String,
+        /// What is wrong and what would be right.
+        reason: &'static str,
+    },
     /// The settings are accepted one by one but do not form a configuration.
     #[error("the settings do not fit together; correct the one named")]
     Inconsistent {
@@ -233,6 +241,7 @@ impl Config {
             }
             (Some(_), Some(_)) | (None, None) => {}
         }
+        self.webhooks.check()?;
         let exposed = !self.listen.ip().is_loopback() && !self.i_know;
         if self.clearkey.enabled && self.tls.certificate.is_none() && exposed {
             return Err(ConfigError::KeysUnprotected { listen: self.listen });

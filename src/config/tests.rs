@@ -22,6 +22,10 @@ fn sample(kind: Kind) -> String {
         Kind::Path => "/somewhere/else".to_owned(),
         Kind::Id16 => "AAECAwQFBgcICQoLDA0ODw==".to_owned(),
         Kind::Origins => "https://player.example".to_owned(),
+        Kind::Percents => "[50]".to_owned(),
+        Kind::Tables => {
+            r#"[{id = "a", url = "https://a.example", secret_files = ["/s"]}]"#.to_owned()
+        }
         Kind::Text => "debug".to_owned(),
     }
 }
@@ -233,4 +237,56 @@ fn secrets_lie_beside_the_data_unless_told_otherwise() {
     let refused = Config::default().data().unwrap_err().to_string();
     assert!(refused.contains("--data DIR") && refused.contains("LICENSE_LEDGER_DATA"), "{refused}");
     assert!(Config::default().secrets().is_err());
+}
+
+fn endpoints(text: &str) -> Result<Vec<WebhookEndpoint>, ConfigError> {
+    Ok(load_file(text)?.webhooks.endpoints)
+}
+
+const ENDPOINT: &str = "[[webhooks.endpoints]]\nid = \"a\"\nurl = \"https://a.example/in\"\n\
+                        secret_files = [\"a.secret\"]\n";
+
+#[test]
+fn webhook_endpoints_are_tables_with_defaults() {
+    let read = endpoints(&format!("{ENDPOINT}{}", ENDPOINT.replace("\"a\"", "\"b\""))).unwrap();
+    assert_eq!(read.iter().map(|endpoint| endpoint.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let endpoint = &read[0];
+    assert_eq!(endpoint.secret_files, [Path::new("a.secret")]);
+    assert_eq!((endpoint.timeout_seconds, endpoint.in_flight), (20, 1));
+    assert_eq!((endpoint.allow_private, endpoint.allow_http), (false, false));
+    assert_eq!((endpoint.from, endpoint.types.len()), (None, 0));
+    assert_eq!(Config::default().webhooks.thresholds_percent, [80, 100]);
+    let from_env = load_env(&[(
+        "LICENSE_LEDGER_WEBHOOKS_ENDPOINTS",
+        r#"[{id = "a", url = "https://a.example/in", secret_files = ["a.secret"]}]"#,
+    )]);
+    assert_eq!(from_env.unwrap().webhooks.endpoints, endpoints(ENDPOINT).unwrap());
+}
+
+#[test]
+fn a_webhook_endpoint_that_cannot_work_is_refused_by_name() {
+    for (line, named) in [
+        ("id = \"A b\"", "id"),
+        ("url = \"http://a.example\"", "allow_http"),
+        ("secret_files = []", "secret_files"),
+        ("timeout_seconds = 0", "timeout_seconds"),
+        ("timeout_seconds = 61", "timeout_seconds"),
+        ("in_flight = 0", "in_flight"),
+        ("in_flight = 65", "in_flight"),
+        ("secret = \"x\"", "unknown field `secret`"),
+    ] {
+        let key = line.split(' ').next().unwrap();
+        let mut text: String =
+            ENDPOINT.lines().filter(|l| !l.starts_with(key)).map(|l| format!("{l}\n")).collect();
+        text.push_str(line);
+        let error = endpoints(&text).unwrap_err();
+        let shown = format!("{error}: {:?}", std::error::Error::source(&error));
+        assert!(shown.contains(named), "{line}: {shown}");
+    }
+    let twice = endpoints(&format!("{ENDPOINT}{ENDPOINT}")).unwrap_err().to_string();
+    assert!(twice.contains("two endpoints"), "{twice}");
+    let http = format!("{}allow_http = true", ENDPOINT.replace("https:", "http:"));
+    assert!(endpoints(&http).unwrap()[0].allow_http);
+    let misspelled = load_file(&ENDPOINT.replace("endpoints", "endpoint")).unwrap_err().to_string();
+    assert!(misspelled.contains("did you mean webhooks.endpoints"), "{misspelled}");
 }

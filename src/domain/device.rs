@@ -45,6 +45,9 @@ pub struct Device {
     /// The device that goes on with what this one had, its identities included. Nothing happens to
     /// this one any more.
     pub given_up_for: Option<DeviceRef>,
+    /// Whether it ever got an identity that was another device's: then index rows of it were put by
+    /// events of that one.
+    pub joined: bool,
     /// Security level it was last seen with.
     pub security_level: Option<u32>,
     /// Maker, model name and number it was last seen with; empty if they are not known.
@@ -134,6 +137,7 @@ impl Device {
                 self.enrolled = true;
                 self.seen_as(e.security_level, &e.model);
             }
+            Event::IdentityLinked(_) => self.joined = true,
             Event::LicenseAcquired(e) => {
                 self.seen_as(e.security_level, &e.model);
                 if e.persistent.effective {

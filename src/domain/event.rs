@@ -8,6 +8,7 @@ mod answered;
 mod key_types;
 mod keys;
 mod quota;
+mod revocation;
 mod support;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,7 @@ pub use quota::{
     QuotaOverrideSet, QuotaPolicyPublished, ReservationClosed, ReservationEnd, ReservationMade,
     ReservedSlot, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
 };
+pub use revocation::RevocationListsTaken;
 pub use support::{
     DeviceBlock, DeviceMerged, DeviceReplaced, DeviceTookOver, LicenseWrittenOff, MovedDoubt,
     MovedIssue, MovedLicense, Replaced, SlotsMoved,
@@ -69,6 +71,7 @@ pub enum Event {
     ContentKeyBound(ContentKeyBound),
     ContentKeyTyped(ContentKeyTyped),
     MasterKeyRotated(MasterKeyRotated),
+    RevocationListsTaken(RevocationListsTaken),
     ApiKeyCreated(ApiKeyCreated),
     ApiKeyRevoked(ApiKeyRevoked),
 }
@@ -445,6 +448,7 @@ impl Event {
             Self::ContentKeyBound(_) => "content-key-bound.v1",
             Self::ContentKeyTyped(_) => "content-key-typed.v1",
             Self::MasterKeyRotated(_) => "master-key-rotated.v1",
+            Self::RevocationListsTaken(_) => "revocation-lists-taken.v1",
             Self::ApiKeyCreated(_) => "api-key-created.v1",
             Self::ApiKeyRevoked(_) => "api-key-revoked.v1",
         }
@@ -482,6 +486,7 @@ impl Event {
             Self::ContentKeyBound(e) => e.at_ms,
             Self::ContentKeyTyped(e) => e.at_ms,
             Self::MasterKeyRotated(e) => e.at_ms,
+            Self::RevocationListsTaken(e) => e.at_ms,
             Self::ApiKeyCreated(e) => e.at_ms,
             Self::ApiKeyRevoked(e) => e.at_ms,
         }
@@ -539,6 +544,7 @@ impl Event {
             Self::ContentKeyBound(e) => e.key_id.to_string(),
             Self::ContentKeyTyped(e) => format!("{} {}", e.key_id, e.stated_by.word()),
             Self::MasterKeyRotated(e) => e.at_ms.to_string(),
+            Self::RevocationListsTaken(e) => e.sequence.to_string(),
             Self::ApiKeyCreated(e) => e.key_id.clone(),
             Self::ApiKeyRevoked(e) => e.key_id.clone(),
         }

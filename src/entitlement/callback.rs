@@ -4,7 +4,8 @@
 //! [Standard Webhook](https://www.standardwebhooks.com): `webhook-id` is a fresh id, the same for
 //! every attempt; `webhook-timestamp` the Unix seconds of the attempt; `webhook-signature` is `v1,`
 //! and the base64 of HMAC-SHA-256 over `id.timestamp.body` with the secret in `callback.secret_file`,
-//! a line `whsec_` and the base64 of 24 to 64 bytes.
+//! a line `whsec_` and the base64 of 24 to 64 bytes. [`signing`](crate::outbound::signing) has the
+//! form, and the other one that the file may hold.
 //!
 //! ```json
 //! {"type": "license.requested", "timestamp": "2026-03-31T12:00:00.000Z", "data": {
@@ -34,20 +35,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use data_encoding::BASE64;
-use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
-use super::outbound::{Answer, Outbound};
 use super::statement::{Statement, shape_error};
 use super::{Asked, EntitlementError, Grant};
 use crate::clock::{Clock, UnixMillis};
 use crate::config;
 use crate::keys::Keys;
+use crate::outbound::signing::SigningKey;
+use crate::outbound::{Answer, Outbound, Reach, Target};
 use crate::playready::soap::{Fault, Refusal};
 
 /// The longest answer that is read, in bytes.
@@ -68,7 +66,7 @@ pub struct Callback {
 /// Asks until there is an answer.
 struct Caller {
     outbound: Outbound,
-    secret: Zeroizing<Vec<u8>>,
+    key: SigningKey,
     timeout: Duration,
     retries: u32,
     clock: Clock,
@@ -137,16 +135,18 @@ impl Callback {
         secret: &str,
         clock: Clock,
     ) -> Result<Self, EntitlementError> {
-        let outbound = Outbound::new(
-            ("callback.url", config.url.as_deref().unwrap_or_default()),
-            ("callback.ca", config.ca.as_deref()),
-            ANSWER_BYTES_MAX,
-        )?;
+        let outbound = Outbound::new(&Target {
+            setting: "callback.url",
+            url: config.url.as_deref().unwrap_or_default(),
+            ca_setting: "callback.ca",
+            ca: config.ca.as_deref(),
+            reach: Reach::Anywhere,
+        })?;
         let file = config.secret_file.as_deref().unwrap_or(Path::new(""));
         let caller = Caller {
             outbound,
-            secret: secret_bytes(secret)
-                .ok_or_else(|| EntitlementError::Secret { path: file.to_owned() })?,
+            key: SigningKey::parse(secret)
+                .map_err(|source| EntitlementError::Secret { path: file.to_owned(), source })?,
             timeout: Duration::from_millis(config.timeout_ms),
             retries: config.retries,
             clock: clock.clone(),
@@ -160,7 +160,7 @@ impl Callback {
     }
 
     pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
-        let available = asked.available(keys)?;
+        asked.check_kids(keys)?;
         let (id, question) = self.question(asked)?;
         let answer = self.ask(id, question).await?;
         let shape = |reason: String| Fault::from(CallbackError::Shape(reason));
@@ -169,7 +169,7 @@ impl Callback {
         match verdict {
             Verdict::Allow { license } => {
                 license.check().map_err(|error| shape(error.to_string()))?;
-                license.grant(asked, available, "callback", None)
+                license.grant(asked, keys, "callback", None)
             }
             Verdict::Deny { reason } => {
                 let reason = reason.filter(|reason| is_reason(reason));
@@ -247,57 +247,17 @@ impl Caller {
 
     fn attempt(&self, id: &str, body: &[u8], timeout: Duration) -> Result<Answer, ureq::Error> {
         let timestamp = self.clock.now().seconds().to_string();
-        let signature = signature(&self.secret, id, &timestamp, body);
+        let signature = self.key.sign(id, &timestamp, body);
         let headers = [
             ("webhook-id", id),
             ("webhook-timestamp", &timestamp),
             ("webhook-signature", &signature),
         ];
-        self.outbound.post(&headers, body, timeout)
+        self.outbound.post(&headers, body, ANSWER_BYTES_MAX, timeout)
     }
-}
-
-/// `v1,` and the base64 of HMAC-SHA-256 over `id.timestamp.body`.
-fn signature(secret: &[u8], id: &str, timestamp: &str, body: &[u8]) -> String {
-    let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret);
-    let Ok(mut mac) = mac else { unreachable!("HMAC takes keys of any length") };
-    for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
-        mac.update(part);
-    }
-    format!("v1,{}", BASE64.encode(&mac.finalize().into_bytes()))
-}
-
-/// The bytes of `whsec_…`.
-fn secret_bytes(text: &str) -> Option<Zeroizing<Vec<u8>>> {
-    let encoded = text.trim().strip_prefix("whsec_")?;
-    let bytes = Zeroizing::new(BASE64.decode(encoded.as_bytes()).ok()?);
-    (24..=64).contains(&bytes.len()).then_some(bytes)
 }
 
 fn is_reason(text: &str) -> bool {
     (1..=REASON_BYTES_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The example of the Standard Webhooks reference libraries.
-    #[test]
-    fn signs_as_the_published_example_does() {
-        let secret = secret_bytes("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
-        let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
-        let signed = signature(&secret, id, "1614265330", br#"{"test": 2432232314}"#);
-        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
-    }
-
-    #[test]
-    fn refuses_what_is_no_webhook_secret() {
-        let short = format!("whsec_{}", BASE64.encode(&[1; 23]));
-        let long = format!("whsec_{}", BASE64.encode(&[1; 65]));
-        for text in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_*", &short, &long] {
-            assert!(secret_bytes(text).is_none(), "{text}");
-        }
-    }
 }

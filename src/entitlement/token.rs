@@ -158,10 +158,10 @@ impl Token {
     }
 
     pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
-        let available = asked.available(keys)?;
+        asked.check_kids(keys)?;
         let token = asked.token().ok_or(TokenError::Missing)?;
         let (statement, spends) = self.verify(&token).await?;
-        statement.grant(asked, available, "token", Some(spends))
+        statement.grant(asked, keys, "token", Some(spends))
     }
 
     /// What the token says, and what a grant spends.

@@ -9,6 +9,7 @@ mod license;
 mod once;
 mod packaging;
 mod support;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::Origins;
 use crate::domain::{DeviceRef, Identity};
 use crate::licensing::{Licensing, LicensingError, Registry};
+use crate::notify::Desk;
 use crate::packaging::Packager;
 use crate::projections::{History, Inventory};
 
@@ -37,6 +39,8 @@ pub struct Services {
     pub inventory: Arc<Inventory>,
     /// The events.
     pub history: History,
+    /// Who is told what happens; `None` where nobody is.
+    pub webhooks: Option<Arc<Desk>>,
     /// How often one identity may ask.
     pub identity_rate: RateLimiter<Identity>,
     /// The origins whose pages may ask through Clear Key; `None` where that is not offered.
@@ -111,7 +115,18 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
         .service(web::resource("/v1/speke/v2").route(web::post().to(packaging::speke)))
         .service(web::resource("/v1/keys").route(web::get().to(keys::list)))
         .service(web::resource("/v1/events").route(web::get().to(events::list)))
-        .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)));
+        .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)))
+        .service(web::resource("/v1/webhooks").route(web::get().to(webhooks::list)))
+        .service(web::resource("/v1/webhooks/{id}").route(web::get().to(webhooks::show)))
+        .service(
+            web::resource("/v1/webhooks/{id}/dead-letters")
+                .route(web::get().to(webhooks::dead_letters)),
+        )
+        .service(web::resource("/v1/webhooks/{id}/replay").route(web::post().to(webhooks::replay)))
+        .service(web::resource("/v1/webhooks/{id}/enable").route(web::post().to(webhooks::enable)))
+        .service(
+            web::resource("/v1/webhooks/{id}/disable").route(web::post().to(webhooks::disable)),
+        );
     if services.clearkey_origins.is_some() {
         config.service(
             web::resource("/clearkey")

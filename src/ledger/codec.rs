@@ -59,6 +59,7 @@ pub fn encode(event: &Event) -> Result<Vec<u8>, CodecError> {
         Event::ContentKeyBound(e) => serde_json::to_vec(e),
         Event::ContentKeyTyped(e) => serde_json::to_vec(e),
         Event::MasterKeyRotated(e) => serde_json::to_vec(e),
+        Event::RevocationListsTaken(e) => serde_json::to_vec(e),
         Event::ApiKeyCreated(e) => serde_json::to_vec(e),
         Event::ApiKeyRevoked(e) => serde_json::to_vec(e),
     };
@@ -99,6 +100,7 @@ pub fn decode(kind: &str, body: &[u8]) -> Result<Event, CodecError> {
         "content-key-bound.v1" => Event::ContentKeyBound(read(kind, body)?),
         "content-key-typed.v1" => Event::ContentKeyTyped(read(kind, body)?),
         "master-key-rotated.v1" => Event::MasterKeyRotated(read(kind, body)?),
+        "revocation-lists-taken.v1" => Event::RevocationListsTaken(read(kind, body)?),
         "api-key-created.v1" => Event::ApiKeyCreated(read(kind, body)?),
         "api-key-revoked.v1" => Event::ApiKeyRevoked(read(kind, body)?),
         _ => return Err(CodecError::UnknownKind(kind.to_owned())),

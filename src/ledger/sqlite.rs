@@ -43,6 +43,7 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result
 }
 
 /// How far a derived file has come.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Checkpoint {
     /// Sequence of the next event to apply.
     pub next_sequence: u64,

@@ -1,7 +1,7 @@
 //! The state that decisions are made on.
 //!
 //! Local and disposable: one bounded row a device, one an account, and index rows for what was seen
-//! before, kept by a tail of the ledger ([`store`]). Devices ([`deciding`]) and accounts
+//! before, kept by a tail of the ledger ([`store`], [`folder`]). Devices ([`deciding`]) and accounts
 //! ([`accounts`]) used lately stay in memory, at the head of their streams; there the cost of a
 //! decision does not depend on the length of history.
 //!
@@ -11,6 +11,7 @@
 
 pub mod accounts;
 pub mod deciding;
+mod folder;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,7 @@ impl Fact {
 /// How far a tail has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Sequence of the next event to apply: all before it are applied and committed.
+    /// All events before this sequence are applied and what they changed is stored.
     pub next_sequence: u64,
     /// The latest time of an event applied, or of the last one that was there at the start; 0 if
     /// there was none.
@@ -45,8 +45,20 @@ pub struct Progress {
 
 /// What is done with the events. Called on the tail's own thread.
 pub trait Apply: Send + 'static {
-    /// Applies a batch and moves the checkpoint, in one transaction.
+    /// Applies a batch. Either stores what it changed and moves the checkpoint, in one transaction,
+    /// or gathers changes and says so by [`unstored_from`](Self::unstored_from).
     fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+    /// The first event that was applied and whose changes are not all stored; `None`: all are.
+    fn unstored_from(&self) -> Option<u64> {
+        None
+    }
+
+    /// Stores all changes: nothing more has come for a while, somebody waits for them, or the tail
+    /// stops.
+    fn store(&mut self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(())
+    }
 }
 
 /// A running tail. Dropping it stops the thread after the batch at hand.
@@ -74,6 +86,7 @@ impl Tail {
         let follower = Follower {
             ledger,
             next_sequence,
+            last_at_ms,
             pause,
             apply,
             progress: sender,
@@ -127,6 +140,7 @@ impl Drop for Tail {
 struct Follower<A> {
     ledger: Arc<Ledger>,
     next_sequence: u64,
+    last_at_ms: i64,
     pause: Duration,
     apply: A,
     progress: watch::Sender<Progress>,
@@ -147,38 +161,51 @@ enum TailError {
 
 impl<A: Apply> Follower<A> {
     async fn run(mut self, name: &str) {
+        if let Err(error) = self.follow().await {
+            let reason = error_text(&error);
+            tracing::error!(tail = name, %reason, "tail {name} stopped: {reason}");
+            self.progress.send_modify(|progress| progress.failed = Some(reason));
+        }
+    }
+
+    /// Returns once it was told to stop or the ledger takes no more events.
+    async fn follow(&mut self) -> Result<(), TailError> {
         let mut committed = self.ledger.subscribe();
+        let mut awaited = false;
         loop {
-            match self.apply_next_batch().await {
-                Ok(true) => {
-                    tokio::select! {
-                        biased;
-                        () = self.stop.notified() => return,
-                        () = std::future::ready(()) => continue,
-                    }
+            while self.apply_next_batch().await? {
+                tokio::select! {
+                    biased;
+                    () = self.stop.notified() => return self.store(),
+                    () = std::future::ready(()) => {}
                 }
-                Ok(false) => {}
-                Err(error) => {
-                    let reason = error_text(&error);
-                    tracing::error!(tail = name, %reason, "tail {name} stopped: {reason}");
-                    self.progress.send_modify(|progress| progress.failed = Some(reason));
-                    return;
-                }
+            }
+            if std::mem::take(&mut awaited) {
+                self.store()?;
             }
             let next = self.next_sequence;
+            let gathered = self.apply.unstored_from().is_some();
             tokio::select! {
                 biased;
-                () = self.stop.notified() => return,
+                () = self.stop.notified() => return self.store(),
                 changed = committed.wait_for(|last| last.is_some_and(|last| last >= next)) => {
                     if changed.is_err() {
-                        return;
+                        return self.store();
                     }
+                }
+                () = self.hurry.notified(), if gathered => {
+                    self.store()?;
+                    continue;
+                }
+                () = tokio::time::sleep(self.pause), if gathered => {
+                    self.store()?;
+                    continue;
                 }
             }
             tokio::select! {
                 biased;
-                () = self.stop.notified() => return,
-                () = self.hurry.notified() => {}
+                () = self.stop.notified() => return self.store(),
+                () = self.hurry.notified() => awaited = true,
                 () = tokio::time::sleep(self.pause) => {}
             }
         }
@@ -197,12 +224,25 @@ impl<A: Apply> Follower<A> {
         if let Some(last) = batch.last() {
             let next_sequence = last.recorded.sequence + 1;
             let times = batch.iter().map(|fact| fact.event.at_ms());
-            let last_at_ms = times.fold(self.progress.borrow().last_at_ms, i64::max);
+            self.last_at_ms = times.fold(self.last_at_ms, i64::max);
             self.apply.apply(&batch).map_err(|source| TailError::Apply { sequence, source })?;
             self.next_sequence = next_sequence;
-            self.progress.send_replace(Progress { next_sequence, last_at_ms, failed: None });
+            self.report();
         }
         Ok(full)
+    }
+
+    fn store(&mut self) -> Result<(), TailError> {
+        let sequence = self.apply.unstored_from().unwrap_or(self.next_sequence);
+        self.apply.store().map_err(|source| TailError::Apply { sequence, source })?;
+        self.report();
+        Ok(())
+    }
+
+    fn report(&self) {
+        let next_sequence = self.apply.unstored_from().unwrap_or(self.next_sequence);
+        let last_at_ms = self.last_at_ms;
+        self.progress.send_replace(Progress { next_sequence, last_at_ms, failed: None });
     }
 }
 

@@ -309,12 +309,14 @@ impl Licensing {
         let now_s = u64::try_from(batch.now_ms / 1000).unwrap_or_default();
         let mut keys = RequestKeys::default();
         let mut recorded = Vec::with_capacity(licenses.len());
-        for (ordinal, license) in (0..).zip(licenses) {
+        for (ordinal, mut license) in (0..).zip(licenses) {
+            // The key at hand is that of the source it was entitled from.
+            keys.remember(license.kid, license.key.clone(), license.source.clone());
+            self.follow_binding(&mut license).await?;
             let key_type = self.key_type(&license).await?;
             let policy = license.policy.effective(&client, key_type, now_s);
             let policy = policy.map_err(|refusal| Denied::from(Refusal::from(refusal)))?;
             recorded.push(batch.license(&license, &policy, key_type, ordinal)?);
-            keys.remember(license.kid, license.key, license.source);
         }
         Ok((Acquire { licenses: recorded, ..command }, keys, claims))
     }

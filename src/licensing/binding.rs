@@ -16,8 +16,9 @@
 
 use super::key_types::{self, OtherType};
 use super::{Denied, Licensing, LicensingError};
-use crate::domain::event::{ContentKeyBound, KeySource, LicenseAcquired};
+use crate::domain::event::{Chain, ContentKeyBound, KeySource, LicenseAcquired};
 use crate::domain::{Event, KeyId};
+use crate::entitlement::Entitled;
 use crate::keys::Source;
 use crate::ledger::tail::Fact;
 use crate::ledger::{InvalidStreamName, Ledger, StreamName};
@@ -94,6 +95,34 @@ impl Licensing {
         Ok(Some(bindings))
     }
 
+    /// Names the seeds that the keys of a license are bound to, where that was not known when it was
+    /// entitled: a leaf is compared with the root that the device holds.
+    pub(super) async fn follow_binding(
+        &self,
+        license: &mut Entitled,
+    ) -> Result<(), LicensingError> {
+        if let Some(Chain::Leaf { root_key_id, root_key_source }) = &mut license.chain {
+            self.follow_seed(*root_key_id, root_key_source).await?;
+        }
+        self.follow_seed(KeyId(license.kid.guid()), &mut license.source).await
+    }
+
+    async fn follow_seed(
+        &self,
+        key_id: KeyId,
+        source: &mut KeySource,
+    ) -> Result<(), LicensingError> {
+        let KeySource::Seed { seed_id } = source else { return Ok(()) };
+        if self.keys.bound_seed(key_id).is_some() {
+            return Ok(());
+        }
+        if let Some(KeySource::Seed { seed_id: bound }) = find(&self.ledger, key_id).await? {
+            self.keys.remember_bound(key_id, &bound);
+            *seed_id = bound;
+        }
+        Ok(())
+    }
+
     /// Names the key sources that KIDs are bound to in licenses that named others. Waits a little: a
     /// key that another request is registering in this moment will be there.
     ///
@@ -109,16 +138,23 @@ impl Licensing {
             if self.typing(license, 0).await?.is_err() {
                 return Err(Refusal::TryLater.into());
             }
-            if let KeySource::Seed { .. } = license.key_source {
-                license.key_source = match self.keys.source(license.key_id, None) {
-                    Ok(Some(Source::Registered(_))) => KeySource::Registered,
-                    Ok(Some(Source::Seed { seed_id, .. })) => KeySource::Seed { seed_id },
-                    // Not there yet, or missing: the next attempt finds out.
-                    Ok(None) | Err(_) => continue,
-                };
+            self.follow(license.key_id, &mut license.key_source);
+            if let Some(Chain::Leaf { root_key_id, root_key_source }) = &mut license.chain {
+                self.follow(*root_key_id, root_key_source);
             }
         }
         Ok(())
+    }
+
+    fn follow(&self, key_id: KeyId, source: &mut KeySource) {
+        if let KeySource::Seed { .. } = source {
+            match self.keys.source(key_id, None) {
+                Ok(Some(Source::Registered(_))) => *source = KeySource::Registered,
+                Ok(Some(Source::Seed { seed_id, .. })) => *source = KeySource::Seed { seed_id },
+                // Not there yet, or missing: the next attempt finds out.
+                Ok(None) | Err(_) => {}
+            }
+        }
     }
 
     /// Remembers bindings that are stored.

@@ -182,16 +182,18 @@ impl Licensing {
         };
         let now_s = u64::try_from(now_ms / 1000).unwrap_or_default();
         let (mut licenses, mut keys) = (Vec::new(), RequestKeys::default());
-        for (ordinal, license) in (0..).zip(grant.licenses) {
+        for (ordinal, mut license) in (0..).zip(grant.licenses) {
             if license.chain.is_some() {
                 let detail = "root and leaf licenses need a client that opens one with the other; \
                               entitle it to licenses that stand alone";
                 return Err(ClearKeyRefused::NotLicensed(detail.to_owned()));
             }
             let policy = fitted(&license.policy, now_s)?;
+            // The key at hand is that of the source it was entitled from.
+            keys.remember(license.kid, license.key.clone(), license.source.clone());
+            self.follow_binding(&mut license).await?;
             let key_type = self.key_type(&license).await?;
             licenses.push(batch.license(&license, &policy, key_type, ordinal)?);
-            keys.remember(license.kid, license.key, license.source);
         }
         Ok((licenses, keys))
     }

@@ -24,7 +24,7 @@ pub use voided::{Unconfirmed, VoidedLicense};
 
 /// How long events gather before they are applied, unless a reader waits for them. Together they
 /// change the same pages, which are then written once.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(1);
 
 const FILE: &str = "read_models.db";
 const SCHEMA: &[&str] = &[

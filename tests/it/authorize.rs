@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::device::{Acquired, Device, kid, request};
 use crate::service::{Setup, TestService};
 
+pub use callback::ask_at;
 pub use issuer::{AUDIENCE, ISSUER, Issuer, claims, key_set};
 pub use server::{Answer, Asked, Server};
 

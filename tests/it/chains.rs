@@ -2,14 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use license_ledger::playready::content_key::KeyType;
+use license_ledger::cli::admin::Command;
+use license_ledger::domain::event::KeySource;
+use license_ledger::playready::content_key::{ContentKey, KeyType};
+use license_ledger::playready::key_seed::KeySeed;
 use license_ledger::playready::kid::Kid;
 use license_ledger::playready::policy::SecurityLevel;
 use license_ledger::simulator::store::Which;
-use license_ledger::simulator::{Device as Player, SimulatorError, Unplayable, Wanted, WantedKey};
+use license_ledger::simulator::{
+    Device as Player, Sample, SimulatorError, Unplayable, Wanted, WantedKey,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
+use crate::authorize::{
+    Answer, Issuer, Server, TokenService, acquired, ask_at, claims, content_key,
+};
 use crate::device::kid;
 use crate::policies;
 use crate::service::{NOW_S, Setup, TestService};
@@ -185,6 +194,107 @@ fn a_repeat_seals_the_same_chain_again() {
         assert_eq!(plays(&mut player, kid(1)), Ok(()));
     }
     assert_eq!(service.event_count(), events, "a repeat left an event");
+}
+
+/// A statement's leaf of the root, with the seed that gives it its key, and the root if it is due.
+fn statement(leaf: Uuid, with_root: bool, policy: &Value) -> Value {
+    let mut license = json!({
+        "policy": {"sl": 150, "persist": true},
+        "keys": [{"kid": leaf, "root": root(), "seed": "studio"}],
+    });
+    if with_root {
+        license["roots"] = json!([{"kid": root(), "seed": "roots", "policy": policy}]);
+    }
+    license
+}
+
+/// Tokens and answers to callbacks describe chains and name seeds as policy strings can.
+#[test]
+fn tokens_describe_chains_and_name_seeds() {
+    let issuer = Issuer::new("HS256", "k");
+    let mut tokens = TokenService::new(&[&issuer]);
+    for (byte, seed_id) in [(1, "default"), (2, "roots"), (3, "studio")] {
+        let seed_id = seed_id.to_owned();
+        let seed = Zeroizing::new(vec![byte; 30]);
+        tokens.service.command(&Command::AddSeed { seed_id, seed }).unwrap();
+    }
+    let mut player = tokens.service.player("chained", SecurityLevel::Software);
+    let mut jti = 0;
+    let mut ask = |service: &TestService, player: &mut Player, kids: &[Uuid], license: Value| {
+        jti += 1;
+        let token = issuer.token(&claims(&jti.to_string(), license));
+        let custom_data = Some(token);
+        let keys = kids.iter().map(|kid| WantedKey { kid: Kid::from(*kid), checksum: None });
+        let one = Wanted::one(Kid::from(kids[0]));
+        let wanted = Wanted { keys: keys.collect(), custom_data, ..one };
+        let acquired = player.acquire(&service.endpoint(), &wanted)?;
+        let licenses = acquired.answer.licenses.iter();
+        let opened = licenses.map(|l| (l.opened.kid.guid(), *l.opened.content_key.expose()));
+        Ok(opened.collect::<Vec<_>>())
+    };
+    let derived = |byte: u8, kid: Uuid| {
+        *KeySeed::new(&[byte; 30]).unwrap().content_key(Kid::from(kid)).expose()
+    };
+    let play = |player: &mut Player, kid: Uuid| {
+        let key = ContentKey::new(derived(3, kid));
+        let sample = Sample::encrypt(&key, KeyType::AesCtr, [9; 16], b"pictures");
+        player.play(Kid::from(kid), &sample).map_err(|error| error.to_string())
+    };
+    let open_ended = json!({"sl": 150, "persist": true});
+    // A leaf whose root is neither held nor stated; then both in one response.
+    let refused =
+        ask(&tokens.service, &mut player, &[kid(11)], statement(kid(11), false, &open_ended));
+    assert_eq!(refusal(refused), invalid("root_missing"));
+    let both = statement(kid(11), true, &json!({"sl": 150, "persist": true, "end": NOW_S + 3_600}));
+    let got = ask(&tokens.service, &mut player, &[kid(11)], both).unwrap();
+    assert_eq!(got, [(root(), derived(2, root())), (kid(11), derived(3, kid(11)))]);
+    assert_eq!(play(&mut player, kid(11)).unwrap(), b"pictures");
+    let sources: Vec<_> = acquired(&tokens.service).into_iter().map(|l| l.key_source).collect();
+    let seed = |seed_id: &str| KeySource::Seed { seed_id: seed_id.to_owned() };
+    assert_eq!(sources, [seed("roots"), seed("studio")]);
+    // Later, and by a process that does not remember which seed the root's key is from.
+    tokens.service.restart();
+    drop(player);
+    let mut player = tokens.service.same_player("chained");
+    let later = statement(kid(12), false, &open_ended);
+    let got = ask(&tokens.service, &mut player, &[kid(12)], later).unwrap();
+    assert_eq!(got, [(kid(12), derived(3, kid(12)))]);
+    assert_eq!(play(&mut player, kid(12)).unwrap(), b"pictures");
+    // The root alone is its renewal, and no leaf comes unasked.
+    tokens.service.advance_s(3_600);
+    let renewal = statement(kid(11), true, &open_ended);
+    assert!(play(&mut player, kid(12)).is_err());
+    let got = ask(&tokens.service, &mut player, &[root()], renewal).unwrap();
+    assert_eq!(got, [(root(), derived(2, root()))]);
+    assert_eq!(play(&mut player, kid(12)).unwrap(), b"pictures");
+    // A KID stays with its seed, whatever a later statement names.
+    let mut other = statement(kid(11), false, &open_ended);
+    other["keys"][0]["seed"] = json!("default");
+    let got = ask(&tokens.service, &mut player, &[kid(11)], other).unwrap();
+    assert_eq!(got, [(kid(11), derived(3, kid(11)))]);
+}
+
+#[test]
+fn callbacks_describe_chains() {
+    let allowed = json!({"decision": "allow", "license": {
+        "policy": {"sl": 150, "persist": true},
+        "roots": [{"kid": kid(4)}],
+        "keys": [{"kid": kid(1), "root": kid(4)}, {"kid": kid(2), "root": kid(4)}],
+    }});
+    let server = Server::start(move |_, _| Answer::json(&allowed));
+    let asking = ask_at(&server.url, Setup::default());
+    let service = &asking.service;
+    let mut player = service.player("asks", SecurityLevel::Software);
+    let keys = [1, 2].map(|n| WantedKey { kid: Kid::from(kid(n)), checksum: None });
+    let wanted = Wanted { keys: keys.to_vec(), ..Wanted::one(Kid::from(kid(1))) };
+    let acquired = player.acquire(&service.endpoint(), &wanted).unwrap();
+    let licenses = acquired.answer.licenses.iter();
+    let got: Vec<_> =
+        licenses.map(|l| (l.opened.kid.guid(), *l.opened.content_key.expose())).collect();
+    let expected = [4, 1, 2].map(|n| (kid(n.into()), content_key(n)));
+    assert_eq!(got, expected);
+    let chains = chains(service, &player);
+    assert_eq!(chains[&kid(4).to_string()]["part"], "root", "{chains:?}");
 }
 
 #[test]

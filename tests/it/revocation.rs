@@ -10,6 +10,7 @@ use license_ledger::domain::event::Grade;
 use license_ledger::playready::acquire::{AcquireRequest, HeldList};
 use license_ledger::playready::bcert::Chain;
 use license_ledger::playready::ecc::PrivateKey;
+use license_ledger::playready::policy::SecurityLevel;
 use license_ledger::playready::revocation::{REVINFO_V2, RevocationSpec};
 
 use crate::device::{Device, PERSISTENT, fault_of, fill, kid, request, words};
@@ -279,6 +280,54 @@ fn a_file_that_is_not_taken_is_named_with_the_reason() {
     put(&service.pki, "7.xml", good(7));
     eventually("lists once the folder is back", || log(&data).contains("revocation lists 7 of"));
     service.stop();
+}
+
+/// Why a start on this data is refused.
+fn refused_start(data: &Path) -> String {
+    let args = ["serve", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()];
+    let refused = crate::process::run(&args);
+    refused.failed(2, &["put them back, or add newer ones"]);
+    refused.stderr
+}
+
+#[test]
+fn no_start_falls_back_behind_the_lists_that_were_in_force() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    let service = Serving::start(&data, &[]);
+    let pki = service.pki.clone();
+    let lost = crate::service::make_device(&pki, "lost", SecurityLevel::Software);
+    let digest = digests(&lost)[0];
+    let old = put(&pki, "1.xml", lists(&pki, 1, NOW_S, &[]));
+    let newest = put(&pki, "2.xml", lists(&pki, 2, NOW_S, &[digest]));
+    eventually("lists", || log(&data).contains("revocation lists 2 of"));
+    let events = service.client(service.admin_key.as_deref().unwrap());
+    eventually("the record", || {
+        events.get("/v1/events").text().contains("\"sequence\":2,\"lists\"")
+    });
+    service.kill();
+    let away = dir.path().join("away.xml");
+    fs::rename(&newest, &away).unwrap();
+    let said = refused_start(&data);
+    assert!(said.contains("revocation lists 2 were in force before"), "{said}");
+    assert!(said.contains("its sequence 1 is lower than 2"), "{said}");
+    fs::remove_file(&old).unwrap();
+    refused_start(&data);
+    // The same number on other lists is no better.
+    let other = put(&pki, "2.xml", lists(&pki, 2, NOW_S, &[]));
+    assert!(refused_start(&data).contains("differs from the lists in force"));
+    fs::rename(&away, &other).unwrap();
+    let service = Serving::start(&data, &[]);
+    let answer = service.client("").challenge(&lost.ask(&request(&[kid(1)])), PERSISTENT);
+    assert_eq!(fault_of(&answer.body), REVOKED);
+    service.stop();
+    // Lists that were there at the start are recorded as well.
+    fs::rename(&other, &away).unwrap();
+    let next = put(&pki, "3.xml", lists(&pki, 3, NOW_S, &[]));
+    Serving::start(&data, &[]).stop();
+    fs::remove_file(&next).unwrap();
+    fs::rename(&away, &other).unwrap();
+    assert!(refused_start(&data).contains("revocation lists 3 were in force before"));
 }
 
 #[test]

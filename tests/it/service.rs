@@ -91,7 +91,13 @@ impl TestService {
 
     /// Stops the service and starts it again on the same data.
     pub fn restart(&mut self) {
+        self.restart_after(|_| ());
+    }
+
+    /// The same; `between` does something to the data directory.
+    pub fn restart_after(&mut self, between: impl FnOnce(&Path)) {
         self.service.take().unwrap().stop().unwrap();
+        between(&self.data());
         let service = open(&self.setup, self.dir.path(), &self.pki);
         assert!(service.admin_key.is_none(), "an admin key is made once");
         self.client = Client::new(&service.url(), &self.admin_key);

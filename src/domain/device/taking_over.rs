@@ -57,6 +57,7 @@ impl Device {
     }
 
     pub(super) fn take_over(&mut self, e: &DeviceTookOver) {
+        self.joined = true;
         for license in &e.licenses {
             let slot = self.slots.entry(license.key_id).or_default();
             slot.push(LiveLicense::from(license));

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::domain::Digest;
 use crate::entitlement::EntitlementError;
-use crate::entitlement::outbound::Outbound;
+use crate::outbound::{Outbound, Reach, Target};
 
 /// Bytes of a key set, at most: hundreds of RSA keys.
 const SET_BYTES_MAX: u64 = 256 * 1024;
@@ -95,11 +95,13 @@ impl KeySet {
     pub(super) fn open(config: &config::Token, clock: Clock) -> Result<Self, EntitlementError> {
         let source = match (&config.keys_file, &config.keys_url) {
             (Some(path), _) => Source::File(path.clone()),
-            (None, url) => Source::Url(Outbound::new(
-                ("token.keys_url", url.as_deref().unwrap_or_default()),
-                ("token.ca", config.ca.as_deref()),
-                SET_BYTES_MAX,
-            )?),
+            (None, url) => Source::Url(Outbound::new(&Target {
+                setting: "token.keys_url",
+                url: url.as_deref().unwrap_or_default(),
+                ca_setting: "token.ca",
+                ca: config.ca.as_deref(),
+                reach: Reach::Anywhere,
+            })?),
         };
         let known = Known { keys: Vec::new(), digest: None, due_ms: 0, asked_ms: None };
         let inner = Arc::new(Inner {
@@ -242,7 +244,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, KeySetError> {
 }
 
 fn fetch(url: &Outbound) -> Result<Vec<u8>, KeySetError> {
-    match url.get(FETCH_TIMEOUT) {
+    match url.get(SET_BYTES_MAX, FETCH_TIMEOUT) {
         Ok(answer) if answer.status == 200 => Ok(answer.body),
         Ok(answer) => Err(KeySetError::Status(answer.status)),
         Err(ureq::Error::BodyExceedsLimit(_)) => Err(KeySetError::TooLarge),

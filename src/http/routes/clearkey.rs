@@ -15,6 +15,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::license::POSITION;
 use super::once::idempotency_key;
 use super::{Services, licensing_problem};
+use crate::domain::{Digest, Identity};
 use crate::http::RequestId;
 use crate::http::auth::bearer;
 use crate::http::problem::{Case, Problem};
@@ -58,6 +59,9 @@ pub(super) async fn acquire(
         correlation: id.as_str(),
     };
     let key = idempotency_key(request.headers())?;
+    if services.licensing.entitlement().asks_others() {
+        services.check_rate(&asker(&posted))?;
+    }
     let entitled = services.licensing.entitle_clear_key(&body, key, posted).await;
     let entitled = entitled.map_err(refused)?;
     services.check_rate(&entitled.identity())?;
@@ -71,6 +75,14 @@ pub(super) async fn acquire(
         .insert_header((header::CONTENT_TYPE, "application/json"))
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .body(license.body))
+}
+
+/// Who asks, as far as that is known before anybody is asked about it: whoever has these credentials,
+/// or else the address.
+fn asker(posted: &Posted<'_>) -> Identity {
+    let address = || posted.ip.map(|ip| ip.to_string()).unwrap_or_default();
+    let named = posted.bearer.map_or_else(address, str::to_owned);
+    Identity(Digest::of(format!("license-ledger clear key asker {named}").as_bytes()))
 }
 
 fn refused(refused: ClearKeyRefused) -> Problem {

@@ -47,6 +47,7 @@ fn golden(event: &Event) -> &'static str {
         Event::ContentKeyBound(_) => body!("content-key-bound.v1"),
         Event::ContentKeyTyped(_) => body!("content-key-typed.v1"),
         Event::MasterKeyRotated(_) => body!("master-key-rotated.v1"),
+        Event::RevocationListsTaken(_) => body!("revocation-lists-taken.v1"),
         Event::ApiKeyCreated(_) => body!("api-key-created.v1"),
         Event::ApiKeyRevoked(_) => body!("api-key-revoked.v1"),
     }
@@ -224,6 +225,7 @@ const EVENT_IDS: &[(&str, &str)] = &[
     ("request-answered.v1", "89ca384b-7656-5fce-858b-50a307993565"),
     ("reservation-closed.v1", "f9d8088c-8610-5e8e-9f18-38b58192cdc7"),
     ("reservation-made.v1", "82f6f0f7-13ca-5381-b4c3-650d2e8e4d25"),
+    ("revocation-lists-taken.v1", "7acd901a-bb91-59ea-a040-965c7c21304c"),
     ("slot-confirmed.v1", "01f98110-a50e-5590-a31a-0331f47ae354"),
     ("slot-released.v1", "29ac60bc-212c-58ad-8f54-1de8afe14c18"),
     ("slot-taken.v1", "64520225-1935-5e85-a1bf-da58f290f7e1"),

@@ -170,7 +170,10 @@ const PACES: usize = 3;
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::ledger::{NewEvent, StreamName};
 
     fn pending() -> (Pending, oneshot::Receiver<Answer>) {
         let (reply, answer) = oneshot::channel();
@@ -185,6 +188,32 @@ mod tests {
         assert!(matches!(queue.push(pending().0), Err(Unavailable::QueueFull)));
         assert_eq!(queue.take(&mut Gathering::new()).unwrap().len(), 2);
         queue.push(pending().0).unwrap();
+    }
+
+    /// One that waits with events of so many bytes.
+    fn sized(bytes: usize) -> Pending {
+        let event = NewEvent {
+            id: Uuid::nil(),
+            kind: "".into(),
+            data: vec![0; bytes],
+            metadata: Vec::new(),
+        };
+        let records = vec![(StreamName::new("a").unwrap(), event)];
+        Pending { append: Append { records, checks: Vec::new() }, ..pending().0 }
+    }
+
+    #[test]
+    fn bytes_count_as_well_and_are_counted_anew_once_they_are_taken() {
+        let queue = Queue::new(10, 2_000);
+        for _ in 0..3 {
+            queue.push(sized(900)).unwrap();
+            queue.push(sized(900)).unwrap();
+            assert!(matches!(queue.push(sized(900)), Err(Unavailable::QueueFull)));
+            assert_eq!(queue.take(&mut Gathering::new()).unwrap().len(), 2);
+        }
+        // Alone, more than the queue holds is let in.
+        queue.push(sized(5_000)).unwrap();
+        assert!(matches!(queue.push(sized(1)), Err(Unavailable::QueueFull)));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! their time in conflicts. That is for speed only: what keeps two decisions apart is the append,
 //! which names the head it was decided on, whoever else writes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,8 +25,9 @@ use crate::domain::{AccountRef, Device, DeviceRef, Event, Identity};
 /// them there makes this cache 2 GiB large; a full one of ordinary devices has 64 MiB.
 const CACHED_DEVICES: usize = 16 * 1024;
 
-/// Recent index rows a device keeps in memory before it asks which of them are stored by now.
-const OVERLAY_ROWS: usize = 64;
+/// Recent index rows a device keeps in memory before it asks which of them are stored by now; then
+/// twice as many as were not.
+const OVERLAY_ROWS: usize = 16;
 
 /// Rows of an identity of which it is learned once which there are: those of about 30 licenses. An
 /// identity with more is asked for each row, so that no length of history makes a first decision slow.
@@ -54,7 +55,9 @@ struct Loaded {
     device: Device,
     head: Option<u64>,
     /// Rows changed by events that the store may not hold yet.
-    overlay: HashMap<Key, Row>,
+    overlay: BTreeMap<Key, Row>,
+    /// How many of them there may be before it is asked which ones the store holds.
+    overlay_max: usize,
     /// What rows there are of the identity that asked last.
     present: Present,
 }
@@ -88,7 +91,7 @@ impl Deciding {
         let mut slot = slot.lock_owned().await;
         let (loaded, from_store) = match slot.take() {
             Some(loaded) => (loaded, false),
-            None => (self.load(name)?, true),
+            None => (self.load(name).await?, true),
         };
         let mut guard = DeviceGuard {
             deciding: Arc::clone(self),
@@ -114,12 +117,19 @@ impl Deciding {
     }
 
     /// The device as the store has it, which may be behind.
-    fn load(&self, name: &DeviceRef) -> Result<Loaded, StateError> {
+    async fn load(&self, name: &DeviceRef) -> Result<Loaded, StateError> {
         let (head, device) = match self.store.device(name)? {
             Some((revision, device)) => (Some(revision), device),
             None => (None, Device::default()),
         };
-        Ok(Loaded { device, head, overlay: HashMap::new(), present: Present::default() })
+        // Rows that events of another device put are not stored together with this one.
+        if device.joined
+            && let Some(last) = self.ledger.last_sequence().await?
+        {
+            self.store.wait_for(last).await?;
+        }
+        let (overlay, overlay_max) = (BTreeMap::new(), OVERLAY_ROWS);
+        Ok(Loaded { device, head, overlay, overlay_max, present: Present::default() })
     }
 }
 
@@ -226,9 +236,10 @@ impl DeviceGuard {
 impl Loaded {
     /// Drops the rows that the store holds by now, so that memory stays bounded.
     fn trim(&mut self, store: &StateStore) {
-        if self.overlay.len() >= OVERLAY_ROWS {
+        if self.overlay.len() >= self.overlay_max {
             let stored = store.progress().next_sequence;
             self.overlay.retain(|_, row| row.sequence >= stored);
+            self.overlay_max = OVERLAY_ROWS.max(2 * self.overlay.len());
         }
     }
 }
@@ -242,8 +253,9 @@ impl Loaded {
 #[derive(Default)]
 struct Present {
     identity: Option<Identity>,
-    /// The [mark](StoredKey::mark) of each key; `None` if there are too many.
-    keys: Option<HashSet<u64>>,
+    /// The [mark](StoredKey::mark) of each key, in no order: a search of all takes less than one miss
+    /// of the processor's caches. `None` if there are too many.
+    keys: Option<Vec<u64>>,
 }
 
 impl Present {
@@ -251,7 +263,7 @@ impl Present {
     fn learn(
         &mut self,
         identity: Identity,
-        overlay: &HashMap<Key, Row>,
+        overlay: &BTreeMap<Key, Row>,
         moment: &mut Moment<'_>,
     ) -> Result<(), StateError> {
         if self.identity == Some(identity) {
@@ -272,9 +284,11 @@ impl Present {
         if self.identity == Some(key.identity())
             && let Some(keys) = &mut self.keys
         {
-            keys.insert(StoredKey::of(key).mark());
-            if keys.len() > PRESENT_KEPT {
+            let mark = StoredKey::of(key).mark();
+            if keys.len() >= PRESENT_KEPT {
                 self.keys = None;
+            } else if !keys.contains(&mark) {
+                keys.push(mark);
             }
         }
     }
@@ -285,7 +299,7 @@ impl Present {
 /// The store may have advanced past the head meanwhile. A row from there has seen the event
 /// already, and [`lookup::apply`] leaves such a row alone.
 pub struct DeviceRows<'a> {
-    overlay: &'a mut HashMap<Key, Row>,
+    overlay: &'a mut BTreeMap<Key, Row>,
     present: &'a mut Present,
     read: &'a mut HashMap<Key, Option<Row>>,
     moment: Moment<'a>,
@@ -302,15 +316,15 @@ impl Rows for DeviceRows<'_> {
     type Error = StateError;
 
     fn get(&mut self, key: &Key) -> Result<Option<Row>, StateError> {
+        self.present.learn(key.identity(), self.overlay, &mut self.moment)?;
+        if !self.present.may_hold(key) {
+            return Ok(None);
+        }
         if let Some(row) = self.overlay.get(key) {
             return Ok(Some(row.clone()));
         }
         if let Some(row) = self.read.get(key) {
             return Ok(row.clone());
-        }
-        self.present.learn(key.identity(), self.overlay, &mut self.moment)?;
-        if !self.present.may_hold(key) {
-            return Ok(None);
         }
         let row = self.moment.row(key)?;
         self.read.insert(key.clone(), row.clone());

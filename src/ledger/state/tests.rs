@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::deciding::device_stream;
-use super::store::StoredKey;
+use super::folder::Folder;
+use super::store::{StoredKey, open_current};
 use super::*;
 use crate::domain::event::DeviceEnrolled;
 use crate::domain::lookup::{self, Key, Place};
@@ -122,9 +123,13 @@ impl Site {
         }
     }
 
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("state.db")
+    }
+
     /// The file, while nothing follows the ledger.
     fn file(&self) -> Connection {
-        Connection::open(self.dir.path().join("state.db")).unwrap()
+        Connection::open(self.path()).unwrap()
     }
 }
 
@@ -219,6 +224,45 @@ async fn device_is_at_the_head_however_far_behind_the_state_is() {
             replay.assert_held(&mut deciding.hold(&device(n)).await.unwrap(), n);
         }
     }
+}
+
+/// Folds `events` into a file of `site`, stores the first `devices` of them, and loses the rest.
+async fn fold_and_crash(site: &Site, events: &[(DeviceRef, Event)], devices: usize) {
+    let (file, checkpoint) = open_current(&site.path()).unwrap();
+    let mut folder = Folder::new(file, checkpoint.unwrap());
+    for recorded in site.ledger.read_all(0, events.len()).await.unwrap() {
+        folder.fold(&Fact::of(recorded).unwrap()).unwrap();
+    }
+    folder.store_oldest(devices).unwrap();
+}
+
+#[tokio::test]
+async fn state_of_which_a_part_was_stored_is_as_good_as_any() {
+    let events = shuffled();
+    let full = Site::with(&events).await;
+    let replay = Replay::of(&full.ledger).await;
+    for folded in [1, 3, 20, events.len() / 2, events.len()] {
+        for devices in 0..=3 {
+            let site = Site::with(&events).await;
+            fold_and_crash(&site, &events[..folded], devices).await;
+
+            // Decided on as it is: its ledger ends at the checkpoint, so that it stays so.
+            let behind = Site::with(&events[..checkpoint(&site)]).await;
+            std::fs::copy(site.path(), behind.path()).unwrap();
+            let deciding = Deciding::new(Arc::clone(&full.ledger), behind.state().await);
+            for n in [1, 2, 3] {
+                replay.assert_held(&mut deciding.hold(&device(n)).await.unwrap(), n);
+            }
+
+            // Folded on from the checkpoint.
+            replay.assert_stored(&*site.state().await, &site);
+        }
+    }
+}
+
+fn checkpoint(site: &Site) -> usize {
+    let sql = "SELECT next_sequence FROM checkpoint";
+    site.file().query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
 #[tokio::test]

@@ -190,3 +190,72 @@ async fn knows_the_latest_time_of_what_is_applied_also_after_a_start() {
     assert!(tail.wait_for(3).await);
     assert_eq!(tail.progress().last_at_ms, 7, "of the last one before the start");
 }
+
+/// Gathers everything until it has to be stored; then sends how many events that were.
+struct Gather {
+    from: Option<u64>,
+    next: u64,
+    stored: mpsc::Sender<u64>,
+}
+
+impl Apply for Gather {
+    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.from.get_or_insert(batch[0].recorded.sequence);
+        self.next = batch[batch.len() - 1].recorded.sequence + 1;
+        Ok(())
+    }
+
+    fn unstored_from(&self) -> Option<u64> {
+        self.from
+    }
+
+    fn store(&mut self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let from = self.from.take().map_or(0, |from| self.next - from);
+        Ok(self.stored.send(from)?)
+    }
+}
+
+async fn gather(ledger: &Arc<Ledger>, pause: Duration) -> (Tail, mpsc::Receiver<u64>) {
+    let (stored, told) = mpsc::channel();
+    let gather = Gather { from: None, next: 0, stored };
+    (Tail::spawn("test", Arc::clone(ledger), 0, pause, gather).await.unwrap(), told)
+}
+
+#[tokio::test]
+async fn what_was_gathered_is_stored_once_nothing_more_comes() {
+    let (_dir, ledger) = ledger();
+    append(&ledger, 0..7).await;
+    let (tail, stored) = gather(&ledger, Duration::from_millis(10)).await;
+    assert_eq!(stored.recv().unwrap(), 7);
+    append(&ledger, [0]).await;
+    assert_eq!(stored.recv().unwrap(), 1);
+    assert!(tail.wait_for(7).await);
+}
+
+#[tokio::test]
+async fn what_was_gathered_is_stored_when_somebody_waits_for_it_and_counts_only_then() {
+    let (_dir, ledger) = ledger();
+    append(&ledger, [3]).await;
+    let (tail, stored) = gather(&ledger, FOR_EVER).await;
+    while tail.progress().last_at_ms != 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(tail.progress().next_sequence, 0, "applied, not stored");
+    assert!(tail.wait_for(0).await);
+    assert_eq!(stored.recv().unwrap(), 1);
+    append(&ledger, [4, 5]).await;
+    assert!(tail.wait_for(2).await);
+    assert_eq!(tail.progress().next_sequence, 3);
+}
+
+#[tokio::test]
+async fn what_was_gathered_is_stored_when_the_tail_is_dropped() {
+    let (_dir, ledger) = ledger();
+    append(&ledger, [3]).await;
+    let (tail, stored) = gather(&ledger, FOR_EVER).await;
+    while tail.progress().last_at_ms != 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(tail);
+    assert_eq!(stored.try_recv().unwrap(), 1);
+}

@@ -81,6 +81,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         | Event::ContentKeyBound(_)
         | Event::ContentKeyTyped(_)
         | Event::MasterKeyRotated(_)
+        | Event::RevocationListsTaken(_)
         | Event::ApiKeyCreated(_)
         | Event::ApiKeyRevoked(_) => Ok(()),
     }

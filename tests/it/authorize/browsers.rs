@@ -95,6 +95,28 @@ fn what_no_token_entitles_to_is_refused_and_spends_nothing() {
 }
 
 #[test]
+fn a_callback_is_spared_what_comes_too_often() {
+    let server = Server::start(|_, asked| {
+        let mut license = on_the_web(&[kid(1)]);
+        license["device"] = asked.json()["data"]["custom_data"].as_str().unwrap_or("none").into();
+        Answer::json(&json!({ "decision": "allow", "license": license }))
+    });
+    let setup = setup().with("rate.burst", 2).with("rate.per_identity_per_minute", 1);
+    let asking = ask_at(&server.url, setup);
+    let service = &asking.service;
+    let nobody = || post(&service.client, "", &ask(&[kid(1)]), &[]);
+    let two = || {
+        let named = |name: &'static str| move || send(service, name, &[kid(1)]);
+        [Box::new(named("one")) as Box<dyn Fn() -> _>, Box::new(named("two")), Box::new(nobody)]
+    };
+    for (number, ask) in (1..).zip(two()) {
+        assert_eq!([ask().status, ask().status], [200, 200]);
+        assert_eq!(ask().status_and_code(), (429, "rate-limited".to_owned()));
+        assert_eq!(server.asked().len(), 2 * number);
+    }
+}
+
+#[test]
 fn a_callback_is_told_what_the_page_sends_and_decides() {
     let server = Server::start(|number, _| match number {
         0 => Answer::json(&json!({ "decision": "allow", "license": on_the_web(&[kid(1)]) })),

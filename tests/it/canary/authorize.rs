@@ -9,6 +9,9 @@ use super::*;
 use crate::authorize::{Answer, Issuer, Server, license, with_token};
 
 const WEBHOOK_SECRET: [u8; 31] = *b"\x9cw3bh00k-secret\xd1\x07!\xee-of-32-b\x80yte";
+const HOOK_SECRET: [u8; 32] = *b"\x8eh00k-\xf3-shared-secret-of-32-b\x90\x1b\x1b";
+const HOOK_SEED: [u8; 32] = *b"\xb1h00k-\x87-ed25519-seed-of-32-b\xc4\x05\x05\x05";
+const HOOK_TOKEN: &str = "hook-url-canary-Xt5";
 const ACCOUNT: &str = "account-canary-Qk7@example";
 const DEVICE: &str = "device-canary-Wv3";
 const JTI: &str = "jti-canary-Lm2";
@@ -53,7 +56,8 @@ fn nothing_that_authorizes_is_written_or_told_anywhere() {
     }}));
     let content = path("content.json").display().to_string();
     run(&["keys", "import", "--data", &data_arg, &content]).ok();
-    let client = service.client(service.admin_key.as_deref().unwrap());
+    let admin_key = service.admin_key.clone().unwrap();
+    let client = service.client(&admin_key);
     let device = make_device(&service.pki, "canary", SecurityLevel::Software);
     let mut said = Vec::new();
     let good = claims(JTI, named(license(&[kid(1)])));
@@ -88,15 +92,30 @@ fn nothing_that_authorizes_is_written_or_told_anywhere() {
     ];
     let count = answers.len();
     let server = Server::start(move |n, _| answers[n].clone());
-    let service = start(json!({"authorize": "callback", "callback": {
-        "url": server.url, "secret_file": path("secret"),
-    }}));
-    let client = service.client("");
+    let hooks = Server::start(|n, _| Answer::Body([500, 200][n % 2], HOOK_TOKEN.into()));
+    let text = format!("whsec_{}", BASE64.encode(&HOOK_SECRET));
+    let shared = crate::webhooks::secret_file(dir.path(), "shared", &text);
+    let text = format!("whsk_{}", BASE64.encode(&HOOK_SEED));
+    let private = crate::webhooks::secret_file(dir.path(), "private", &text);
+    let service = start(json!({
+        "authorize": "callback",
+        "callback": {"url": server.url, "secret_file": path("secret")},
+        "webhooks": {"endpoints": [{
+            "id": "canary", "url": format!("{}?key={HOOK_TOKEN}", hooks.url), "from": 0,
+            "secret_files": [shared, private], "allow_http": true, "allow_private": true,
+        }]},
+    }));
+    let client = service.client(&admin_key);
     for _ in 0..count {
         let request = with_token(&[kid(1)], CUSTOM_DATA);
         said.extend(client.challenge(&device.ask(&request), "").body);
     }
     assert_eq!(server.asked().len(), count);
+    crate::webhooks::eventually("webhooks fail and are delivered", || hooks.asked().len() > 1);
+    for path in ["/v1/webhooks", "/v1/webhooks/canary", "/v1/webhooks/x", "/metrics"] {
+        said.extend(client.get(path).body);
+    }
+    said.extend(hooks.asked().into_iter().flat_map(|asked| asked.body));
     service.stop();
     said.extend(run(&["events", "--json", "--data", &data_arg]).ok().stdout.bytes());
     let events = String::from_utf8_lossy(&said).into_owned();
@@ -109,6 +128,9 @@ fn nothing_that_authorizes_is_written_or_told_anywhere() {
     let mut secrets = vec![
         Secret::binary("the key of the tokens", &key),
         Secret::binary("the webhook secret", &WEBHOOK_SECRET),
+        Secret::binary("the shared secret of an endpoint", &HOOK_SECRET),
+        Secret::binary("the private key of an endpoint", &HOOK_SEED),
+        Secret::text("the query of an endpoint's URL", HOOK_TOKEN),
         Secret::text("an account", ACCOUNT),
         Secret::text("a device", DEVICE),
         Secret::text("a token's id", JTI),
@@ -121,7 +143,9 @@ fn nothing_that_authorizes_is_written_or_told_anywhere() {
     let written = files(&data).into_iter().chain([data.with_extension("log")]);
     let written: Vec<_> = written.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
     let log = fs::read_to_string(data.with_extension("log")).unwrap();
-    assert!(log.contains("the token is refused") && log.contains("callback failed"), "{log}");
+    for warned in ["the token is refused", "callback failed", "webhooks to canary fail"] {
+        assert!(log.contains(warned), "{warned}: {log}");
+    }
     for secret in &secrets {
         secret.check("what was answered and printed", &said);
         for (path, bytes) in &written {

@@ -13,6 +13,7 @@
 //! - [`account`]: the state of one account, which mirrors what its devices hold.
 //! - [`quota`]: the policy. [`usage`]: what its rules count, and decisions that explain themselves.
 //! - [`holding`]: what the states of devices and accounts share.
+//! - [`support`]: what operators decide about devices. [`reason`]: why they did it.
 
 pub mod account;
 pub mod acknowledge;
@@ -28,8 +29,10 @@ pub mod lookup;
 mod properties;
 pub mod quota;
 pub mod reserve;
+pub mod reason;
 #[cfg(test)]
 pub(crate) mod scenario;
+pub mod support;
 pub mod usage;
 
 pub use account::Account;
@@ -40,3 +43,4 @@ pub use ids::{
     TransactionId,
 };
 pub use key_type::KeyType;
+pub use reason::{InvalidReason, Reason};

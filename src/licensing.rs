@@ -23,6 +23,7 @@ mod reserve;
 mod revocation;
 mod sealing;
 mod subject;
+mod support;
 #[cfg(test)]
 mod tests;
 mod void;
@@ -53,6 +54,9 @@ pub use once::{CommandAnswer, CommandError, Once};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
 pub use reserve::{NoReservation, Reservation};
 pub use revocation::TakenLists;
+pub use support::{
+    Blocked, Fate, Linked, Succession, SupportRefused, TakenOver, WrittenOff, WrittenOffLicense,
+};
 
 /// A use case failed for a reason that is not the caller's.
 #[derive(Debug, thiserror::Error)]

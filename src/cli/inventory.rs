@@ -105,6 +105,7 @@ fn print(inventory: &DeviceInventory) {
             LicenseStatus::Stored => "stored",
             LicenseStatus::StoreFailed => "store failed",
             LicenseStatus::DeletedUnreleased => "deleted, unreleased",
+            LicenseStatus::WrittenOff => "written off",
         };
         let chain = match license.chain {
             None => String::new(),

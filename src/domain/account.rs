@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::device::Device;
 use super::event::{
     Event, Grade, LicenseAcquired, LicenseRecorded, ReservationClosed, ReservationMade,
-    SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
+    SlotConfirmed, SlotEnd, SlotReleased, SlotTaken, SlotsMoved,
 };
 use super::holding::{Doubtful, Held, Issued, IssuedLog, Overrides};
 use super::ids::{AccountRef, DeviceRef, KeyId, LicenseId, Tag};
@@ -72,6 +72,7 @@ impl Account {
                 }
             }
             Event::SlotReleased(e) => self.release(e),
+            Event::SlotsMoved(e) => self.move_slots(e),
             Event::QuotaOverrideSet(e) => self.overrides.set(e),
             _ => {}
         }
@@ -110,10 +111,7 @@ impl Account {
         let Some(held) = member.find(e.key_id, e.license_id) else { return };
         let counted_until_ms = held.counted_until_ms;
         match e.frees_at_ms {
-            Some(frees) => {
-                held.counted_until_ms =
-                    Some(counted_until_ms.map_or(frees, |until| until.min(frees)));
-            }
+            Some(frees_at_ms) => held.give_up(frees_at_ms),
             None => {
                 if let Some(slot) = member.slots.get_mut(&e.key_id) {
                     slot.retain(|held| held.license_id != e.license_id);
@@ -123,6 +121,23 @@ impl Account {
         if e.weak {
             self.doubtful.add(Some(e.device.clone()), e.key_id, counted_until_ms);
         }
+    }
+
+    /// The one device is the other from here on, and was added when the first of them was.
+    fn move_slots(&mut self, e: &SlotsMoved) {
+        let Some(source) = self.members.remove(&e.from) else { return };
+        let target = self.members.entry(e.into.clone()).or_insert_with(|| Member {
+            added_ms: source.added_ms,
+            security_level: e.security_level,
+            model: e.model.clone(),
+            slots: BTreeMap::new(),
+        });
+        target.added_ms = target.added_ms.min(source.added_ms);
+        for (key_id, held) in source.slots {
+            target.slots.entry(key_id).or_default().extend(held);
+        }
+        self.issued.rename(Tag::of(&e.from.to_string()), Tag::of(&e.into.to_string()));
+        self.doubtful.rename(&e.from, &e.into);
     }
 
     /// Drops what can no longer matter, as [`Device::evolve`] does.
@@ -170,11 +185,14 @@ pub fn mirror<'a>(
     events: impl IntoIterator<Item = &'a Event>,
 ) -> Vec<(AccountRef, Event)> {
     let mut mirrored = Vec::new();
-    let released = |key_id, license_id, cause, weak, at_ms| {
+    let given_up = |key_id, license_id, cause, weak, frees_at_ms, at_ms| {
         let account = before.account_of(key_id, license_id, at_ms)?;
-        let (device, frees_at_ms) = (device.clone(), None);
+        let device = device.clone();
         let released = SlotReleased { license_id, device, key_id, cause, weak, frees_at_ms, at_ms };
         Some((account.clone(), Event::SlotReleased(released)))
+    };
+    let released = |key_id, license_id, cause, weak, at_ms| {
+        given_up(key_id, license_id, cause, weak, None, at_ms)
     };
     // Said once each way, as its id demands.
     let confirmed = |key_id, license_id, confirmed, at_ms| {
@@ -198,6 +216,21 @@ pub fn mirror<'a>(
             Event::LicenseVoided(e) => {
                 mirrored.extend(released(e.key_id, e.license_id, SlotEnd::Voided, true, e.at_ms));
             }
+            Event::LicenseWrittenOff(e) => {
+                let (cause, frees_at_ms) = (SlotEnd::WrittenOff, e.frees_at_ms);
+                let slot = given_up(e.key_id, e.license_id, cause, true, frees_at_ms, e.at_ms);
+                mirrored.extend(slot);
+            }
+            Event::DeviceTookOver(e) => mirrored.extend(e.accounts.iter().map(|account| {
+                let moved = SlotsMoved {
+                    from: e.from.clone(),
+                    into: device.clone(),
+                    security_level: before.security_level,
+                    model: before.model.clone(),
+                    at_ms: e.at_ms,
+                };
+                (account.clone(), Event::SlotsMoved(moved))
+            })),
             Event::LicenseDeleted(e) if e.releases => {
                 let weak = e.grade >= Grade::C;
                 mirrored.extend(released(e.key_id, e.license_id, SlotEnd::Deleted, weak, e.at_ms));

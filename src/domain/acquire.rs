@@ -45,6 +45,8 @@ pub struct Seen {
     pub transaction_used: bool,
     /// Whether the entitlement names another device than the one the identity belongs to.
     pub names_other_device: bool,
+    /// Whether an operator replaced the device that the identity belongs to.
+    pub device_replaced: bool,
     /// Whether another challenge used up the token that this one is entitled by.
     pub token_spent: bool,
 }
@@ -116,6 +118,9 @@ pub enum Refusal {
     /// An operator blocked the device.
     #[error("the device is blocked")]
     Blocked,
+    /// An operator replaced the device by another one.
+    #[error("the device is replaced by another one")]
+    Replaced,
     /// The entitlement is for another device than the one the identity belongs to. Only an operator
     /// can link them: a claim alone would let a device move to a fresh quota.
     #[error("the identity belongs to another device than the entitlement names")]
@@ -151,13 +156,16 @@ impl Device {
         now_ms: i64,
     ) -> Outcome {
         if let Some(grant) = &seen.grant {
-            return match self.repeat(command, grant, terms, now_ms) {
+            return match self.repeat(command, seen, grant, terms, now_ms) {
                 Ok(()) => Outcome::Repeat(grant.clone()),
                 Err(refusal) => Outcome::Refuse(refusal, None),
             };
         }
         if self.blocked {
             return Outcome::Refuse(Refusal::Blocked, None);
+        }
+        if self.replaced || seen.device_replaced {
+            return Outcome::Refuse(Refusal::Replaced, None);
         }
         if seen.names_other_device {
             return Outcome::Refuse(Refusal::OtherDevice, None);
@@ -239,6 +247,7 @@ impl Device {
     fn repeat(
         &self,
         command: &Acquire,
+        seen: &Seen,
         grant: &[LicenseAcquired],
         terms: Terms<'_>,
         now_ms: i64,
@@ -251,7 +260,8 @@ impl Device {
             .iter()
             .filter(|license| license.persistent.effective)
             .all(|license| self.keeps(license.key_id, license.license_id, now_ms));
-        if fresh && live && !self.blocked { Ok(()) } else { Err(Refusal::ChallengeSpent) }
+        let barred = self.blocked || self.replaced || seen.device_replaced;
+        if fresh && live && !barred { Ok(()) } else { Err(Refusal::ChallengeSpent) }
     }
 
     fn refusal_event(

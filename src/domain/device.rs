@@ -1,6 +1,7 @@
 //! The state of one device: what its events make true.
 
 pub mod elsewhere;
+mod taking_over;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::event::{
-    AcquisitionRefused, Event, Grade, KeySource, LicenseAcquired, LicenseVoided, ReservationClosed,
-    ReservationMade, VoidReason,
+    AcquisitionRefused, Event, Grade, KeySource, LicenseAcquired, LicenseVoided, LicenseWrittenOff,
+    ReservationClosed, ReservationMade, VoidReason,
 };
 use super::holding::{Doubtful, Held, Issued, IssuedLog, Overrides};
-use super::ids::{AccountRef, KeyId, LicenseId, Tag};
+use super::ids::{AccountRef, DeviceRef, Identity, KeyId, LicenseId, Tag};
 use super::quota::{QuotaPolicy, Voiding};
 use super::reserve::Reserved;
 
@@ -27,6 +28,8 @@ pub const REFUSAL_KIDS_MAX: usize = 50;
 /// Deletions that match no license for sure, of one device and day, that become events; each could
 /// name a session of its own, so that nothing else would bound them.
 pub const UNMATCHED_PER_DAY: usize = 100;
+/// Accounts that a device remembers as having paid for something on it, the latest.
+const PAYERS_KEPT: usize = 8;
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Everything a decision about one device needs, bounded by what is live: it does not grow with
@@ -39,11 +42,21 @@ pub struct Device {
     pub at_ms: i64,
     /// Whether an operator blocked it.
     pub blocked: bool,
+    /// Whether an operator replaced it by another one: it gets no more licenses.
+    pub replaced: bool,
+    /// The device that goes on with what this one had, its identities included. Nothing happens to
+    /// this one any more.
+    pub given_up_for: Option<DeviceRef>,
+    /// Whether it ever got an identity that was another device's: then index rows of it were put by
+    /// events of that one.
+    pub joined: bool,
     /// Security level it was last seen with.
     pub security_level: Option<u32>,
     /// Maker, model name and number it was last seen with; empty if they are not known.
     pub model: String,
     slots: BTreeMap<KeyId, Vec<LiveLicense>>,
+    /// Accounts that paid for something on it, the latest last.
+    payers: VecDeque<AccountRef>,
     /// Persistent licenses issued lately.
     pub(super) issued: IssuedLog,
     /// What it may still hold although it was released.
@@ -60,6 +73,8 @@ pub struct Device {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LiveLicense {
     held: Held,
+    /// Who acquired it; `None`: it is a reservation.
+    identity: Option<Identity>,
     account: Option<AccountRef>,
     acquired_ms: i64,
     /// Of the certificate that it was acquired with.
@@ -71,6 +86,8 @@ struct LiveLicense {
     /// Whether its deletion was signed, on evidence that the policy found too weak to stop it
     /// from counting.
     deleted: bool,
+    /// Whether it was written off, and only counts until its time.
+    written_off: bool,
     /// Of a root, where its key came from: the [label](KeySource::label), since the form in which
     /// this state is stored has no tagged enumerations.
     root_key: Option<String>,
@@ -93,10 +110,17 @@ impl LiveLicense {
         self.held.is_live(now_ms)
     }
 
+    /// Whether the device has it as far as everybody says: it is not deleted, nor written off.
+    fn is_kept(&self) -> bool {
+        !self.deleted && !self.written_off
+    }
+
     /// Why `rule` voids it, if it does.
     fn void_reason(&self, rule: &Voiding, now_ms: i64) -> Option<VoidReason> {
         let due = |until_ms| now_ms > until_ms;
-        if self.reservation.is_some() || self.security_level < rule.min_security_level {
+        // What is written off ends when its time is up, not before.
+        let exempt = self.reservation.is_some() || self.written_off;
+        if exempt || self.security_level < rule.min_security_level {
             None
         } else if rule.store_failed && self.store_failed {
             Some(VoidReason::StoreFailed)
@@ -117,6 +141,7 @@ impl Device {
                 self.enrolled = true;
                 self.seen_as(e.security_level, &e.model);
             }
+            Event::IdentityLinked(_) => self.joined = true,
             Event::LicenseAcquired(e) => {
                 self.seen_as(e.security_level, &e.model);
                 if e.persistent.effective {
@@ -126,6 +151,12 @@ impl Device {
             Event::LicenseStored(e) => self.remember_storing(e.key_id, e.license_id, true),
             Event::LicenseStoreFailed(e) => self.remember_storing(e.key_id, e.license_id, false),
             Event::LicenseVoided(e) => self.release(e.key_id, e.license_id, true),
+            Event::LicenseWrittenOff(e) => self.give_up_license(e),
+            Event::DeviceBlocked(_) => self.blocked = true,
+            Event::DeviceUnblocked(_) => (self.blocked, self.replaced) = (false, false),
+            Event::DeviceMerged(e) => self.give_up_for(&e.into),
+            Event::DeviceReplaced(e) => self.be_replaced(e),
+            Event::DeviceTookOver(e) => self.take_over(e),
             Event::LicenseDeleted(e) if e.releases => {
                 self.release(e.key_id, e.license_id, e.grade >= Grade::C);
             }
@@ -157,6 +188,7 @@ impl Device {
         let title = e.title.as_deref().map(Tag::of);
         let content_group = e.content_group.as_deref().map(Tag::of);
         self.issued.add(Issued { at_ms: e.at_ms, device: None, title, content_group });
+        self.paid_by(e.account.as_ref());
         self.slots.entry(e.key_id).or_default().push(LiveLicense {
             held: Held {
                 license_id: e.license_id,
@@ -166,12 +198,14 @@ impl Device {
                 title,
                 content_group,
             },
+            identity: Some(e.identity),
             account: e.account.clone(),
             acquired_ms: e.at_ms,
             security_level: e.security_level,
             stored: false,
             store_failed: false,
             deleted: false,
+            written_off: false,
             root_key: e.is_root().then(|| e.key_source.label()),
             reservation: None,
             reported: None,
@@ -183,7 +217,7 @@ impl Device {
         let Some(license) = self.license_mut(key_id, license_id) else { return };
         license.stored |= stored;
         license.store_failed |= !stored;
-        license.held.confirmed = license.stored && !license.deleted;
+        license.held.confirmed = license.stored && license.is_kept();
     }
 
     /// A deletion that is too weak to end the license.
@@ -193,7 +227,19 @@ impl Device {
         license.held.confirmed = false;
     }
 
+    fn paid_by(&mut self, account: Option<&AccountRef>) {
+        let Some(account) = account.filter(|account| self.payers.back() != Some(account)) else {
+            return;
+        };
+        self.payers.retain(|payer| payer != account);
+        if self.payers.len() >= PAYERS_KEPT {
+            self.payers.pop_front();
+        }
+        self.payers.push_back(account.clone());
+    }
+
     fn reserve(&mut self, e: &ReservationMade) {
+        self.paid_by(e.account.as_ref());
         for slot in &e.slots {
             self.slots.entry(slot.key_id).or_default().push(LiveLicense {
                 held: Held {
@@ -204,12 +250,14 @@ impl Device {
                     title: slot.title.as_deref().map(Tag::of),
                     content_group: slot.content_group.as_deref().map(Tag::of),
                 },
+                identity: None,
                 account: e.account.clone(),
                 acquired_ms: e.at_ms,
                 security_level: e.security_level.unwrap_or_default(),
                 stored: false,
                 store_failed: false,
                 deleted: false,
+                written_off: false,
                 root_key: None,
                 reservation: Some(e.reservation_id),
                 reported: None,
@@ -240,6 +288,17 @@ impl Device {
         if weak {
             self.doubtful.add(None, key_id, released.held.counted_until_ms);
         }
+    }
+
+    fn give_up_license(&mut self, e: &LicenseWrittenOff) {
+        let Some(frees_at_ms) = e.frees_at_ms else {
+            return self.release(e.key_id, e.license_id, true);
+        };
+        let Some(license) = self.license_mut(e.key_id, e.license_id) else { return };
+        let ends_ms = license.held.counted_until_ms;
+        license.held.give_up(frees_at_ms);
+        license.written_off = true;
+        self.doubtful.add(None, e.key_id, ends_ms);
     }
 
     fn remember_refusal(&mut self, e: &AcquisitionRefused) {
@@ -284,11 +343,11 @@ impl Device {
         licenses.iter().filter(move |license| license.is_live(now_ms))
     }
 
-    /// Whether this license is live and no signed deletion named it, even one too weak to free
-    /// its slot.
+    /// Whether this license is live, no signed deletion named it, even one too weak to free its
+    /// slot, and nobody wrote it off.
     pub fn keeps(&self, key_id: KeyId, license_id: LicenseId, now_ms: i64) -> bool {
         let is_it = |license: &LiveLicense| license.held.license_id == license_id;
-        self.live_in(key_id, now_ms).any(|license| is_it(license) && !license.deleted)
+        self.live_in(key_id, now_ms).any(|license| is_it(license) && license.is_kept())
     }
 
     /// The account that pays for a license that is live on the device, if it has one.
@@ -308,6 +367,17 @@ impl Device {
         live.filter_map(|license| license.account.as_ref()).collect()
     }
 
+    /// The accounts that pay for what is live on the device, and those that paid lately.
+    pub fn payers(&self, now_ms: i64) -> BTreeSet<&AccountRef> {
+        self.accounts(now_ms).into_iter().chain(&self.payers).collect()
+    }
+
+    /// Whether anything is live on the device that this identity acquired.
+    pub fn holds_of(&self, identity: Identity, now_ms: i64) -> bool {
+        let mut live = self.slots.values().flatten().filter(|license| license.is_live(now_ms));
+        live.any(|license| license.identity == Some(identity))
+    }
+
     /// The limits set for this device that are in force.
     pub fn overrides(&self) -> &Overrides {
         &self.overrides
@@ -317,7 +387,7 @@ impl Device {
     /// the root's key from `source`. What a request named cannot be found again.
     pub fn holds_root(&self, key_id: KeyId, source: &KeySource, now_ms: i64) -> bool {
         let label = Some(source.label());
-        let mut live = self.live_in(key_id, now_ms).filter(|license| !license.deleted);
+        let mut live = self.live_in(key_id, now_ms).filter(|license| license.is_kept());
         *source != KeySource::Request && live.any(|license| license.root_key == label)
     }
 
@@ -332,6 +402,16 @@ impl Device {
     /// Whether the device holds a slot for this KID.
     pub fn holds(&self, key_id: KeyId, now_ms: i64) -> bool {
         self.live_in(key_id, now_ms).next().is_some()
+    }
+
+    /// The live licenses that nobody wrote off yet, ordered by KID, within one KID by acquisition.
+    pub fn not_written_off(&self, now_ms: i64) -> impl Iterator<Item = (KeyId, LicenseId)> {
+        let all = self.slots.iter();
+        let all = all.flat_map(|(key_id, licenses)| licenses.iter().map(|l| (*key_id, l)));
+        let open = all.filter(move |(_, license)| {
+            license.is_live(now_ms) && !license.written_off && license.reservation.is_none()
+        });
+        open.map(|(key_id, license)| (key_id, license.held.license_id))
     }
 
     /// The live licenses that `policy`, of this revision, voids; to be recorded before anything is

@@ -10,6 +10,7 @@ mod key_types;
 mod keys;
 mod quota;
 mod revocation;
+mod support;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -32,6 +33,10 @@ pub use quota::{
     ReservedSlot, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
 };
 pub use revocation::RevocationListsTaken;
+pub use support::{
+    DeviceBlock, DeviceMerged, DeviceReplaced, DeviceTookOver, LicenseWrittenOff, MovedDoubt,
+    MovedIssue, MovedLicense, Replaced, SlotsMoved,
+};
 
 /// A fact. The stored type tag is [`Event::kind`], chosen by us and independent of Rust names.
 #[derive(Clone, Debug)]
@@ -46,12 +51,19 @@ pub enum Event {
     LicenseDeleted(LicenseDeleted),
     DeletionUnmatched(DeletionUnmatched),
     LicenseVoided(LicenseVoided),
+    LicenseWrittenOff(LicenseWrittenOff),
+    DeviceBlocked(DeviceBlock),
+    DeviceUnblocked(DeviceBlock),
+    DeviceMerged(DeviceMerged),
+    DeviceReplaced(DeviceReplaced),
+    DeviceTookOver(Box<DeviceTookOver>),
     EvidenceKept(EvidenceKept),
     TokenSpent(TokenSpent),
     QuotaPolicyPublished(QuotaPolicyPublished),
     SlotTaken(SlotTaken),
     SlotConfirmed(SlotConfirmed),
     SlotReleased(SlotReleased),
+    SlotsMoved(SlotsMoved),
     ReservationMade(ReservationMade),
     ReservationClosed(ReservationClosed),
     QuotaOverrideSet(QuotaOverrideSet),
@@ -85,13 +97,20 @@ pub struct DeviceEnrolled {
     pub at_ms: i64,
 }
 
-/// An identity belongs to a device. First event of every `identity-<hex>` stream.
+/// An identity belongs to a device. First event of every `identity-<hex>` stream; where an operator
+/// says so, it stands in the streams of the devices concerned as well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentityLinked {
     /// The identity.
     pub identity: Identity,
     /// The device that it belongs to from here on.
     pub device: DeviceRef,
+    /// The operator who said so; absent if it was seen for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Why the operator said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// When.
     pub at_ms: i64,
 }
@@ -413,12 +432,19 @@ impl Event {
             Self::LicenseDeleted(_) => "license-deleted.v1",
             Self::DeletionUnmatched(_) => "deletion-unmatched.v1",
             Self::LicenseVoided(_) => "license-voided.v1",
+            Self::LicenseWrittenOff(_) => "license-written-off.v1",
+            Self::DeviceBlocked(_) => "device-blocked.v1",
+            Self::DeviceUnblocked(_) => "device-unblocked.v1",
+            Self::DeviceMerged(_) => "device-merged.v1",
+            Self::DeviceReplaced(_) => "device-replaced.v1",
+            Self::DeviceTookOver(_) => "device-took-over.v1",
             Self::EvidenceKept(_) => "evidence-kept.v1",
             Self::TokenSpent(_) => "token-spent.v1",
             Self::QuotaPolicyPublished(_) => "quota-policy-published.v1",
             Self::SlotTaken(_) => "slot-taken.v1",
             Self::SlotConfirmed(_) => "slot-confirmed.v1",
             Self::SlotReleased(_) => "slot-released.v1",
+            Self::SlotsMoved(_) => "slots-moved.v1",
             Self::ReservationMade(_) => "reservation-made.v1",
             Self::ReservationClosed(_) => "reservation-closed.v1",
             Self::QuotaOverrideSet(_) => "quota-override-set.v1",
@@ -449,12 +475,18 @@ impl Event {
             Self::LicenseDeleted(e) => e.at_ms,
             Self::DeletionUnmatched(e) => e.at_ms,
             Self::LicenseVoided(e) => e.at_ms,
+            Self::LicenseWrittenOff(e) => e.at_ms,
+            Self::DeviceBlocked(e) | Self::DeviceUnblocked(e) => e.at_ms,
+            Self::DeviceMerged(e) => e.at_ms,
+            Self::DeviceReplaced(e) => e.at_ms,
+            Self::DeviceTookOver(e) => e.at_ms,
             Self::EvidenceKept(e) => e.at_ms,
             Self::TokenSpent(e) => e.at_ms,
             Self::QuotaPolicyPublished(e) => e.at_ms,
             Self::SlotTaken(e) => e.at_ms,
             Self::SlotConfirmed(e) => e.at_ms,
             Self::SlotReleased(e) => e.at_ms,
+            Self::SlotsMoved(e) => e.at_ms,
             Self::ReservationMade(e) => e.at_ms,
             Self::ReservationClosed(e) => e.at_ms,
             Self::QuotaOverrideSet(e) => e.at_ms,
@@ -484,7 +516,13 @@ impl Event {
     fn natural_key(&self) -> String {
         match self {
             Self::DeviceEnrolled(e) => e.device.to_string(),
-            Self::IdentityLinked(e) => format!("{} {}", e.identity, e.device),
+            // An operator can link an identity to a device that it belonged to before.
+            Self::IdentityLinked(IdentityLinked { identity, device, actor, at_ms, .. }) => {
+                match actor {
+                    None => format!("{identity} {device}"),
+                    Some(_) => format!("{identity} {device} {at_ms}"),
+                }
+            }
             Self::LicenseAcquired(e) => format!("{} {} {}", e.identity, e.nonce, e.ordinal),
             Self::AcquisitionRefused(e) => format!("{} {}", e.identity, e.nonce),
             Self::LicenseStored(e) | Self::LicenseStoreFailed(e) => e.license_id.to_string(),
@@ -494,13 +532,20 @@ impl Event {
             }
             Self::DeletionUnmatched(e) => format!("{} {} {}", e.identity, e.session, e.key_id),
             Self::LicenseVoided(e) => e.license_id.to_string(),
+            Self::LicenseWrittenOff(e) => e.license_id.to_string(),
+            Self::DeviceBlocked(e) | Self::DeviceUnblocked(e) => e.at_ms.to_string(),
+            // A device is given up once; one whose licenses were written off can be replaced again.
+            Self::DeviceMerged(e) => e.into.to_string(),
+            Self::DeviceReplaced(e) => format!("{} {}", e.by, e.at_ms),
+            Self::DeviceTookOver(e) => e.from.to_string(),
             Self::EvidenceKept(e) => e.message.clone(),
             Self::TokenSpent(e) => format!("{} {}", e.identity, e.nonce),
             Self::QuotaPolicyPublished(e) => e.at_ms.to_string(),
-            // A license that moves between devices is taken and released more than once.
+            // A license that moved is released on another device than it was taken on.
             Self::SlotTaken(e) => format!("{} {}", e.license_id, e.device),
             Self::SlotConfirmed(e) => format!("{} {} {}", e.license_id, e.device, e.confirmed),
             Self::SlotReleased(e) => format!("{} {} {}", e.license_id, e.device, e.cause.word()),
+            Self::SlotsMoved(e) => format!("{} {}", e.from, e.into),
             Self::ReservationMade(e) => e.reservation_id.to_string(),
             Self::ReservationClosed(e) => {
                 let first = e.license_ids.first().map(ToString::to_string).unwrap_or_default();

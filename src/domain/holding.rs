@@ -39,6 +39,13 @@ impl Held {
     pub fn is_live(&self, now_ms: i64) -> bool {
         self.counted_until_ms.is_none_or(|until| now_ms < until)
     }
+
+    /// Lets it count until `frees_at_ms` at most: nobody has it any more.
+    pub(super) fn give_up(&mut self, frees_at_ms: i64) {
+        let until_ms = self.counted_until_ms.unwrap_or(i64::MAX).min(frees_at_ms);
+        self.counted_until_ms = Some(until_ms);
+        self.confirmed = false;
+    }
 }
 
 /// A persistent license that was issued, live or not.
@@ -68,6 +75,25 @@ impl IssuedLog {
         self.0.push_back(issued);
     }
 
+    /// Adds what was issued elsewhere, in the order of time.
+    pub(super) fn take_over(&mut self, issued: impl IntoIterator<Item = Issued>) {
+        let mut all: Vec<Issued> = self.0.drain(..).chain(issued).collect();
+        all.sort_by_key(|issued| issued.at_ms);
+        all.into_iter().for_each(|issued| self.add(issued));
+    }
+
+    /// Counts what was issued to one device for another.
+    pub(super) fn rename(&mut self, from: Tag, into: Tag) {
+        for issued in self.0.iter_mut().filter(|issued| issued.device == Some(from)) {
+            issued.device = Some(into);
+        }
+    }
+
+    /// All that is remembered, oldest first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Issued> {
+        self.0.iter()
+    }
+
     /// Those issued after `since_ms`, oldest first.
     pub fn since(&self, since_ms: i64) -> impl Iterator<Item = &Issued> {
         self.0.iter().skip_while(move |issued| issued.at_ms <= since_ms)
@@ -91,6 +117,19 @@ impl Doubtful {
             self.0.pop_front();
         }
         self.0.push_back((device, key_id, until_ms));
+    }
+
+    /// Has one device in the place of another.
+    pub(super) fn rename(&mut self, from: &DeviceRef, into: &DeviceRef) {
+        for (device, key_id, until_ms) in std::mem::take(&mut self.0) {
+            let device = device.map(|device| if device == *from { into.clone() } else { device });
+            self.add(device, key_id, until_ms);
+        }
+    }
+
+    /// What a device has of its own, as KIDs and their times.
+    pub(super) fn own(&self) -> impl Iterator<Item = (KeyId, Option<i64>)> {
+        self.0.iter().map(|(_, key_id, until_ms)| (*key_id, *until_ms))
     }
 
     pub(super) fn forget_expired(&mut self, now_ms: i64) {

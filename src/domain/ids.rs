@@ -19,6 +19,7 @@ pub struct MalformedId {
     expected: &'static str,
 }
 
+const HEX_8: MalformedId = MalformedId { expected: "16 lower-case hexadecimal digits, not all 0" };
 const HEX_32: MalformedId = MalformedId { expected: "64 hexadecimal digits" };
 const BASE64_16: MalformedId = MalformedId { expected: "base64 of 16 bytes" };
 const REFERENCE: MalformedId = MalformedId { expected: "26 characters a-z, 2-7" };
@@ -39,9 +40,8 @@ impl Digest {
 pub struct Wire16(pub [u8; 16]);
 
 /// What is kept of a name where only sameness matters: the first 8 bytes of its SHA-256. Names are
-/// the service's own, so nobody gains from making two of them alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+/// the service's own, so nobody gains from making two of them alike. As text 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(NonZeroU64);
 
 impl Tag {
@@ -50,6 +50,43 @@ impl Tag {
         let [a, b, c, d, e, f, g, h, ..] = Digest::of(name.as_bytes()).0;
         let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
         Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for Tag {
+    type Err = MalformedId;
+
+    fn from_str(text: &str) -> Result<Self, MalformedId> {
+        let number = u64::from_str_radix(text, 16).ok().and_then(NonZeroU64::new);
+        // Only what `Display` writes, so that an event is written again as it was read.
+        number.map(Self).filter(|tag| tag.to_string() == text).ok_or(HEX_8)
+    }
+}
+
+/// As text in JSON, where other programs would round the number.
+impl Serialize for Tag {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Tag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            text(deserializer)
+        } else {
+            NonZeroU64::deserialize(deserializer).map(Self)
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Whatever several identities of one device do, in whatever order: what the rules make of it is
 //! what the words of the specification say, worked out a second time on paper.
 
+mod joined;
+mod paper;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
@@ -13,7 +16,8 @@ use super::delete;
 use super::event::Grade;
 use super::quota::Voiding;
 use super::scenario::{Ask, DAY_MS, MemoryRows, Removal, Scenario, kid, session};
-use super::{Device, Event, KeyId, LicenseId, SessionId};
+use super::{Device, Event, KeyId, LicenseId};
+use paper::{Paper, Verdict};
 
 const SLOTS: u32 = 3;
 const LICENSES_PER_SLOT: u32 = 3;
@@ -32,6 +36,10 @@ enum Step {
     ReplayDelete { back: usize },
     /// The acknowledgement of an earlier challenge's transaction.
     Acknowledge { by: u8, back: usize, result: u32 },
+    /// An operator writes off the licenses for a KID, or all, at once or after some hours.
+    WriteOff { kid: Option<u8>, hours: Option<i64> },
+    /// An operator blocks the device, or unblocks it.
+    Block { blocked: bool },
     /// Time passes.
     Wait { hours: i64 },
 }
@@ -71,182 +79,11 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (0..8usize).prop_map(|back| Step::ReplayDelete { back }),
         4 => (by, 0..8usize, 0..=1u32)
             .prop_map(|(by, back, result)| Step::Acknowledge { by, back, result }),
+        1 => (prop::option::weighted(0.8, 1..=5u8), prop::option::of(1..30i64))
+            .prop_map(|(kid, hours)| Step::WriteOff { kid, hours }),
+        1 => prop::bool::weighted(0.2).prop_map(|blocked| Step::Block { blocked }),
         1 => (1..30i64).prop_map(|hours| Step::Wait { hours }),
     ]
-}
-
-/// The ledger as a clerk would keep it: a list of licenses, and lists of what was said about them.
-#[derive(Default)]
-struct Paper {
-    licenses: Vec<PaperLicense>,
-    /// Granted challenges by identity and nonce: time and bytes.
-    granted: BTreeMap<(u8, u8), (i64, u8)>,
-    /// Identity, session and KID of every deletion that was answered for good.
-    answered: BTreeSet<(u8, SessionId, KeyId)>,
-    /// Identity and KID of effective deletions, with the number of licenses issued before.
-    effective: BTreeMap<(u8, KeyId), usize>,
-}
-
-struct PaperLicense {
-    id: LicenseId,
-    by: u8,
-    nonce: u8,
-    kid: KeyId,
-    session: SessionId,
-    explicit: bool,
-    until_ms: Option<i64>,
-    acquired_ms: i64,
-    level: u32,
-    /// What the device said about storing it, if anything.
-    stored: Option<bool>,
-    deleted: bool,
-    counts: bool,
-}
-
-/// What the clerk says about a challenge.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Verdict {
-    Grant,
-    Repeat,
-    Spent,
-    NonceReused,
-    SessionUsed,
-    OverLimit,
-}
-
-impl PaperLicense {
-    fn is_live(&self, now_ms: i64) -> bool {
-        self.counts && self.until_ms.is_none_or(|until_ms| now_ms < until_ms)
-    }
-}
-
-impl Paper {
-    fn slots(&self, now_ms: i64) -> BTreeSet<KeyId> {
-        self.licenses.iter().filter(|l| l.is_live(now_ms)).map(|l| l.kid).collect()
-    }
-
-    fn judge(&self, ask: &Ask, now_ms: i64) -> Verdict {
-        if let Some((at_ms, content)) = self.granted.get(&(ask.identity, ask.nonce)) {
-            let its = self.licenses.iter().filter(|l| (l.by, l.nonce) == (ask.identity, ask.nonce));
-            let mut its = its.map(|l| l.is_live(now_ms) && !l.deleted);
-            return match () {
-                () if *content != ask.content => Verdict::NonceReused,
-                () if now_ms - at_ms > DAY_MS || its.any(|live| !live) => Verdict::Spent,
-                () => Verdict::Repeat,
-            };
-        }
-        if !ask.persistent {
-            return Verdict::Grant;
-        }
-        let here = (ask.identity, ask.session_id());
-        let acquired = self.licenses.iter().filter(|l| (l.by, l.session) == here);
-        let mut used: BTreeSet<KeyId> = acquired.map(|l| l.kid).collect();
-        let answered = self.answered.iter().filter(|(by, session, _)| (*by, *session) == here);
-        used.extend(answered.map(|(_, _, kid)| kid));
-        if ask.kids.iter().any(|kid| used.contains(kid)) {
-            return Verdict::SessionUsed;
-        }
-        let mut slots = self.slots(now_ms);
-        let before = slots.len();
-        slots.extend(&ask.kids);
-        let over_slots = slots.len() > before && slots.len() > SLOTS as usize;
-        let crowded = ask.kids.iter().any(|kid| {
-            let held = self.licenses.iter().filter(|l| l.kid == *kid && l.is_live(now_ms)).count();
-            let wanted = ask.kids.iter().filter(|wanted| *wanted == kid).count();
-            held + wanted > LICENSES_PER_SLOT as usize
-        });
-        if over_slots || crowded { Verdict::OverLimit } else { Verdict::Grant }
-    }
-
-    /// Strikes out what the rule voids.
-    fn void(&mut self, rule: Option<Voiding>, now_ms: i64) {
-        let Some(rule) = rule else { return };
-        let allowed_ms = rule.unconfirmed_after_seconds.map(|seconds| i64::from(seconds) * 1000);
-        let open = self.licenses.iter_mut().filter(|l| l.is_live(now_ms));
-        for license in open.filter(|l| l.level >= rule.min_security_level) {
-            let failed = rule.store_failed && license.stored == Some(false);
-            let late = allowed_ms.is_some_and(|ms| now_ms - license.acquired_ms > ms);
-            if failed || (late && license.stored != Some(true)) {
-                license.counts = false;
-            }
-        }
-    }
-
-    fn acknowledge(&mut self, by: u8, nonce: u8, result: u32) {
-        for license in self.licenses.iter_mut().filter(|l| (l.by, l.nonce) == (by, nonce)) {
-            license.stored.get_or_insert(result == 0);
-        }
-    }
-
-    fn grant(&mut self, ask: &Ask, ids: &[LicenseId], now_ms: i64) {
-        self.granted.insert((ask.identity, ask.nonce), (now_ms, ask.content));
-        for (kid, id) in ask.kids.iter().zip(ids).filter(|_| ask.persistent) {
-            self.licenses.push(PaperLicense {
-                id: *id,
-                by: ask.identity,
-                nonce: ask.nonce,
-                kid: *kid,
-                session: ask.session_id(),
-                explicit: ask.session.is_some(),
-                until_ms: ask.until_ms,
-                acquired_ms: now_ms,
-                level: ask.security_level,
-                stored: None,
-                deleted: false,
-                counts: true,
-            });
-        }
-    }
-
-    /// Section 9.2, step by step; tells whether the session is known.
-    fn delete(&mut self, removal: &Removal, releasing: &[Grade]) -> bool {
-        let by = removal.identity;
-        let own = |l: &&PaperLicense| l.by == by;
-        let linked = self.licenses.iter().filter(own).any(|l| l.session == removal.session);
-        let here = |l: &PaperLicense| {
-            l.by == by && if linked { l.session == removal.session } else { !l.explicit }
-        };
-        let triple = |kid: &KeyId| (by, removal.session, *kid);
-        let matches = |kid: &&KeyId| {
-            self.licenses.iter().any(|l| here(l) && l.kid == **kid)
-                || self.answered.contains(&triple(kid))
-        };
-        let kids: BTreeSet<KeyId> = removal.kids.iter().filter(matches).copied().collect();
-        let releases = match (linked, removal.chain_revoked) {
-            (true, false) => releasing.contains(&Grade::B),
-            _ => releasing.contains(&Grade::C),
-        };
-        for kid in &kids {
-            if !self.answered.insert(triple(kid)) {
-                continue;
-            }
-            let since = self.effective.get(&(by, *kid)).copied().unwrap_or(0);
-            let issued =
-                self.licenses.iter().skip(since).filter(|l| l.by == by && l.kid == *kid).count();
-            if !linked && issued != 1 {
-                continue;
-            }
-            let meant = self.licenses.iter_mut().skip(if linked { 0 } else { since });
-            let mut meant: Vec<_> = meant.filter(|l| here(l) && l.kid == *kid).collect();
-            meant.retain(|l| !l.deleted);
-            for license in &mut meant {
-                license.deleted = true;
-                license.counts &= !releases;
-            }
-            let sessions: BTreeSet<SessionId> = meant.iter().map(|l| l.session).collect();
-            if !meant.is_empty() {
-                self.effective.insert((by, *kid), self.licenses.len());
-            }
-            // A session whose last license is gone has nothing left to delete.
-            for session in sessions {
-                let rest = self.licenses.iter().filter(|l| (l.by, l.kid) == (by, *kid));
-                if rest.filter(|l| l.session == session).all(|l| l.deleted) {
-                    self.answered.insert((by, session, *kid));
-                }
-            }
-        }
-        !kids.is_empty()
-    }
 }
 
 /// A device, the clerk beside it, and the messages sent so far.
@@ -317,6 +154,20 @@ impl Run {
                 self.void();
                 Ok(())
             }
+            Step::WriteOff { kid: number, hours } => {
+                let now_ms = self.device.now_ms;
+                let cooldown_ms = hours.map(|hours| hours * HOUR_MS);
+                let chosen = number.map(kid);
+                self.void();
+                self.device.write_off(chosen.as_ref().map(std::slice::from_ref), cooldown_ms);
+                self.paper.write_off(chosen, cooldown_ms.map(|ms| now_ms + ms), now_ms);
+                Ok(())
+            }
+            Step::Block { blocked } => {
+                self.device.set_blocked(*blocked);
+                self.paper.blocked = *blocked;
+                Ok(())
+            }
             Step::Wait { hours } => {
                 self.device.wait(hours * HOUR_MS);
                 Ok(())
@@ -342,6 +193,7 @@ impl Run {
             Outcome::Repeat(_) => Verdict::Repeat,
             Outcome::Refuse(Refusal::ChallengeSpent, None) => Verdict::Spent,
             Outcome::Refuse(Refusal::NonceReused, None) => Verdict::NonceReused,
+            Outcome::Refuse(Refusal::Blocked, None) => Verdict::Blocked,
             Outcome::Refuse(Refusal::SessionUsed(_), None) => Verdict::SessionUsed,
             Outcome::Refuse(Refusal::Quota(_), _) => Verdict::OverLimit,
             other => return Err(TestCaseError::fail(format!("{other:?}"))),
@@ -537,7 +389,7 @@ proptest! {
 fn steps_reach_every_kind_of_event_and_answer() {
     let mut runner = TestRunner::deterministic();
     let mut reached = BTreeMap::<String, usize>::new();
-    for _ in 0..200 {
+    for _ in 0..300 {
         let steps = vec(any_step(), 80).new_tree(&mut runner).unwrap().current();
         let rule = voiding().new_tree(&mut runner).unwrap().current();
         let mut run = Run::new(vec![Grade::A, Grade::B, Grade::C], rule);
@@ -557,6 +409,7 @@ fn steps_reach_every_kind_of_event_and_answer() {
         "Repeat",
         "Spent",
         "NonceReused",
+        "Blocked",
         "SessionUsed",
         "OverLimit",
         "license-acquired.v1",
@@ -566,6 +419,8 @@ fn steps_reach_every_kind_of_event_and_answer() {
         "linked deletion",
         "license-deleted.v1",
         "deletion-unmatched.v1",
+        "license-written-off.v1",
+        "device-blocked.v1",
         "void: store_failed",
         "void: unconfirmed",
     ] {

@@ -17,6 +17,10 @@ pub const LICENSES_PER_SLOT: &str = "licenses-per-slot";
 /// the list may have this id.
 pub const DEFAULT: &str = "default";
 
+/// What refuses everything to a device that is blocked or was replaced. No rule of the list may have
+/// this id.
+pub const BLOCKED: &str = "device-blocked";
+
 /// The id of the rule that the configuration's limit of live slots becomes.
 pub const DEVICE_SLOTS: &str = "device-slots";
 
@@ -252,7 +256,7 @@ impl QuotaPolicy {
             if !is_name(id) {
                 return Err(InvalidPolicy::RuleId(id.clone()));
             }
-            if id == LICENSES_PER_SLOT || id == DEFAULT || !ids.insert(id) {
+            if [LICENSES_PER_SLOT, DEFAULT, BLOCKED].contains(&id.as_str()) || !ids.insert(id) {
                 return Err(InvalidPolicy::RuleIdTwice(id.clone()));
             }
             rule.check(self)?;
@@ -353,7 +357,7 @@ pub enum InvalidPolicy {
     /// A rule's id is out of form.
     #[error("rule id {0:?} must be 1 to 64 lower-case letters, digits and hyphens")]
     RuleId(String),
-    /// Two rules have one id, or a rule has that of the cap on one slot or of the default.
+    /// Two rules have one id, or a rule has one that is kept for what no rule of the list says.
     #[error("rule id `{0}` is taken: give every rule an id of its own")]
     RuleIdTwice(String),
     /// Two rules count the same; at most one of their limits can ever matter.

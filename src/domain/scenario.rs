@@ -19,10 +19,11 @@ use super::ids::{ReferenceKey, Wire16};
 use super::lookup::{self, Key, Place, Row, Rows, Value};
 use super::quota::QuotaPolicy;
 use super::reserve::Reserve;
+use super::support::{Act, WriteOff};
 use super::usage::{Explanation, Usage, Wanted};
 use super::{
-    AccountRef, Device, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId,
-    TransactionId,
+    AccountRef, Device, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, Reason,
+    SessionId, TransactionId,
 };
 
 pub(crate) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -87,6 +88,15 @@ impl MemoryRows {
         let place = Place { device: &device, sequence: place, revision: place };
         lookup::apply(fact, place, self).unwrap();
     }
+}
+
+pub(crate) fn reason() -> Reason {
+    "a test".parse().unwrap()
+}
+
+/// What an operator at the command line does.
+pub(crate) fn by_cli(reason: &Reason) -> Act<'_> {
+    Act { actor: "cli", reason }
 }
 
 pub(crate) fn device_ref() -> DeviceRef {
@@ -301,7 +311,7 @@ pub(crate) struct Scenario {
     pub(crate) policy: QuotaPolicy,
     pub(crate) now_ms: i64,
     /// License ids drawn so far.
-    drawn: u128,
+    pub(crate) drawn: u128,
 }
 
 impl Scenario {
@@ -554,6 +564,34 @@ impl Scenario {
         events
     }
 
+    /// Writes off the live licenses for these KIDs, or all, and returns which that is.
+    pub(crate) fn write_off(
+        &mut self,
+        kids: Option<&[KeyId]>,
+        cooldown_ms: Option<i64>,
+    ) -> Vec<LicenseId> {
+        self.void_overdue();
+        let chosen = kids.map(|kids| {
+            let live = self.device.held(self.now_ms).filter(|(kid, _)| kids.contains(kid));
+            live.map(|(_, held)| held.license_id).collect::<Vec<_>>()
+        });
+        let command = WriteOff { license_ids: chosen.as_deref(), cooldown_ms };
+        let (events, _) = self.device.write_off(command, by_cli(&reason()), self.now_ms).unwrap();
+        let ids = events.iter().map(|event| event.license_id).collect();
+        events.into_iter().for_each(|event| self.record(Event::LicenseWrittenOff(event)));
+        ids
+    }
+
+    /// Blocks the device, or unblocks it, a moment later than all before.
+    pub(crate) fn set_blocked(&mut self, blocked: bool) {
+        self.now_ms += 1;
+        let block = by_cli(&reason()).block(self.now_ms);
+        self.record(match blocked {
+            true => Event::DeviceBlocked(block),
+            false => Event::DeviceUnblocked(block),
+        });
+    }
+
     /// KIDs whose slots are held.
     pub(crate) fn held(&self) -> Vec<KeyId> {
         self.device.held_slots(self.now_ms)
@@ -564,7 +602,7 @@ impl Scenario {
         self.device.held(self.now_ms).map(|(_, held)| held.license_id).collect()
     }
 
-    fn record(&mut self, event: Event) {
+    pub(crate) fn record(&mut self, event: Event) {
         self.rows.apply(&event, self.events.len());
         for (account, mirrored) in mirror(&self.name, &self.device, [&event]) {
             self.accounts.entry(account).or_default().evolve(&mirrored);

@@ -7,8 +7,8 @@ use super::device::Device;
 use super::holding::{Held, IssuedLog};
 use super::ids::{DeviceRef, KeyId, LicenseId, Tag};
 use super::quota::{
-    Condition, Counts, DEFAULT, DefaultAnswer, LICENSES_PER_SLOT, OnExceed, QuotaPolicy, QuotaRule,
-    Scope,
+    BLOCKED, Condition, Counts, DEFAULT, DefaultAnswer, LICENSES_PER_SLOT, OnExceed, QuotaPolicy,
+    QuotaRule, Scope,
 };
 
 /// What a decision about quotas is made on.
@@ -161,6 +161,8 @@ pub enum Remedy {
     WriteOff,
     /// An operator sets another limit for the device or account.
     Override,
+    /// An operator unblocks the device.
+    Unblock,
 }
 
 impl Remedy {
@@ -171,6 +173,7 @@ impl Remedy {
             Self::Wait => "wait",
             Self::WriteOff => "write_off",
             Self::Override => "override",
+            Self::Unblock => "unblock",
         }
     }
 }
@@ -185,8 +188,10 @@ impl RuleUse {
         if self.next_free_at_ms.is_some() {
             remedies.push(Remedy::Wait);
         }
-        if self.rule != LICENSES_PER_SLOT && self.rule != DEFAULT {
-            remedies.push(Remedy::Override);
+        match self.rule.as_str() {
+            BLOCKED => remedies.push(Remedy::Unblock),
+            LICENSES_PER_SLOT | DEFAULT => {}
+            _ => remedies.push(Remedy::Override),
         }
         remedies
     }
@@ -235,6 +240,9 @@ impl<'a> Usage<'a> {
     /// Whether `wanted` (repeats allowed) may be held. A request that takes nothing new of what a
     /// rule counts is within it, also when more is in use than it allows.
     pub fn judge(&self, wanted: &[Wanted<'a>]) -> Result<Verdict, Box<RuleUse>> {
+        if let Some(barred) = self.barred(wanted) {
+            return Err(Box::new(barred));
+        }
         let mut verdict = Verdict::Allow;
         for measured in self.measured(wanted) {
             verdict = verdict.max(measured.verdict());
@@ -250,8 +258,8 @@ impl<'a> Usage<'a> {
 
     /// The same with all reasons.
     pub fn explain(&self, wanted: &[Wanted<'a>]) -> Explanation {
-        let measured = self.measured(wanted);
-        let mut rules: Vec<_> = measured.map(|measured| self.spell_out(&measured)).collect();
+        let measured = self.measured(wanted).map(|measured| self.spell_out(&measured));
+        let mut rules: Vec<_> = self.barred(wanted).into_iter().chain(measured).collect();
         rules.extend(self.uncovered(wanted));
         rules.extend(self.overfilled_slot(wanted));
         let verdict = rules.iter().map(|rule| rule.verdict).max().unwrap_or(Verdict::Allow);
@@ -471,6 +479,12 @@ impl<'a> Usage<'a> {
             }
         };
         first.map(|at_ms| at_ms.saturating_add(window_ms))
+    }
+
+    /// What refuses everything to a device that an operator blocked or replaced.
+    fn barred(&self, wanted: &[Wanted<'_>]) -> Option<RuleUse> {
+        let barred = (self.device.blocked || self.device.replaced) && !wanted.is_empty();
+        barred.then(|| self.refused_by(BLOCKED, 0, 0, wanted.len()))
     }
 
     /// What refuses licenses that no rule is about, if the policy does.

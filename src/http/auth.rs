@@ -42,6 +42,10 @@ pub enum LicensesWrite {}
 #[derive(Debug)]
 pub enum InventoryRead {}
 
+/// [`Scope::SupportWrite`] is needed.
+#[derive(Debug)]
+pub enum SupportWrite {}
+
 /// [`Scope::EventsRead`] is needed.
 #[derive(Debug)]
 pub enum EventsRead {}
@@ -68,6 +72,10 @@ impl RequiredScope for LicensesWrite {
 
 impl RequiredScope for InventoryRead {
     const SCOPE: Scope = Scope::InventoryRead;
+}
+
+impl RequiredScope for SupportWrite {
+    const SCOPE: Scope = Scope::SupportWrite;
 }
 
 impl RequiredScope for EventsRead {

@@ -10,6 +10,7 @@ mod license;
 mod once;
 mod packaging;
 mod reservations;
+mod support;
 mod webhooks;
 
 use std::sync::Arc;
@@ -76,6 +77,12 @@ pub struct Services {
         webhooks::replay,
         webhooks::enable,
         webhooks::disable,
+        support::write_off,
+        support::block,
+        support::unblock,
+        support::link,
+        support::merge,
+        support::replace,
         super::health::healthz,
         super::health::readyz,
         super::show_metrics,
@@ -109,6 +116,21 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
         .service(
             web::resource("/v1/devices/{device}/reservations/{reservation}/release")
                 .route(web::post().to(reservations::release)),
+        )
+        .service(
+            web::resource("/v1/devices/{device}/write-off")
+                .route(web::post().to(support::write_off)),
+        )
+        .service(web::resource("/v1/devices/{device}/block").route(web::post().to(support::block)))
+        .service(
+            web::resource("/v1/devices/{device}/unblock").route(web::post().to(support::unblock)),
+        )
+        .service(
+            web::resource("/v1/devices/{device}/identities").route(web::post().to(support::link)),
+        )
+        .service(web::resource("/v1/devices/{device}/merge").route(web::post().to(support::merge)))
+        .service(
+            web::resource("/v1/devices/{device}/replace").route(web::post().to(support::replace)),
         )
         .service(web::resource("/v1/headers").route(web::get().to(packaging::headers)))
         .service(web::resource("/v1/speke/v2").route(web::post().to(packaging::speke)))

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::commit::{Attempts, Caller, Committed, Turn, introduction};
 use super::sealing::RequestKeys;
+use super::subject::Subject;
 use super::{Answer, Denied, Licensing, LicensingError, Posted, random_bytes};
 use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, Terms};
 use crate::domain::event::{LicenseAcquired, Persistence, TokenSpent};
@@ -210,8 +211,13 @@ impl Licensing {
         claims: &Claims,
         turn: &Turn,
     ) -> Result<(), LicensingError> {
-        let other = |claimed: &DeviceRef| *claimed != turn.belonging.device;
-        seen.names_other_device = claims.device.as_ref().is_some_and(other);
+        let Subject { asked_for, replaced, .. } = &turn.subject;
+        let is_it = |device: &DeviceRef| device == asked_for || device == turn.subject.name();
+        seen.names_other_device = match &claims.device {
+            Some(claimed) if !is_it(claimed) => !is_it(&self.deciding.goes_on_as(claimed)?),
+            _ => false,
+        };
+        seen.device_replaced = *replaced;
         if let Some((_, stream)) = &claims.spends {
             seen.token_spent = self.ledger.head(stream).await?.is_some();
         }
@@ -334,6 +340,7 @@ pub(super) fn fault_of(refusal: DomainRefusal) -> Denied {
         }
         DomainRefusal::ChallengeSpent => Refusal::ChallengeSpent.into(),
         DomainRefusal::Blocked => Refusal::NotEntitled { reason: None }.into(),
+        DomainRefusal::Replaced => Refusal::not_entitled("device_replaced").into(),
         DomainRefusal::OtherDevice => Refusal::not_entitled("other_device").into(),
         DomainRefusal::TokenSpent => Refusal::not_entitled("token_spent").into(),
         DomainRefusal::TransactionUsed => {

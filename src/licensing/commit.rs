@@ -94,7 +94,7 @@ pub(super) fn introduction(caller: &Caller, turn: &Turn) -> Vec<(StreamName, Eve
         events.push((guard.stream().clone(), Event::DeviceEnrolled(enrolled)));
     }
     if belonging.expected == Expected::NoStream {
-        let linked = IdentityLinked { identity, device, at_ms };
+        let linked = IdentityLinked { identity, device, actor: None, reason: None, at_ms };
         events.push((belonging.stream.clone(), Event::IdentityLinked(linked)));
     }
     events
@@ -118,6 +118,9 @@ impl Licensing {
         }
         let mut policy = self.policy.current();
         let mut subject = self.hold(&belonging.device, paying).await?;
+        if belonging.device != *subject.name() {
+            belonging.device = subject.name().clone();
+        }
         if policy.policy.voiding.is_some() {
             policy = self.void_overdue(&mut subject, paying, policy, correlation).await?;
         }
@@ -173,14 +176,22 @@ impl Licensing {
         mut checks: Vec<(StreamName, Expected)>,
         correlation: &str,
     ) -> Result<Option<u64>, LicensingError> {
-        let own = events.iter().filter(|(stream, _)| stream == subject.guard.stream());
-        let mirrored = mirror(subject.name(), subject.device(), own.map(|(_, event)| event));
+        if subject.is_given_up() {
+            return Ok(None);
+        }
+        let mut mirrored = Vec::new();
+        for (name, guard) in subject.devices() {
+            let own = events.iter().filter(|(stream, _)| stream == guard.stream());
+            mirrored.extend(mirror(name, guard.device(), own.map(|(_, event)| event)));
+        }
         if mirrored.iter().any(|(account, _)| !subject.accounts.contains_key(account)) {
             return Ok(None);
         }
         // Behind what they mirror, and before what else was handed in: the last event of all is
         // still the last.
-        let at = events.iter().rposition(|(stream, _)| stream == subject.guard.stream());
+        let is_of_device =
+            |stream: &StreamName| subject.devices().any(|(_, guard)| guard.stream() == stream);
+        let at = events.iter().rposition(|(stream, _)| is_of_device(stream));
         let at = at.map_or(0, |last| last + 1);
         let mirrored = mirrored.into_iter();
         let mirrored = mirrored.map(|(account, event)| (account_stream(&account), event));
@@ -205,7 +216,7 @@ impl Licensing {
     /// Reads the heads of all that a decision was made on, and what stands there; tells whether any
     /// of them has moved. An answer that appends nothing is only true if none has.
     pub(super) async fn moved(&self, turn: &mut Turn) -> Result<bool, LicensingError> {
-        let subject = turn.subject.refresh().await?;
+        let subject = turn.subject.refresh().await? || turn.subject.is_given_up();
         let identity = self.identities.moved(turn.identity, &turn.belonging, &self.ledger).await?;
         let policy = self.policy.refresh(&self.ledger).await?;
         Ok(subject || identity || policy.revision != turn.policy.revision)

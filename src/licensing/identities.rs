@@ -13,9 +13,6 @@ use crate::ledger::{Expected, Ledger, StreamName};
 /// Identities kept in memory.
 const CACHED: usize = 64 * 1024;
 
-/// Events of one identity's stream: it is linked a handful of times in its life.
-const READ_EVENTS: usize = 256;
-
 /// The device an identity belongs to, as of one revision of its stream.
 #[derive(Clone, Debug)]
 pub(super) struct Belonging {
@@ -54,13 +51,13 @@ impl Identities {
             expected: Expected::NoStream,
             at_ms: 0,
         };
-        for recorded in ledger.read_stream(&stream, 0, READ_EVENTS).await? {
-            belonging.expected = Expected::At(recorded.revision);
-            let fact = Fact::of(recorded)?;
-            belonging.at_ms = belonging.at_ms.max(fact.event.at_ms());
-            if let Event::IdentityLinked(linked) = fact.event {
-                belonging.device = linked.device;
-            }
+        if let Some(newest) = ledger.read_stream_backwards(&stream, u64::MAX, 1).await?.pop() {
+            belonging.expected = Expected::At(newest.revision);
+            let Event::IdentityLinked(linked) = Fact::of(newest)?.event else {
+                let (stream, kind) = (stream.to_string(), "no identity-linked.v1");
+                return Err(LicensingError::Stream { stream, kind });
+            };
+            (belonging.device, belonging.at_ms) = (linked.device, linked.at_ms);
         }
         if belonging.expected != Expected::NoStream {
             self.cache().put(identity, belonging.clone());

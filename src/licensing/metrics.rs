@@ -92,6 +92,7 @@ impl Metrics {
             Refusal::NonceReused => "nonce_reused",
             Refusal::ChallengeSpent => "challenge_spent",
             Refusal::Blocked => "blocked",
+            Refusal::Replaced => "replaced",
             Refusal::OtherDevice => "other_device",
             Refusal::TokenSpent => "token_spent",
             Refusal::SessionUsed(_) => "session_used",

@@ -279,7 +279,13 @@ async fn answer_is_checked_against_the_policy_and_the_device_it_was_decided_on()
     assert!(!node.moved(&mut turn).await.unwrap());
 
     let device = ReferenceKey::new([7; 32]).device("another");
-    let linked = IdentityLinked { identity, device: device.clone(), at_ms: NOW_S as i64 * 1000 };
+    let linked = IdentityLinked {
+        identity,
+        device: device.clone(),
+        actor: None,
+        reason: None,
+        at_ms: NOW_S as i64 * 1000,
+    };
     site.append(&turn.belonging.stream, Event::IdentityLinked(linked)).await;
     assert!(node.moved(&mut turn).await.unwrap());
     let found = node.identities.find(identity, &site.ledger).await.unwrap();

@@ -48,7 +48,7 @@ impl Licensing {
             match self.append_to(subject, events, checks, correlation).await? {
                 Some(_) => self.metrics.voided(overdue.iter().map(|voided| voided.reason)),
                 None => {
-                    subject.guard.refresh().await?;
+                    subject.refresh().await?;
                     self.hold_accounts(subject, paying).await?;
                     policy = self.policy.refresh(&self.ledger).await?;
                 }

@@ -26,6 +26,11 @@ pub const TYPES: &[&str] = &[
     "license.deleted",
     "license.deletion_unmatched",
     "license.voided",
+    "license.written_off",
+    "device.blocked",
+    "device.unblocked",
+    "device.merged",
+    "device.replaced",
     QUOTA_THRESHOLD,
 ];
 
@@ -39,6 +44,11 @@ const fn type_of(event: &Event) -> Option<&'static str> {
         Event::LicenseDeleted(_) => Some("license.deleted"),
         Event::DeletionUnmatched(_) => Some("license.deletion_unmatched"),
         Event::LicenseVoided(_) => Some("license.voided"),
+        Event::LicenseWrittenOff(_) => Some("license.written_off"),
+        Event::DeviceBlocked(_) => Some("device.blocked"),
+        Event::DeviceUnblocked(_) => Some("device.unblocked"),
+        Event::DeviceMerged(_) => Some("device.merged"),
+        Event::DeviceReplaced(_) => Some("device.replaced"),
         Event::DeviceEnrolled(_)
         | Event::IdentityLinked(_)
         | Event::EvidenceKept(_)
@@ -47,6 +57,9 @@ const fn type_of(event: &Event) -> Option<&'static str> {
         | Event::SlotTaken(_)
         | Event::SlotConfirmed(_)
         | Event::SlotReleased(_)
+        | Event::SlotsMoved(_)
+        | Event::DeviceTookOver(_)
+        | Event::RequestAnswered(_)
         | Event::ReservationMade(_)
         | Event::ReservationClosed(_)
         | Event::QuotaOverrideSet(_)

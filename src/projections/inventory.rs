@@ -3,6 +3,7 @@
 mod apply;
 mod elsewhere;
 mod query;
+mod support;
 mod voided;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use crate::ledger::{Ledger, ReadError};
 pub use query::{
     ChainPart, DeviceInventory, DevicePage, DeviceSummary, HeldLicense, LicenseStatus,
 };
+pub use support::{Block, Successor, WrittenOffLicense};
 pub use voided::{Unconfirmed, VoidedLicense};
 
 /// How long events gather before they are applied, unless a reader waits for them. Together they
@@ -31,6 +33,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../migrations/read_models/0002_chains.sql"),
     include_str!("../../migrations/read_models/0003_entitlement.sql"),
     include_str!("../../migrations/read_models/0004_voided.sql"),
+    include_str!("../../migrations/read_models/0006_support.sql"),
     include_str!("../../migrations/read_models/0007_elsewhere.sql"),
 ];
 

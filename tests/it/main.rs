@@ -39,6 +39,7 @@ mod revocation;
 mod schemathesis;
 mod service;
 mod shapes;
+mod support;
 mod voiding;
 mod webhooks;
 mod wire;

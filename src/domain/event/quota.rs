@@ -89,8 +89,6 @@ pub enum SlotEnd {
     Voided,
     /// An operator wrote it off.
     WrittenOff,
-    /// It moved to another device.
-    Moved,
     /// Its reservation was released, or became a license.
     ReservationClosed,
 }
@@ -102,7 +100,6 @@ impl SlotEnd {
             Self::Deleted => "deleted",
             Self::Voided => "voided",
             Self::WrittenOff => "written_off",
-            Self::Moved => "moved",
             Self::ReservationClosed => "reservation_closed",
         }
     }

@@ -25,12 +25,19 @@ fn golden(event: &Event) -> &'static str {
         Event::LicenseDeleted(_) => body!("license-deleted.v1"),
         Event::DeletionUnmatched(_) => body!("deletion-unmatched.v1"),
         Event::LicenseVoided(_) => body!("license-voided.v1"),
+        Event::LicenseWrittenOff(_) => body!("license-written-off.v1"),
+        Event::DeviceBlocked(_) => body!("device-blocked.v1"),
+        Event::DeviceUnblocked(_) => body!("device-unblocked.v1"),
+        Event::DeviceMerged(_) => body!("device-merged.v1"),
+        Event::DeviceReplaced(_) => body!("device-replaced.v1"),
+        Event::DeviceTookOver(_) => body!("device-took-over.v1"),
         Event::EvidenceKept(_) => body!("evidence-kept.v1"),
         Event::TokenSpent(_) => body!("token-spent.v1"),
         Event::QuotaPolicyPublished(_) => body!("quota-policy-published.v1"),
         Event::SlotTaken(_) => body!("slot-taken.v1"),
         Event::SlotConfirmed(_) => body!("slot-confirmed.v1"),
         Event::SlotReleased(_) => body!("slot-released.v1"),
+        Event::SlotsMoved(_) => body!("slots-moved.v1"),
         Event::ReservationMade(_) => body!("reservation-made.v1"),
         Event::ReservationClosed(_) => body!("reservation-closed.v1"),
         Event::QuotaOverrideSet(_) => body!("quota-override-set.v1"),
@@ -113,6 +120,7 @@ fn refuses_bodies_with_a_required_member_missing_or_null() {
     let of_kind = [
         ("quota-override-set.v1", "limit"),
         ("slot-taken.v1", "security_level"),
+        ("slots-moved.v1", "security_level"),
         ("reservation-made.v1", "security_level"),
         ("license-recorded.v1", "security_level"),
         ("license-recorded.v1", "evidence"),
@@ -150,7 +158,7 @@ fn words_inside_bodies_do_not_change() {
         ("license-voided.v1", "reason", r#""unconfirmed""#),
         ("slot-released.v1", "cause", r#""deleted""#),
         ("slot-released.v1", "cause", r#""voided""#),
-        ("slot-released.v1", "cause", r#""moved""#),
+        ("device-replaced.v1", "licenses", r#""written_off""#),
         ("slot-released.v1", "cause", r#""reservation_closed""#),
         ("reservation-closed.v1", "end", r#""released""#),
         ("content-key-typed.v1", "key_type", r#""aesctr""#),
@@ -181,6 +189,21 @@ fn event_ids_do_not_change() {
     assert_eq!(ids, expected.collect());
 }
 
+#[test]
+fn an_operators_link_is_another_fact_each_time() {
+    let body = format!(
+        r#"{{"identity": "{IDENTITY}", "device": "{DEVICE}", "actor": "cli", "reason": "x",
+            "at_ms": 1700000000123}}"#
+    );
+    let event = decode("identity-linked.v1", body.as_bytes()).unwrap();
+    assert_eq!(event.id("a-stream").to_string(), "8c0590cc-25fd-5130-99cb-44892a761322");
+    let written: Value = serde_json::from_slice(&encode(&event).unwrap()).unwrap();
+    assert_eq!(written, serde_json::from_str::<Value>(&body).unwrap());
+}
+
+const IDENTITY: &str = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f";
+const DEVICE: &str = "clxoin3sng2mp6etv3rgayrqnu";
+
 /// UUIDv5 of the goldens in the stream `a-stream`, computed with Python's uuid module.
 const EVENT_IDS: &[(&str, &str)] = &[
     ("acquisition-refused.v1", "4d7c9b5c-baf0-5277-9d71-f5384bfefbdf"),
@@ -191,7 +214,12 @@ const EVENT_IDS: &[(&str, &str)] = &[
     ("content-key-typed.v1", "13af6588-2032-51f0-a699-786a703830df"),
     ("deletion-recorded.v1", "f1396898-23ab-59fd-806c-45ab80539620"),
     ("deletion-unmatched.v1", "c0016dd5-47bd-552e-9a6d-59c86db35e2f"),
+    ("device-blocked.v1", "75a7e902-c62b-5863-94af-e586b65ff143"),
     ("device-enrolled.v1", "9ea28cf1-9744-5499-8846-ae0518c3cb7d"),
+    ("device-merged.v1", "d846cdf2-2a31-583c-a743-9408184fe83b"),
+    ("device-replaced.v1", "13583658-a27e-5f4c-9b8b-8085433657b8"),
+    ("device-took-over.v1", "19d44511-d2b7-5aa7-9923-06360f8ce9de"),
+    ("device-unblocked.v1", "67f0a91c-39dd-5ea7-88ec-b306021beac4"),
     ("evidence-kept.v1", "1b46d61f-50d2-5125-95d3-487aa3e08f00"),
     ("identity-linked.v1", "5933da19-fdbe-504f-b3d9-43aec6764781"),
     ("key-seed-registered.v1", "3320f7d5-e143-5bf4-a21c-07e65d277cf2"),
@@ -201,6 +229,7 @@ const EVENT_IDS: &[(&str, &str)] = &[
     ("license-store-failed.v1", "2dfdc732-d040-5973-8f32-9666e0bf377a"),
     ("license-stored.v1", "639a3862-4f9e-5d71-a002-5e06a2c7635d"),
     ("license-voided.v1", "61034d6b-4bc1-53cb-819b-5fe74f4e4f36"),
+    ("license-written-off.v1", "17ba8006-c6f8-53ad-8717-07871a77b971"),
     ("master-key-rotated.v1", "d5581ae4-d21a-5e4b-aac1-ff539019edc0"),
     ("quota-override-set.v1", "782b26d7-f445-567c-8aed-c2d5c13f866b"),
     ("quota-policy-published.v1", "7357bcfe-ac4a-51fe-a885-a7bfabb460e0"),
@@ -213,5 +242,6 @@ const EVENT_IDS: &[(&str, &str)] = &[
     ("slot-released.v1", "29ac60bc-212c-58ad-8f54-1de8afe14c18"),
     ("slot-taken.v1", "64520225-1935-5e85-a1bf-da58f290f7e1"),
     ("storage-recorded.v1", "05a37661-8e99-5009-9105-116b4b9df566"),
+    ("slots-moved.v1", "1b04d903-f48a-52ad-b8f6-23ca8adfc515"),
     ("token-spent.v1", "8cc58077-5856-5831-bc8c-4697f949a043"),
 ];

@@ -91,7 +91,7 @@ impl Deciding {
         let mut slot = slot.lock_owned().await;
         let (loaded, from_store) = match slot.take() {
             Some(loaded) => (loaded, false),
-            None => (self.load(name)?, true),
+            None => (self.load(name).await?, true),
         };
         let mut guard = DeviceGuard {
             deciding: Arc::clone(self),
@@ -106,12 +106,28 @@ impl Deciding {
         Ok(guard)
     }
 
+    /// The device that goes on for `name`, if it was given up for another, as far as the store has
+    /// it; else itself. It waits for nobody.
+    pub fn goes_on_as(&self, name: &DeviceRef) -> Result<DeviceRef, StateError> {
+        let mut name = name.clone();
+        while let Some(other) = self.store.device(&name)?.and_then(|(_, d)| d.given_up_for) {
+            name = other;
+        }
+        Ok(name)
+    }
+
     /// The device as the store has it, which may be behind.
-    fn load(&self, name: &DeviceRef) -> Result<Loaded, StateError> {
+    async fn load(&self, name: &DeviceRef) -> Result<Loaded, StateError> {
         let (head, device) = match self.store.device(name)? {
             Some((revision, device)) => (Some(revision), device),
             None => (None, Device::default()),
         };
+        // Rows that events of another device put are not stored together with this one.
+        if device.joined
+            && let Some(last) = self.ledger.last_sequence().await?
+        {
+            self.store.wait_for(last).await?;
+        }
         let (overlay, overlay_max) = (BTreeMap::new(), OVERLAY_ROWS);
         Ok(Loaded { device, head, overlay, overlay_max, present: Present::default() })
     }
@@ -162,7 +178,9 @@ impl DeviceGuard {
             let more = new.len() == READ_EVENTS;
             for recorded in new {
                 let fact = Fact::of(recorded)?;
-                self.fold(&fact.event, fact.recorded.revision, fact.recorded.sequence)?;
+                let (revision, sequence) = (fact.recorded.revision, fact.recorded.sequence);
+                self.make_room_for(&fact.event, sequence).await?;
+                self.fold(&fact.event, revision, sequence)?;
             }
             if !more {
                 return Ok(self.head() != before);
@@ -179,8 +197,26 @@ impl DeviceGuard {
             if self.head().map_or(0, |head| head + 1) != revision {
                 return self.refresh().await.map(drop);
             }
+            self.make_room_for(event, sequence).await?;
             self.fold(event, revision, sequence)?;
         }
+        Ok(())
+    }
+
+    /// Before an event by which the device gets an identity that was another one's: the rows of that
+    /// identity were put by events of the other device, which only the store knows. Waits until it has
+    /// them all, and forgets what memory has of that time.
+    async fn make_room_for(&mut self, event: &Event, sequence: u64) -> Result<(), StateError> {
+        if !matches!(event, Event::IdentityLinked(_) | Event::DeviceTookOver(_)) {
+            return Ok(());
+        }
+        if let Some(before) = sequence.checked_sub(1) {
+            self.deciding.store.wait_for(before).await?;
+        }
+        let Loaded { overlay, present, .. } = &mut *self.loaded;
+        overlay.retain(|_, row| row.sequence >= sequence);
+        *present = Present::default();
+        self.read.clear();
         Ok(())
     }
 
@@ -212,8 +248,8 @@ impl Loaded {
 /// not there, and need not be looked for.
 ///
 /// Rows are never removed, so what was read from the store holds together with what was put since.
-/// Once an identity belongs to another device, that device's events put its rows: this is forgotten
-/// with the device it was read for.
+/// Once an identity belongs to another device, that device's events put its rows; when it comes, or
+/// comes back, to a device, this is forgotten.
 #[derive(Default)]
 struct Present {
     identity: Option<Identity>,

@@ -51,6 +51,9 @@ pub enum StateError {
     /// The tail could not be started.
     #[error("the state's tail cannot be started")]
     Tail(#[from] std::io::Error),
+    /// The tail stopped; the state is not kept any more.
+    #[error("the state is not kept up to date: {0}")]
+    Stopped(String),
 }
 
 /// Reads the folded state; a tail on its own thread keeps it.
@@ -77,6 +80,14 @@ impl StateStore {
     /// How far the state is stored: no decision on events before has to look further.
     pub fn progress(&self) -> Progress {
         self.tail.progress()
+    }
+
+    /// Waits until the event with this sequence is folded.
+    pub(super) async fn wait_for(&self, sequence: u64) -> Result<(), StateError> {
+        if self.tail.wait_for(sequence).await {
+            return Ok(());
+        }
+        Err(StateError::Stopped(self.progress().failed.unwrap_or_default()))
     }
 
     /// The folded state of a device and the revision of its stream it was folded to.

@@ -4,6 +4,7 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::elsewhere;
 use super::query::{LEAF, ROOT};
+use super::support;
 use crate::domain::event::{Chain, Grade, LicenseAcquired, LicenseVoided};
 use crate::domain::{Event, LicenseId};
 use crate::ledger::state::store::DEVICE_STREAM;
@@ -42,6 +43,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
             )?
             .execute(params![device, e.at_ms, fact.recorded.sequence, e.security_level, e.model])
             .map(drop),
+        // Where an operator links an identity, it stands in the streams of devices as well.
         Event::IdentityLinked(e) => db
             .prepare_cached("INSERT OR REPLACE INTO identities VALUES (?1, ?2)")?
             .execute(params![e.identity.to_string(), e.device.to_string()])
@@ -58,6 +60,12 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
             deleted(db, device, (e.license_id, e.grade, e.releases), e.at_ms)
         }
         Event::LicenseVoided(e) => voided(db, device, e),
+        Event::LicenseWrittenOff(e) => support::written_off(db, device, e),
+        Event::DeviceBlocked(e) => support::blocked(db, device, e),
+        Event::DeviceUnblocked(e) => support::unblocked(db, device, e),
+        Event::DeviceMerged(e) => support::merged(db, device, e),
+        Event::DeviceReplaced(e) => support::replaced(db, device, e),
+        Event::DeviceTookOver(e) => support::took_over(db, device, e),
         Event::AcquisitionRefused(e) => count(db, REFUSED, device, e.at_ms),
         Event::DeletionUnmatched(_)
         | Event::EvidenceKept(_)
@@ -66,6 +74,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         | Event::SlotTaken(_)
         | Event::SlotConfirmed(_)
         | Event::SlotReleased(_)
+        | Event::SlotsMoved(_)
         | Event::ReservationMade(_)
         | Event::ReservationClosed(_)
         | Event::QuotaOverrideSet(_)

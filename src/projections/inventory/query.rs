@@ -5,6 +5,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::support::{
+    Block, Successor, WrittenOffLicense, written_off_key_ids, written_off_licenses,
+};
 use super::voided::{VoidedLicense, voided_key_ids, voided_licenses};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
@@ -40,6 +43,14 @@ pub struct DeviceSummary {
     pub deleted: u64,
     /// Licenses that a rule voided, ever.
     pub voided: u64,
+    /// Licenses that operators wrote off, ever.
+    pub written_off: u64,
+    /// Since when, by whom and why it gets no licenses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Block>,
+    /// The device that goes on in its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub successor: Option<Successor>,
     #[serde(skip)]
     enrolled_sequence: u64,
 }
@@ -67,6 +78,8 @@ pub enum LicenseStatus {
     StoreFailed,
     /// The device signed that it deleted it, and the evidence was too weak to release it.
     DeletedUnreleased,
+    /// An operator wrote it off, and it counts until its slot is given to others.
+    WrittenOff,
 }
 
 /// What a license is in a chain.
@@ -118,7 +131,8 @@ pub struct HeldLicense {
     pub chain: Option<ChainPart>,
     /// When it was granted.
     pub acquired_at: UnixMillis,
-    /// When it stops counting by itself.
+    /// When it stops counting by itself; of one that was written off, when its slot is given to
+    /// others.
     pub counted_until: Option<UnixMillis>,
     /// Reference of the account that it was acquired for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,8 +157,8 @@ pub struct DeviceInventory {
     pub confirmed: usize,
     /// KIDs with a live license: what quotas count.
     pub live: usize,
-    /// KIDs it may still hold: the live ones, and those released on weak evidence (grade C to E) or
-    /// voided.
+    /// KIDs it may still hold: the live ones, and those released on weak evidence (grade C to E),
+    /// voided or written off.
     pub possible: usize,
     /// The live licenses, oldest first.
     pub licenses: Vec<HeldLicense>,
@@ -152,6 +166,10 @@ pub struct DeviceInventory {
     pub voided: usize,
     /// The newest 100 of them, the latest first.
     pub voided_licenses: Vec<VoidedLicense>,
+    /// How many licenses it may still hold although an operator wrote them off.
+    pub written_off: usize,
+    /// The newest 100 of them, the latest first.
+    pub written_off_licenses: Vec<WrittenOffLicense>,
     /// The moment that decided what has expired.
     pub as_of: UnixMillis,
     /// Sequence of the next event the inventory will apply.
@@ -232,6 +250,7 @@ impl Inventory {
                 "SELECT * FROM licenses
                  WHERE device = ?1 AND open = 1
                    AND (counted_until_ms IS NULL OR counted_until_ms > ?2)
+                   AND (frees_at_ms IS NULL OR frees_at_ms > ?2)
                  ORDER BY sequence",
             )?;
             let licenses = query.query_map(params![name, now.0], held)?;
@@ -242,8 +261,11 @@ impl Inventory {
             let weak = weakly_released(db, &name, now)?;
             let voided = voided_key_ids(db, &name, now)?;
             let voided_licenses = voided_licenses(db, &name, now)?;
+            let written_off = written_off_key_ids(db, &name, now)?;
+            let written_off_licenses = written_off_licenses(db, &name, now)?;
             let held = licenses.iter().map(|license| license.key_id);
-            let possible = distinct(held.chain(weak).chain(voided.iter().copied()));
+            let given_up = voided.iter().chain(&written_off).copied();
+            let possible = distinct(held.chain(weak).chain(given_up));
             Ok(Some(DeviceInventory {
                 device: name,
                 confirmed,
@@ -252,6 +274,8 @@ impl Inventory {
                 licenses,
                 voided: voided.len(),
                 voided_licenses,
+                written_off: written_off.len(),
+                written_off_licenses,
                 as_of: now,
                 next_sequence: next_sequence(db)?,
             }))
@@ -290,6 +314,9 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeviceSummary> {
         refused: row.get("refused")?,
         deleted: row.get("deleted")?,
         voided: row.get("voided")?,
+        written_off: row.get("written_off")?,
+        blocked: Block::of(row)?,
+        successor: Successor::of(row)?,
         enrolled_sequence: row.get("enrolled_sequence")?,
     })
 }
@@ -298,6 +325,8 @@ fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
     let known = |column| row.get::<_, Option<i64>>(column).map(|at| at.is_some());
     let status = if known("deleted_at_ms")? {
         LicenseStatus::DeletedUnreleased
+    } else if known("written_off_at_ms")? {
+        LicenseStatus::WrittenOff
     } else if known("stored_at_ms")? {
         LicenseStatus::Stored
     } else if known("store_failed_at_ms")? {
@@ -319,7 +348,7 @@ fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
         transaction_id: row.get::<_, Option<[u8; 16]>>("transaction_id")?.map(Uuid::from_bytes),
         chain: chain(row)?,
         acquired_at: UnixMillis(row.get("acquired_at_ms")?),
-        counted_until: row.get::<_, Option<i64>>("counted_until_ms")?.map(UnixMillis),
+        counted_until: counted_until(row)?,
         account: row.get("account")?,
         title: row.get("title")?,
         content_group: row.get("content_group")?,
@@ -330,6 +359,13 @@ fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
 /// A text, unless it is empty.
 fn given(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<String>> {
     row.get::<_, String>(column).map(|text| (!text.is_empty()).then_some(text))
+}
+
+/// When the license stops counting by itself: when it ends, or a write-off frees it.
+fn counted_until(row: &Row<'_>) -> rusqlite::Result<Option<UnixMillis>> {
+    let ends: Option<i64> = row.get("counted_until_ms")?;
+    let frees: Option<i64> = row.get("frees_at_ms")?;
+    Ok(ends.into_iter().chain(frees).min().map(UnixMillis))
 }
 
 /// How the table names the parts of a chain.

@@ -1,0 +1,320 @@
+//! Several devices and accounts, in whatever order licenses come and go, are written off, and devices
+//! are joined and replaced: accounts hold what devices hold.
+
+use super::*;
+use crate::domain::account::Account;
+use crate::domain::event::{DeviceMerged, DeviceReplaced, Replaced};
+use crate::domain::ids::ReferenceKey;
+use crate::domain::scenario::{by_cli, reason};
+use crate::domain::{AccountRef, DeviceRef};
+
+const DEVICES: usize = 4;
+
+#[derive(Clone, Debug)]
+enum Act {
+    /// A new challenge of an identity, at the expense of an account or of none.
+    Acquire { by: usize, kids: Vec<u8>, account: usize, hours: Option<i64> },
+    /// The word of an identity on its newest challenge but so many.
+    Acknowledge { by: usize, back: usize, result: u32 },
+    /// A secure delete for the session of one of its challenges, effective or too weak.
+    Delete { by: usize, back: usize, revoked: bool },
+    /// An operator writes off what the identity's device has, or one KID of it.
+    WriteOff { by: usize, kid: Option<u8>, hours: Option<i64> },
+    /// The devices of two identities are one, or the one replaces the other.
+    Join { from: usize, into: usize, how: How },
+    /// Time passes.
+    Wait { hours: i64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum How {
+    Merged,
+    Moved,
+    WrittenOff,
+}
+
+fn any_act() -> impl Strategy<Value = Act> {
+    let by = || 0..DEVICES;
+    let kids = vec(1..=5u8, 1..=3);
+    let hours = || prop::option::weighted(0.4, 1..48i64);
+    let how =
+        prop_oneof![2 => Just(How::Merged), 1 => Just(How::Moved), 1 => Just(How::WrittenOff)];
+    prop_oneof![
+        8 => (by(), kids, 0..3usize, hours())
+            .prop_map(|(by, kids, account, hours)| Act::Acquire { by, kids, account, hours }),
+        3 => (by(), 0..4usize, 0..=1u32)
+            .prop_map(|(by, back, result)| Act::Acknowledge { by, back, result }),
+        4 => (by(), 0..4usize, prop::bool::weighted(0.3))
+            .prop_map(|(by, back, revoked)| Act::Delete { by, back, revoked }),
+        2 => (by(), prop::option::weighted(0.8, 1..=5u8), hours())
+            .prop_map(|(by, kid, hours)| Act::WriteOff { by, kid, hours }),
+        1 => (by(), by(), how).prop_map(|(from, into, how)| Act::Join { from, into, how }),
+        1 => (1..30i64).prop_map(|hours| Act::Wait { hours }),
+    ]
+}
+
+/// Devices that share accounts. The identity with the number of a device was first seen on it.
+struct Household {
+    devices: Vec<Scenario>,
+    accounts: BTreeMap<AccountRef, Account>,
+    /// The device that each identity belongs to.
+    at: Vec<usize>,
+    /// Challenges of each identity.
+    asks: Vec<Vec<Ask>>,
+    /// The devices that ever got something at the expense of an account, as they are called by now.
+    members: BTreeMap<&'static str, BTreeSet<usize>>,
+    now_ms: i64,
+    nonce: u8,
+    joined: usize,
+}
+
+impl Household {
+    fn new() -> Self {
+        let devices = (0..DEVICES).map(|number| {
+            let mut device = Scenario::with_room_for(4);
+            device.policy.releasing_grades = vec![Grade::A, Grade::B];
+            device.name = ReferenceKey::new([7; 32]).device(&number.to_string());
+            device.drawn = (number as u128 + 1) << 64;
+            device
+        });
+        let devices: Vec<_> = devices.collect();
+        Self {
+            now_ms: devices[0].now_ms,
+            devices,
+            accounts: BTreeMap::new(),
+            at: (0..DEVICES).collect(),
+            asks: std::iter::repeat_with(Vec::new).take(DEVICES).collect(),
+            members: BTreeMap::new(),
+            nonce: 0,
+            joined: 0,
+        }
+    }
+
+    /// Has something happen on a device, with the accounts of all.
+    fn on<T>(&mut self, number: usize, what: impl FnOnce(&mut Scenario) -> T) -> T {
+        let device = &mut self.devices[number];
+        device.now_ms = self.now_ms;
+        std::mem::swap(&mut device.accounts, &mut self.accounts);
+        let done = what(device);
+        std::mem::swap(&mut device.accounts, &mut self.accounts);
+        done
+    }
+
+    fn take(&mut self, act: &Act) -> Result<(), TestCaseError> {
+        // Whatever happens is later than all before, as accounts and devices are decided on.
+        self.now_ms += 1;
+        match act {
+            Act::Acquire { by, kids, account, hours } => {
+                self.nonce += 1;
+                let account = [None, Some("family"), Some("office")][*account];
+                let ask = Ask {
+                    account,
+                    until_ms: hours.map(|hours| self.now_ms + hours * HOUR_MS),
+                    ..Ask::new(self.nonce, &numbered(kids))
+                };
+                let ask = ask.by(u8::try_from(*by + 1).unwrap()).under(self.nonce);
+                let at = self.at[*by];
+                if let Outcome::Grant(_) = self.on(at, |device| device.acquire(&ask)) {
+                    self.asks[*by].push(ask);
+                    if let Some(account) = account {
+                        self.members.entry(account).or_default().insert(at);
+                    }
+                }
+            }
+            Act::Acknowledge { by, back, result } => {
+                let Some(ask) = nth_back(&self.asks[*by], *back) else { return Ok(()) };
+                let results: Vec<_> = ask.kids.iter().map(|kid| (*kid, *result)).collect();
+                let at = self.at[*by];
+                self.on(at, |device| device.acknowledge(ask.identity, ask.nonce, &results));
+            }
+            Act::Delete { by, back, revoked } => {
+                let Some(ask) = nth_back(&self.asks[*by], *back) else { return Ok(()) };
+                let removal = Removal::new(ask.nonce, &ask.kids).by(ask.identity);
+                let removal = Removal { chain_revoked: *revoked, ..removal };
+                let at = self.at[*by];
+                let outcome = self.on(at, |device| device.delete(&removal));
+                let delete::Outcome::Answer { deletions, .. } = outcome else {
+                    return Err(TestCaseError::fail(format!("{removal:?} is of no session")));
+                };
+                // Whichever device it counted on: it counts on none.
+                for deletion in deletions {
+                    if let delete::Deletion::Deleted(e) = deletion
+                        && e.releases
+                    {
+                        let mut live = (0..DEVICES).map(|number| self.live_on(number));
+                        prop_assert!(!live.any(|live| live.contains(&e.license_id)), "{:?}", e);
+                    }
+                }
+            }
+            Act::WriteOff { by, kid: number, hours } => {
+                let cooldown_ms = hours.map(|hours| hours * HOUR_MS);
+                let chosen = number.map(kid);
+                let chosen = chosen.as_ref().map(std::slice::from_ref);
+                let at = self.at[*by];
+                self.on(at, |device| device.write_off(chosen, cooldown_ms));
+            }
+            Act::Join { from, into, how } => self.join(self.at[*from], self.at[*into], *how)?,
+            Act::Wait { hours } => self.now_ms += hours * HOUR_MS,
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, from: usize, into: usize, how: How) -> Result<(), TestCaseError> {
+        let ready = |number: usize| {
+            let Scenario { device, events, .. } = &self.devices[number];
+            !events.is_empty() && !device.replaced
+        };
+        if from == into || !ready(from) || !ready(into) {
+            return Ok(());
+        }
+        self.joined += 1;
+        let (at_ms, reason, actor) = (self.now_ms, reason(), "cli".to_owned());
+        let names = [from, into].map(|number| self.devices[number].name.clone());
+        let [name, by] = names;
+        let text = reason.as_str().to_owned();
+        if how == How::WrittenOff {
+            self.on(from, |device| {
+                device.write_off(None, None);
+                let licenses = Replaced::WrittenOff;
+                let replaced = DeviceReplaced { by, licenses, actor, reason: text, at_ms };
+                device.record(Event::DeviceReplaced(replaced));
+            });
+            // What was written off before goes on to count until its time.
+            let device = &self.devices[from].device;
+            prop_assert_eq!(device.not_written_off(at_ms).count(), 0);
+            return Ok(());
+        }
+        let both =
+            self.live_on(from).into_iter().chain(self.live_on(into)).collect::<BTreeSet<_>>();
+        let device = &self.devices[from].device;
+        let took = device.hand_over(&name, how == How::Moved, by_cli(&reason), at_ms).unwrap();
+        let given_up = match how {
+            How::Merged => {
+                Event::DeviceMerged(DeviceMerged { into: by, actor, reason: text, at_ms })
+            }
+            _ => {
+                let licenses = Replaced::Moved;
+                let replaced = DeviceReplaced { by, licenses, actor, reason: text, at_ms };
+                Event::DeviceReplaced(replaced)
+            }
+        };
+        self.on(from, |device| device.record(given_up));
+        let rows = self.devices[from].rows.clone();
+        self.on(into, |device| {
+            // All of them are older than what the device does from here on.
+            for (key, row) in rows.0 {
+                device.rows.0.insert(key, crate::domain::lookup::Row { sequence: 0, ..row });
+            }
+            device.record(Event::DeviceTookOver(Box::new(took)));
+        });
+        for at in self.at.iter_mut().filter(|at| **at == from) {
+            *at = into;
+        }
+        for members in self.members.values_mut() {
+            if members.remove(&from) {
+                members.insert(into);
+            }
+        }
+        prop_assert!(self.live_on(from).is_empty());
+        prop_assert_eq!(self.live_on(into), both, "nothing ends because devices are joined");
+        Ok(())
+    }
+
+    fn live_on(&self, number: usize) -> BTreeSet<LicenseId> {
+        let held = self.devices[number].device.held(self.now_ms);
+        held.map(|(_, held)| held.license_id).collect()
+    }
+
+    /// What must be true after every act.
+    fn check(&self) -> Result<(), TestCaseError> {
+        let mut held = BTreeSet::new();
+        for Scenario { name, device, .. } in &self.devices {
+            for (key_id, license) in device.held(self.now_ms) {
+                let id = license.license_id;
+                let account = device.account_of(key_id, id, self.now_ms).cloned();
+                held.extend(account.map(|account| {
+                    (account, name.clone(), key_id, id, license.confirmed, license.counted_until_ms)
+                }));
+            }
+        }
+        let mut mirrored = BTreeSet::new();
+        for (account, state) in &self.accounts {
+            for (of, member) in state.members() {
+                mirrored.extend(member.held(self.now_ms).map(|(key_id, l)| {
+                    let (id, until_ms) = (l.license_id, l.counted_until_ms);
+                    (account.clone(), of.clone(), key_id, id, l.confirmed, until_ms)
+                }));
+            }
+        }
+        prop_assert_eq!(held, mirrored);
+        for (account, members) in &self.members {
+            let account = &self.accounts[&crate::domain::scenario::account_ref(account)];
+            let expected: BTreeSet<&DeviceRef> =
+                members.iter().map(|number| &self.devices[*number].name).collect();
+            let found: BTreeSet<_> = account.members().map(|(name, _)| name).collect();
+            prop_assert_eq!(found, expected, "a device that is joined is not another one");
+        }
+        for device in &self.devices {
+            let in_use = device.explain(&[]).rules[0].in_use;
+            prop_assert!(in_use.confirmed <= in_use.live && in_use.live <= in_use.possible);
+        }
+        Ok(())
+    }
+
+    /// What was folded act by act is what a replay gives, also of the accounts.
+    fn check_replay(&self) -> Result<(), TestCaseError> {
+        for Scenario { device, events, .. } in &self.devices {
+            let mut replayed = Device::default();
+            events.iter().for_each(|event| replayed.evolve(event));
+            prop_assert_eq!(&replayed, device);
+            let mut ids: Vec<_> = events.iter().map(|event| event.id("s")).collect();
+            ids.sort();
+            ids.dedup();
+            prop_assert_eq!(ids.len(), events.len(), "two facts of one device have the same id");
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn accounts_hold_what_devices_hold_however_devices_are_joined(
+        acts in vec(any_act(), 0..60),
+    ) {
+        let mut household = Household::new();
+        for act in &acts {
+            household.take(act)?;
+            household.check()?;
+        }
+        household.check_replay()?;
+    }
+}
+
+/// Otherwise the property above would say little.
+#[test]
+fn households_are_joined_and_give_up_what_they_hold() {
+    let mut runner = TestRunner::deterministic();
+    let (mut joined, mut kinds) = (0, BTreeMap::<&str, usize>::new());
+    for _ in 0..100 {
+        let acts = vec(any_act(), 60).new_tree(&mut runner).unwrap().current();
+        let mut household = Household::new();
+        acts.iter().for_each(|act| household.take(act).unwrap());
+        joined += household.joined;
+        let events = household.devices.iter().flat_map(|device| &device.events);
+        events.for_each(|event| *kinds.entry(event.kind()).or_default() += 1);
+    }
+    assert!(joined >= 100, "{joined}");
+    for kind in [
+        "device-merged.v1",
+        "device-replaced.v1",
+        "device-took-over.v1",
+        "license-written-off.v1",
+        "license-deleted.v1",
+        "license-stored.v1",
+    ] {
+        let times = kinds.get(kind).copied().unwrap_or(0);
+        assert!(times >= 30, "{kind}: {kinds:?}");
+    }
+}

@@ -1,0 +1,426 @@
+//! Operators say what became of a device: lost, blocked, another's identity, one with another.
+//!
+//! Each act is one append over the streams of all devices and accounts that it changes, with who did
+//! it and why. A device that was given up for another stands for that one in every later command.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::once::{CommandAnswer, CommandError, Once};
+use super::subject::Subject;
+use super::{Licensing, LicensingError};
+use crate::clock::UnixMillis;
+use crate::domain::event::{DeviceMerged, DeviceReplaced, IdentityLinked, Replaced};
+use crate::domain::support::{Act, TooMany, WriteOff};
+use crate::domain::{DeviceRef, Event, Identity, LicenseId, Reason};
+use crate::ledger::{Expected, StreamName};
+
+/// Why an act of support is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SupportRefused {
+    /// The ledger has never seen the device.
+    #[error("the ledger does not know the device {0}")]
+    UnknownDevice(DeviceRef),
+    /// More than one command takes.
+    #[error("{0}: name license_ids, and take the rest with further commands")]
+    TooManyToWriteOff(TooMany),
+    /// More than one event holds.
+    #[error("{0}: write off those that are lost first")]
+    TooManyToMove(TooMany),
+    /// A device and itself.
+    #[error("both are the device {0}")]
+    SameDevice(DeviceRef),
+    /// The device was given up for another one.
+    #[error("the device {given_up} was given up for {device}: name that one")]
+    GivenUp {
+        /// The device named.
+        given_up: DeviceRef,
+        /// The one that goes on.
+        device: DeviceRef,
+    },
+    /// What a blocked device has is not to be served as another's.
+    #[error("the device {0} is blocked: unblock it first")]
+    Blocked(DeviceRef),
+    /// Another device took its place already.
+    #[error("the device {0} is replaced already: unblock it first")]
+    AlreadyReplaced(DeviceRef),
+    /// Licenses stay with the device that they count on.
+    #[error(
+        "the device {0} holds licenses that this identity acquired: merge the two devices, or write \
+         the licenses off"
+    )]
+    HoldsLicenses(DeviceRef),
+}
+
+/// What was written off.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WrittenOff {
+    /// The device.
+    pub device: String,
+    /// What this command wrote off.
+    pub written_off: Vec<WrittenOffLicense>,
+    /// The ids named of which the device has no live license, or one that was written off before.
+    pub not_live: Vec<Uuid>,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// A license that was written off.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WrittenOffLicense {
+    /// The license.
+    pub license_id: Uuid,
+    /// Its KID.
+    pub key_id: Uuid,
+    /// From when on it does not count; `null`: at once.
+    pub frees_at: Option<UnixMillis>,
+}
+
+/// Whether a device is blocked.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Blocked {
+    /// The device.
+    pub device: String,
+    /// Whether it gets no more licenses.
+    pub blocked: bool,
+    /// Whether this command made it so.
+    pub changed: bool,
+}
+
+/// To which device an identity belongs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Linked {
+    /// The identity.
+    pub identity: String,
+    /// The device.
+    pub device: String,
+    /// The device that it belonged to; `null` if the ledger has not seen it yet.
+    pub previous_device: Option<String>,
+    /// Whether this command made it so.
+    pub changed: bool,
+}
+
+/// A device that goes on with what another one had.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TakenOver {
+    /// The device that was given up, or replaced.
+    pub from: String,
+    /// The device that goes on.
+    pub device: String,
+    /// How many licenses and reservations count for it from here on.
+    pub moved: usize,
+    /// What was written off of the device replaced.
+    pub written_off: Vec<WrittenOffLicense>,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// What becomes of the licenses of a device that is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// They count for the new one.
+    Move,
+    /// They are written off.
+    WriteOff {
+        /// For how long their slots are not given to others.
+        cooldown_ms: Option<i64>,
+    },
+}
+
+/// One device that takes the place of another.
+#[derive(Clone, Copy, Debug)]
+pub struct Succession<'a> {
+    /// The device that is given up, or replaced.
+    pub from: &'a DeviceRef,
+    /// The device that goes on.
+    pub into: &'a DeviceRef,
+    /// What becomes of the licenses of the one that is replaced; `None`: the two are one device.
+    pub replaced: Option<Fate>,
+}
+
+type Outcome = Result<Option<CommandAnswer>, CommandError<SupportRefused>>;
+
+impl Licensing {
+    /// Writes licenses of a device off. Those that are not live, or were written off, stay as they
+    /// are.
+    pub async fn write_off(
+        &self,
+        device: &DeviceRef,
+        command: WriteOff<'_>,
+        reason: &Reason,
+        once: &Once,
+    ) -> Result<CommandAnswer, CommandError<SupportRefused>> {
+        self.once(once, async || {
+            let (mut subject, at_ms) = self.known_device(device, once).await?;
+            let act = Act { actor: once.client(), reason };
+            let written_off = subject.device().write_off(command, act, at_ms);
+            let (events, not_live) = written_off.map_err(SupportRefused::TooManyToWriteOff)?;
+            let view = WrittenOff {
+                device: subject.name().to_string(),
+                written_off: events.iter().map(Into::into).collect(),
+                not_live: not_live.into_iter().map(|LicenseId(id)| id).collect(),
+                at: UnixMillis(at_ms),
+            };
+            let events = events.into_iter().map(Event::LicenseWrittenOff).collect();
+            self.act(&mut subject, events, &view, at_ms, once).await
+        })
+        .await
+    }
+
+    /// Blocks a device, or unblocks one that is blocked or was replaced.
+    pub async fn set_blocked(
+        &self,
+        device: &DeviceRef,
+        blocked: bool,
+        reason: &Reason,
+        once: &Once,
+    ) -> Result<CommandAnswer, CommandError<SupportRefused>> {
+        self.once(once, async || {
+            let (mut subject, at_ms) = self.known_device(device, once).await?;
+            let state = subject.device();
+            let changed = if blocked { !state.blocked } else { state.blocked || state.replaced };
+            let block = Act { actor: once.client(), reason }.block(at_ms);
+            let event = match blocked {
+                true => Event::DeviceBlocked(block),
+                false => Event::DeviceUnblocked(block),
+            };
+            let view = Blocked { device: subject.name().to_string(), blocked, changed };
+            let events = changed.then_some(event).into_iter().collect();
+            self.act(&mut subject, events, &view, at_ms, once).await
+        })
+        .await
+    }
+
+    /// Has an identity, seen or not, belong to a device.
+    pub async fn link(
+        &self,
+        identity: Identity,
+        device: &DeviceRef,
+        reason: &Reason,
+        once: &Once,
+    ) -> Result<CommandAnswer, CommandError<SupportRefused>> {
+        self.once(once, async || self.link_once(identity, device, reason, once).await).await
+    }
+
+    /// Has one device go on with what another one had, because they are one, or takes the licenses of
+    /// a device off that another one replaces.
+    pub async fn succeed(
+        &self,
+        succession: Succession<'_>,
+        reason: &Reason,
+        once: &Once,
+    ) -> Result<CommandAnswer, CommandError<SupportRefused>> {
+        self.once(once, async || self.succeed_once(succession, reason, once).await).await
+    }
+
+    async fn link_once(
+        &self,
+        identity: Identity,
+        device: &DeviceRef,
+        reason: &Reason,
+        once: &Once,
+    ) -> Outcome {
+        let belonging = self.identities.find(identity, &self.ledger).await?;
+        let is_new = belonging.expected == Expected::NoStream;
+        let target = self.hold(device, None).await?.name().clone();
+        let present = self.hold(&belonging.device, None).await?;
+        let (previous, replaced) = (present.name().clone(), present.replaced);
+        drop(present);
+        let mut subject = match previous == target {
+            true => self.hold(&target, None).await?,
+            false => self.hold_two(&previous, &target).await?,
+        };
+        self.settle(&mut subject, once).await?;
+        let moved = self.identities.moved(identity, &belonging, &self.ledger).await?;
+        if moved || subject.is_given_up() {
+            return Ok(None);
+        }
+        require_known(&target, &subject)?;
+        let at_ms = self.moment(&subject).max(belonging.at_ms + 1);
+        // The device that an identity never seen would have got is another matter.
+        if !is_new && previous != target {
+            if subject.device().blocked {
+                return Err(SupportRefused::Blocked(previous).into());
+            }
+            if subject.device().holds_of(identity, at_ms) {
+                return Err(SupportRefused::HoldsLicenses(previous).into());
+            }
+        }
+        // Who came by a device that was replaced is served again as one of the new device.
+        let changed = is_new || previous != target || replaced;
+        let view = Linked {
+            identity: identity.to_string(),
+            device: target.to_string(),
+            previous_device: (!is_new).then(|| previous.to_string()),
+            changed,
+        };
+        if !changed {
+            return Ok(Some(CommandAnswer::of_nothing(200, &view)?));
+        }
+        let linked = Event::IdentityLinked(IdentityLinked {
+            identity,
+            device: target,
+            actor: Some(once.client().to_owned()),
+            reason: Some(reason.as_str().to_owned()),
+            at_ms,
+        });
+        let known = subject.devices().filter(|(_, guard)| guard.head().is_some());
+        let mut events: Vec<_> =
+            known.map(|(_, guard)| (guard.stream().clone(), linked.clone())).collect();
+        events.push((belonging.stream.clone(), linked));
+        let checks = vec![(belonging.stream, belonging.expected)];
+        let answer = once.answer(200, &view, at_ms)?;
+        let stored = self.append_once(&mut subject, events, checks, answer).await?;
+        self.identities.forget(identity);
+        Ok(stored)
+    }
+
+    async fn succeed_once(
+        &self,
+        succession: Succession<'_>,
+        reason: &Reason,
+        once: &Once,
+    ) -> Outcome {
+        let Succession { from, into, replaced } = succession;
+        if from == into {
+            return Err(SupportRefused::SameDevice(from.clone()).into());
+        }
+        let mut subject = self.hold_two(from, into).await?;
+        self.settle(&mut subject, once).await?;
+        for (name, guard) in subject.devices() {
+            require_known(name, &subject)?;
+            if let Some(device) = guard.device().given_up_for.clone() {
+                return Err(SupportRefused::GivenUp { given_up: name.clone(), device }.into());
+            }
+        }
+        let at_ms = self.moment(&subject);
+        let act = Act { actor: once.client(), reason };
+        let (events, view) = succession_events(&subject, replaced, act, at_ms)?;
+        let answer = once.answer(200, &view, at_ms)?;
+        Ok(self.append_once(&mut subject, events, Vec::new(), answer).await?)
+    }
+
+    /// The device that an act is about, known and at its head, and the moment of the act.
+    async fn known_device(
+        &self,
+        device: &DeviceRef,
+        once: &Once,
+    ) -> Result<(Subject, i64), CommandError<SupportRefused>> {
+        let mut subject = self.hold(device, None).await?;
+        self.settle(&mut subject, once).await?;
+        require_known(subject.name(), &subject)?;
+        let at_ms = self.moment(&subject);
+        Ok((subject, at_ms))
+    }
+
+    /// Brings all to its head, and voids what is overdue before anybody says anything about it.
+    async fn settle(&self, subject: &mut Subject, once: &Once) -> Result<(), LicensingError> {
+        subject.refresh().await?;
+        let policy = self.policy.refresh(&self.ledger).await?;
+        self.void_overdue(subject, None, policy, once.correlation()).await.map(drop)
+    }
+
+    /// The moment of an act: later than all before, so that the same can be done again after it was
+    /// undone, as another fact.
+    fn moment(&self, subject: &Subject) -> i64 {
+        self.clock.now().0.max(subject.at_ms() + 1).max(self.policy.current().at_ms)
+    }
+
+    /// Stores events of the one device, if there are any, and the answer.
+    async fn act(
+        &self,
+        subject: &mut Subject,
+        events: Vec<Event>,
+        view: &impl Serialize,
+        at_ms: i64,
+        once: &Once,
+    ) -> Outcome {
+        if subject.is_given_up() {
+            return Ok(None);
+        }
+        if events.is_empty() {
+            return Ok(Some(CommandAnswer::of_nothing(200, view)?));
+        }
+        let stream = subject.guard.stream().clone();
+        let events = events.into_iter().map(|event| (stream.clone(), event)).collect();
+        let answer = once.answer(200, view, at_ms)?;
+        Ok(self.append_once(subject, events, Vec::new(), answer).await?)
+    }
+}
+
+/// The events of a succession, of the device replaced first, and the answer.
+fn succession_events(
+    subject: &Subject,
+    replaced: Option<Fate>,
+    act: Act<'_>,
+    at_ms: i64,
+) -> Result<(Vec<(StreamName, Event)>, TakenOver), SupportRefused> {
+    let (name, guard) = (subject.name(), &subject.guard);
+    let Some((into, other)) = &subject.other else {
+        return Err(SupportRefused::SameDevice(name.clone()));
+    };
+    let (device, stream) = (guard.device(), guard.stream());
+    let devices = [(name, device), (into, other.device())];
+    if let Some((name, _)) = devices.iter().find(|(_, device)| device.replaced) {
+        return Err(SupportRefused::AlreadyReplaced((*name).clone()));
+    }
+    // A blocked device can be written off; what is to be served as another's must not be blocked.
+    let stays = matches!(replaced, Some(Fate::WriteOff { .. }));
+    if let Some((name, _)) = devices.iter().find(|(_, device)| device.blocked && !stays) {
+        return Err(SupportRefused::Blocked((*name).clone()));
+    }
+    let (actor, reason) = (act.actor.to_owned(), act.reason.as_str().to_owned());
+    let by = into.clone();
+    let mut view = TakenOver {
+        from: name.to_string(),
+        device: into.to_string(),
+        moved: 0,
+        written_off: Vec::new(),
+        at: UnixMillis(at_ms),
+    };
+    if let Some(Fate::WriteOff { cooldown_ms }) = replaced {
+        let all = WriteOff { license_ids: None, cooldown_ms };
+        let written_off = device.write_off(all, act, at_ms);
+        let (written_off, _) = written_off.map_err(SupportRefused::TooManyToWriteOff)?;
+        view.written_off = written_off.iter().map(Into::into).collect();
+        let licenses = Replaced::WrittenOff;
+        let last = Event::DeviceReplaced(DeviceReplaced { by, licenses, actor, reason, at_ms });
+        let events = written_off.into_iter().map(Event::LicenseWrittenOff).chain([last]);
+        return Ok((events.map(|event| (stream.clone(), event)).collect(), view));
+    }
+    let took_over = device.hand_over(name, replaced.is_some(), act, at_ms);
+    let took_over = took_over.map_err(SupportRefused::TooManyToMove)?;
+    view.moved = took_over.licenses.len();
+    let given_up = match replaced {
+        None => Event::DeviceMerged(DeviceMerged { into: by, actor, reason, at_ms }),
+        Some(_) => {
+            let licenses = Replaced::Moved;
+            Event::DeviceReplaced(DeviceReplaced { by, licenses, actor, reason, at_ms })
+        }
+    };
+    let took_over = Event::DeviceTookOver(Box::new(took_over));
+    Ok((vec![(stream.clone(), given_up), (other.stream().clone(), took_over)], view))
+}
+
+/// Refuses a device that the ledger has never seen.
+fn require_known(name: &DeviceRef, subject: &Subject) -> Result<(), SupportRefused> {
+    let unknown = subject.devices().find(|(n, guard)| *n == name && !guard.device().enrolled);
+    unknown.map_or(Ok(()), |(name, _)| Err(SupportRefused::UnknownDevice(name.clone())))
+}
+
+impl From<SupportRefused> for CommandError<SupportRefused> {
+    fn from(refused: SupportRefused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<&crate::domain::event::LicenseWrittenOff> for WrittenOffLicense {
+    fn from(event: &crate::domain::event::LicenseWrittenOff) -> Self {
+        Self {
+            license_id: event.license_id.0,
+            key_id: event.key_id.0,
+            frees_at: event.frees_at_ms.map(UnixMillis),
+        }
+    }
+}

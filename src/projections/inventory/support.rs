@@ -1,0 +1,212 @@
+//! What operators said: licenses written off, devices blocked, merged and replaced.
+
+use rusqlite::{Connection, Row, Transaction, params};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::apply::count;
+use super::query::uuid;
+use crate::clock::UnixMillis;
+use crate::domain::event::{
+    DeviceBlock, DeviceMerged, DeviceReplaced, DeviceTookOver, LicenseWrittenOff, Replaced,
+};
+
+/// Licenses written off that an inventory shows.
+const SHOWN_MAX: u32 = 100;
+
+/// A license that an operator gave up.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = InventoryWrittenOff)]
+pub struct WrittenOffLicense {
+    /// The license.
+    pub license_id: Uuid,
+    /// Its KID.
+    pub key_id: Uuid,
+    /// Who wrote it off: the public part of an API key, or `cli`.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When it was granted.
+    pub acquired_at: UnixMillis,
+    /// When it was written off.
+    pub written_off_at: UnixMillis,
+    /// Until when it counts all the same; `null`: it does not.
+    pub frees_at: Option<UnixMillis>,
+}
+
+/// Why a device gets no licenses.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Block {
+    /// Since when.
+    pub since: UnixMillis,
+    /// Who blocked it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The device that goes on in the place of another.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Successor {
+    /// The device.
+    pub device: String,
+    /// `merged`: the two are one. `moved`: it replaced the other, whose licenses count for it.
+    /// `written_off`: it replaced the other, whose licenses were written off.
+    pub how: String,
+    /// Since when.
+    pub since: UnixMillis,
+    /// Who said so.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Block {
+    pub(super) fn of(row: &Row<'_>) -> rusqlite::Result<Option<Self>> {
+        let Some(since) = row.get("blocked_at_ms")? else { return Ok(None) };
+        let (actor, reason) = (row.get("blocked_by")?, row.get("block_reason")?);
+        Ok(Some(Self { since: UnixMillis(since), actor, reason }))
+    }
+}
+
+impl Successor {
+    pub(super) fn of(row: &Row<'_>) -> rusqlite::Result<Option<Self>> {
+        let Some(device) = row.get("successor")? else { return Ok(None) };
+        Ok(Some(Self {
+            device,
+            how: row.get("successor_how")?,
+            since: UnixMillis(row.get("successor_at_ms")?),
+            actor: row.get("successor_by")?,
+            reason: row.get("successor_reason")?,
+        }))
+    }
+}
+
+pub(super) fn written_off(
+    db: &Transaction<'_>,
+    device: &str,
+    e: &LicenseWrittenOff,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE licenses SET written_off_at_ms = ?2, written_off_by = ?3, write_off_reason = ?4,
+           frees_at_ms = ?5, open = open AND ?5 IS NOT NULL
+         WHERE license_id = ?1",
+    )?
+    .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.actor, e.reason, e.frees_at_ms])?;
+    count(db, WRITTEN_OFF, device, e.at_ms)
+}
+
+pub(super) fn blocked(db: &Transaction<'_>, device: &str, e: &DeviceBlock) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE devices SET blocked_at_ms = ?2, blocked_by = ?3, block_reason = ?4,
+           last_event_at_ms = ?2 WHERE device = ?1",
+    )?
+    .execute(params![device, e.at_ms, e.actor, e.reason])
+    .map(drop)
+}
+
+/// Ends a block, and the replacement of a device that kept its own stream.
+pub(super) fn unblocked(
+    db: &Transaction<'_>,
+    device: &str,
+    e: &DeviceBlock,
+) -> rusqlite::Result<()> {
+    count(db, UNBLOCKED, device, e.at_ms)
+}
+
+pub(super) fn merged(db: &Transaction<'_>, device: &str, e: &DeviceMerged) -> rusqlite::Result<()> {
+    let (actor, reason) = (&e.actor, &e.reason);
+    db.prepare_cached(SUCCEEDED)?
+        .execute(params![device, e.at_ms, e.into.to_string(), "merged", actor, reason])
+        .map(drop)
+}
+
+pub(super) fn replaced(
+    db: &Transaction<'_>,
+    device: &str,
+    e: &DeviceReplaced,
+) -> rusqlite::Result<()> {
+    let how = match e.licenses {
+        Replaced::Moved => "moved",
+        Replaced::WrittenOff => "written_off",
+    };
+    let (actor, reason) = (&e.actor, &e.reason);
+    db.prepare_cached(SUCCEEDED)?
+        .execute(params![device, e.at_ms, e.by.to_string(), how, actor, reason])
+        .map(drop)
+}
+
+/// What the other device has, or may still have, is this one's, and so are its identities.
+pub(super) fn took_over(
+    db: &Transaction<'_>,
+    device: &str,
+    e: &DeviceTookOver,
+) -> rusqlite::Result<()> {
+    // Each with an index of its own: what the other device had long ago is not looked at.
+    const HAS: [&str; 5] = [
+        "UPDATE identities SET device = ?1 WHERE device = ?2",
+        "UPDATE licenses SET device = ?1 WHERE device = ?2 AND open = 1",
+        "UPDATE licenses SET device = ?1
+         WHERE device = ?2 AND open = 0 AND deletion_grade IN ('C', 'D', 'E')",
+        "UPDATE licenses SET device = ?1
+         WHERE device = ?2 AND voided_at_ms IS NOT NULL AND deleted_at_ms IS NULL",
+        "UPDATE licenses SET device = ?1
+         WHERE device = ?2 AND written_off_at_ms IS NOT NULL AND deleted_at_ms IS NULL",
+    ];
+    for sql in HAS {
+        db.prepare_cached(sql)?.execute(params![device, e.from.to_string()])?;
+    }
+    db.prepare_cached("UPDATE devices SET last_event_at_ms = ?2 WHERE device = ?1")?
+        .execute(params![device, e.at_ms])
+        .map(drop)
+}
+
+/// KIDs of the licenses written off that the device may still hold, one for each license.
+pub(super) fn written_off_key_ids(
+    db: &Connection,
+    device: &str,
+    now: UnixMillis,
+) -> rusqlite::Result<Vec<Uuid>> {
+    let mut query = db.prepare_cached(
+        "SELECT key_id FROM licenses
+         WHERE device = ?1 AND written_off_at_ms IS NOT NULL AND deleted_at_ms IS NULL
+           AND (counted_until_ms IS NULL OR counted_until_ms > ?2)",
+    )?;
+    query.query_map(params![device, now.0], |row| uuid(row, "key_id"))?.collect()
+}
+
+/// The newest licenses written off that the device may still hold.
+pub(super) fn written_off_licenses(
+    db: &Connection,
+    device: &str,
+    now: UnixMillis,
+) -> rusqlite::Result<Vec<WrittenOffLicense>> {
+    let mut query = db.prepare_cached(
+        "SELECT * FROM licenses
+         WHERE device = ?1 AND written_off_at_ms IS NOT NULL AND deleted_at_ms IS NULL
+           AND (counted_until_ms IS NULL OR counted_until_ms > ?2)
+         ORDER BY written_off_at_ms DESC, sequence DESC LIMIT ?3",
+    )?;
+    let licenses = query.query_map(params![device, now.0, SHOWN_MAX], |row| {
+        Ok(WrittenOffLicense {
+            license_id: uuid(row, "license_id")?,
+            key_id: uuid(row, "key_id")?,
+            actor: row.get("written_off_by")?,
+            reason: row.get("write_off_reason")?,
+            acquired_at: UnixMillis(row.get("acquired_at_ms")?),
+            written_off_at: UnixMillis(row.get("written_off_at_ms")?),
+            frees_at: row.get::<_, Option<i64>>("frees_at_ms")?.map(UnixMillis),
+        })
+    })?;
+    licenses.collect()
+}
+
+const WRITTEN_OFF: &str =
+    "UPDATE devices SET written_off = written_off + 1, last_event_at_ms = ?2 WHERE device = ?1";
+const UNBLOCKED: &str = "UPDATE devices SET blocked_at_ms = NULL, blocked_by = NULL,
+    block_reason = NULL, successor = NULL, successor_how = NULL, successor_at_ms = NULL,
+    successor_by = NULL, successor_reason = NULL, last_event_at_ms = ?2 WHERE device = ?1";
+const SUCCEEDED: &str = "UPDATE devices SET successor = ?3, successor_how = ?4,
+    successor_at_ms = ?2, successor_by = ?5, successor_reason = ?6, last_event_at_ms = ?2
+    WHERE device = ?1";

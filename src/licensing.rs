@@ -48,7 +48,7 @@ use crate::playready::soap::{Fault, FaultCode, Refusal};
 pub use crate::clearkey::{LicenseFormat, RequestFormat};
 pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
 pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Question};
-pub use elsewhere::{IssuedElsewhere, IssuedLicense, Told};
+pub use elsewhere::{IssuedElsewhere, IssuedLicense, RecordedLicenses, RecordedWord, Told};
 pub use metrics::Metrics;
 pub use once::{CommandAnswer, CommandError, Once};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};

@@ -73,7 +73,7 @@ pub struct Device {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LiveLicense {
     held: Held,
-    /// Who acquired it; `None`: it is a reservation.
+    /// Who acquired it; `None`: it is a reservation, or another system issued it.
     identity: Option<Identity>,
     account: Option<AccountRef>,
     acquired_ms: i64,

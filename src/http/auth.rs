@@ -50,10 +50,6 @@ pub enum SupportWrite {}
 #[derive(Debug)]
 pub enum EventsRead {}
 
-/// [`Scope::SupportWrite`] is needed.
-#[derive(Debug)]
-pub enum SupportWrite {}
-
 /// [`Scope::KeysWrite`] is needed.
 #[derive(Debug)]
 pub enum KeysWrite {}
@@ -80,10 +76,6 @@ impl RequiredScope for SupportWrite {
 
 impl RequiredScope for EventsRead {
     const SCOPE: Scope = Scope::EventsRead;
-}
-
-impl RequiredScope for SupportWrite {
-    const SCOPE: Scope = Scope::SupportWrite;
 }
 
 impl RequiredScope for KeysWrite {

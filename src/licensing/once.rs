@@ -159,14 +159,8 @@ impl Once {
     }
 
     /// An id for something that the command makes, `what`: the same each time it is decided.
-    #[allow(dead_code)]
     pub(super) fn derived_id(&self, what: &str) -> Uuid {
         derived_id(&[what.as_bytes(), self.stream.as_str().as_bytes()])
-    }
-
-    /// Names the command in the metadata of its events.
-    pub(super) fn correlation(&self) -> &str {
-        &self.correlation
     }
 
     /// The answer to the command if what it does is stored at `at_ms`.

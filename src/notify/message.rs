@@ -27,6 +27,9 @@ pub const TYPES: &[&str] = &[
     "license.deletion_unmatched",
     "license.voided",
     "license.written_off",
+    "license.recorded",
+    "license.storage_recorded",
+    "license.deletion_recorded",
     "device.blocked",
     "device.unblocked",
     "device.merged",
@@ -45,6 +48,9 @@ const fn type_of(event: &Event) -> Option<&'static str> {
         Event::DeletionUnmatched(_) => Some("license.deletion_unmatched"),
         Event::LicenseVoided(_) => Some("license.voided"),
         Event::LicenseWrittenOff(_) => Some("license.written_off"),
+        Event::LicenseRecorded(_) => Some("license.recorded"),
+        Event::StorageRecorded(_) => Some("license.storage_recorded"),
+        Event::DeletionRecorded(_) => Some("license.deletion_recorded"),
         Event::DeviceBlocked(_) => Some("device.blocked"),
         Event::DeviceUnblocked(_) => Some("device.unblocked"),
         Event::DeviceMerged(_) => Some("device.merged"),
@@ -52,6 +58,7 @@ const fn type_of(event: &Event) -> Option<&'static str> {
         Event::DeviceEnrolled(_)
         | Event::IdentityLinked(_)
         | Event::EvidenceKept(_)
+        | Event::ReportKept(_)
         | Event::TokenSpent(_)
         | Event::QuotaPolicyPublished(_)
         | Event::SlotTaken(_)

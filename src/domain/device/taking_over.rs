@@ -94,6 +94,7 @@ impl LiveLicense {
             written_off: self.written_off,
             root_key: self.root_key.clone(),
             reservation: self.reservation,
+            reported: self.reported,
         }
     }
 }
@@ -119,6 +120,7 @@ impl From<&MovedLicense> for LiveLicense {
             written_off: moved.written_off,
             root_key: moved.root_key.clone(),
             reservation: moved.reservation,
+            reported: moved.reported,
         };
         license.held.confirmed = license.stored && license.is_kept();
         license

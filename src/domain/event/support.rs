@@ -105,7 +105,7 @@ pub struct MovedLicense {
     pub license_id: LicenseId,
     /// Its KID.
     pub key_id: KeyId,
-    /// Who acquired it; absent from reservations.
+    /// Who acquired it; absent from reservations and from what another system issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
     /// The account that pays for it.
@@ -138,6 +138,9 @@ pub struct MovedLicense {
     /// The reservation that it is a slot of, if it is no license.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation: Option<Uuid>,
+    /// Of a license that another system issued, the tag of how that names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported: Option<Tag>,
 }
 
 /// A persistent license that was issued, live or not.

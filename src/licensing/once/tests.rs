@@ -58,18 +58,14 @@ async fn a_command_given_up_in_the_middle_is_answered_with_what_it_did() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_race_between_nodes_under_one_key_ends_in_one_answer() {
     let site = Site::new();
-    let nodes = [site.node("a", 9).await, site.node("b", 9).await].map(std::sync::Arc::new);
+    let nodes = [site.node("a", 9).await, site.node("b", 9).await];
     for round in 0..20_u128 {
-        let sent = nodes.iter().map(|node| {
-            let node = std::sync::Arc::clone(node);
-            tokio::spawn(async move {
-                let device = node.device_of(&format!("tv-{round}"));
-                let (question, command) = (wants(&device, round), once(&round.to_string(), "1"));
-                node.reserve(&question, MINUTE_MS, &command).await.unwrap()
-            })
+        let sent = nodes.iter().map(async |node| {
+            let device = node.device_of(&format!("tv-{round}"));
+            let (question, command) = (wants(&device, round), once(&round.to_string(), "1"));
+            node.reserve(&question, MINUTE_MS, &command).await.unwrap()
         });
-        let answers = futures_util::future::join_all(sent.collect::<Vec<_>>()).await;
-        let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+        let answers = futures_util::future::join_all(sent).await;
         assert_eq!(answers[0], answers[1]);
     }
     assert_eq!(site.count("reservation-made.v1").await, 20);

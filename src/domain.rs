@@ -12,6 +12,7 @@
 //! - [`account`]: the state of one account, which mirrors what its devices hold.
 //! - [`quota`]: the policy. [`usage`]: what its rules count, and decisions that explain themselves.
 //! - [`holding`]: what the states of devices and accounts share.
+//! - [`standing`]: how much of each rule is in use. [`reason`]: why an operator did something.
 
 pub mod account;
 pub mod acknowledge;
@@ -26,8 +27,10 @@ pub mod lookup;
 #[cfg(test)]
 mod properties;
 pub mod quota;
+pub mod reason;
 #[cfg(test)]
 pub(crate) mod scenario;
+pub mod standing;
 pub mod usage;
 
 pub use account::Account;
@@ -38,3 +41,4 @@ pub use ids::{
     TransactionId,
 };
 pub use key_type::KeyType;
+pub use reason::{InvalidReason, Reason};

@@ -15,10 +15,12 @@ mod delete;
 mod identities;
 mod key_types;
 mod metrics;
+mod overrides;
 mod policy;
 mod register;
 mod revocation;
 mod sealing;
+mod standing;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -45,7 +47,10 @@ pub use crate::clearkey::{LicenseFormat, RequestFormat};
 pub use clearkey::{ClearKeyLicense, ClearKeyRefused, ClearKeyRequest};
 pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Question};
 pub use metrics::Metrics;
+pub use overrides::{Holder, LimitSet, OverrideRefused};
+pub use policy::{Act, Policies, PolicyVersion, PublishError};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
+pub use standing::Standing;
 
 /// A use case failed for a reason that is not the caller's.
 #[derive(Debug, thiserror::Error)]

@@ -105,6 +105,8 @@ fn print(inventory: &DeviceInventory) {
             LicenseStatus::Stored => "stored",
             LicenseStatus::StoreFailed => "store failed",
             LicenseStatus::DeletedUnreleased => "deleted, unreleased",
+            LicenseStatus::Deleted => "deleted",
+            LicenseStatus::Voided => "voided",
         };
         let chain = match license.chain {
             None => String::new(),

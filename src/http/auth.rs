@@ -42,6 +42,10 @@ pub enum InventoryRead {}
 #[derive(Debug)]
 pub enum EventsRead {}
 
+/// [`Scope::PolicyWrite`] is needed.
+#[derive(Debug)]
+pub enum PolicyWrite {}
+
 /// [`Scope::KeysWrite`] is needed.
 #[derive(Debug)]
 pub enum KeysWrite {}
@@ -60,6 +64,10 @@ impl RequiredScope for InventoryRead {
 
 impl RequiredScope for EventsRead {
     const SCOPE: Scope = Scope::EventsRead;
+}
+
+impl RequiredScope for PolicyWrite {
+    const SCOPE: Scope = Scope::PolicyWrite;
 }
 
 impl RequiredScope for KeysWrite {

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, Transaction, params};
 
 use super::query::{LEAF, ROOT};
+use super::{accounts, life};
 use crate::domain::Event;
 use crate::domain::event::{Chain, LicenseAcquired, LicenseDeleted, LicenseVoided};
 use crate::ledger::state::store::DEVICE_STREAM;
@@ -32,40 +33,52 @@ impl Apply for Builder {
 fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
     let stream = fact.recorded.stream.as_str();
     let device = stream.strip_prefix(DEVICE_STREAM).unwrap_or_default();
+    let sequence = fact.recorded.sequence;
     match &fact.event {
         Event::DeviceEnrolled(e) => db
             .prepare_cached(
                 "INSERT INTO devices (device, enrolled_at_ms, enrolled_sequence, security_level,
                    model, last_event_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?2)",
             )?
-            .execute(params![device, e.at_ms, fact.recorded.sequence, e.security_level, e.model])
+            .execute(params![device, e.at_ms, sequence, e.security_level, e.model])
             .map(drop),
         Event::IdentityLinked(e) => db
             .prepare_cached("INSERT OR REPLACE INTO identities VALUES (?1, ?2)")?
             .execute(params![e.identity.to_string(), e.device.to_string()])
             .map(drop),
-        Event::LicenseAcquired(e) => acquired(db, device, fact.recorded.sequence, e),
-        Event::LicenseStored(e) => db
-            .prepare_cached("UPDATE licenses SET stored_at_ms = ?2 WHERE license_id = ?1")?
-            .execute(params![e.license_id.0.as_bytes(), e.at_ms])
-            .map(drop),
-        Event::LicenseStoreFailed(e) => db
-            .prepare_cached("UPDATE licenses SET store_failed_at_ms = ?2 WHERE license_id = ?1")?
-            .execute(params![e.license_id.0.as_bytes(), e.at_ms])
-            .map(drop),
-        Event::LicenseDeleted(e) => deleted(db, device, e),
-        Event::LicenseVoided(e) => voided(db, device, e),
-        Event::AcquisitionRefused(e) => count(db, REFUSED, device, e.at_ms),
+        Event::LicenseAcquired(e) => acquired(db, device, sequence, e),
+        Event::LicenseStored(e) => {
+            db.prepare_cached("UPDATE licenses SET stored_at_ms = ?2 WHERE license_id = ?1")?
+                .execute(params![e.license_id.0.as_bytes(), e.at_ms])?;
+            life::happened(db, e.license_id, sequence)
+        }
+        Event::LicenseStoreFailed(e) => {
+            db.prepare_cached("UPDATE licenses SET store_failed_at_ms = ?2 WHERE license_id = ?1")?
+                .execute(params![e.license_id.0.as_bytes(), e.at_ms])?;
+            life::happened(db, e.license_id, sequence)
+        }
+        Event::LicenseDeleted(e) => {
+            deleted(db, device, e)?;
+            life::happened(db, e.license_id, sequence)
+        }
+        Event::LicenseVoided(e) => {
+            voided(db, device, e)?;
+            life::happened(db, e.license_id, sequence)
+        }
+        Event::AcquisitionRefused(e) => {
+            life::refused(db, device, sequence, e)?;
+            count(db, REFUSED, device, e.at_ms)
+        }
+        Event::SlotTaken(e) => accounts::slot_taken(db, stream, &e.device, e.at_ms, sequence),
+        Event::QuotaOverrideSet(e) => accounts::limit_set(db, stream, sequence, e),
         Event::DeletionUnmatched(_)
         | Event::EvidenceKept(_)
         | Event::TokenSpent(_)
         | Event::QuotaPolicyPublished(_)
-        | Event::SlotTaken(_)
         | Event::SlotConfirmed(_)
         | Event::SlotReleased(_)
         | Event::ReservationMade(_)
         | Event::ReservationClosed(_)
-        | Event::QuotaOverrideSet(_)
         | Event::ContentKeyRegistered(_)
         | Event::KeySeedRegistered(_)
         | Event::ContentKeyBound(_)
@@ -82,6 +95,9 @@ fn acquired(
     sequence: u64,
     e: &LicenseAcquired,
 ) -> rusqlite::Result<()> {
+    if let Some(account) = &e.account {
+        accounts::named(db, &account.to_string(), e.at_ms, sequence)?;
+    }
     if !e.persistent.effective {
         return count(db, ACQUIRED_NON_PERSISTENT, device, e.at_ms);
     }

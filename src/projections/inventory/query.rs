@@ -54,7 +54,7 @@ pub struct DevicePage {
     pub next_sequence: u64,
 }
 
-/// What became of a license that still counts, or would but for its expiry.
+/// What is known of a license. Whether it has expired is another matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LicenseStatus {
@@ -66,6 +66,10 @@ pub enum LicenseStatus {
     StoreFailed,
     /// The device signed that it deleted it, and the evidence was too weak to release it.
     DeletedUnreleased,
+    /// The device signed that it deleted it, and that released it.
+    Deleted,
+    /// A rule of the quota policy voided it.
+    Voided,
 }
 
 /// What a license is in a chain.
@@ -281,10 +285,15 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeviceSummary> {
     })
 }
 
-fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
+pub(super) fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
     let known = |column| row.get::<_, Option<i64>>(column).map(|at| at.is_some());
-    let status = if known("deleted_at_ms")? {
-        LicenseStatus::DeletedUnreleased
+    let status = if known("voided_at_ms")? {
+        LicenseStatus::Voided
+    } else if known("deleted_at_ms")? {
+        match row.get("open")? {
+            true => LicenseStatus::DeletedUnreleased,
+            false => LicenseStatus::Deleted,
+        }
     } else if known("stored_at_ms")? {
         LicenseStatus::Stored
     } else if known("store_failed_at_ms")? {

@@ -8,12 +8,14 @@ pub mod control;
 pub mod demo;
 pub mod device;
 pub mod events;
+pub mod explain;
 pub mod inventory;
 pub mod keys;
 mod master_key;
 pub mod openapi;
 mod pipe;
 pub mod pki;
+pub mod policy;
 pub mod rebuild;
 pub mod revocation;
 pub mod serve;
@@ -44,6 +46,9 @@ enum Command {
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     Inventory(inventory::InventoryArgs),
+    Explain(explain::ExplainArgs),
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     Events(events::EventsArgs),
     Rebuild(rebuild::RebuildArgs),
     #[command(subcommand)]
@@ -103,6 +108,8 @@ fn run_command() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Keys(command) => keys::run(command),
         Command::Inventory(args) => inventory::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Policy(command) => policy::run(command),
         Command::Events(args) => events::run(args),
         Command::Rebuild(args) => rebuild::run(args),
         Command::Webhooks(command) => webhooks::run(command),

@@ -49,15 +49,27 @@ impl Serialize for UnixMillis {
     }
 }
 
+/// The text is no moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a time as RFC 3339 has it, such as 2026-03-31T12:00:00Z")]
+pub struct InvalidTime;
+
+impl std::str::FromStr for UnixMillis {
+    type Err = InvalidTime;
+
+    /// Reads RFC 3339 with any offset; what is finer than a millisecond is dropped.
+    fn from_str(text: &str) -> Result<Self, InvalidTime> {
+        let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTime)?;
+        let millis = moment.unix_timestamp_nanos().div_euclid(1_000_000);
+        i64::try_from(millis).map(Self).map_err(|_| InvalidTime)
+    }
+}
+
 /// RFC 3339 text with any offset; what is below a millisecond is dropped.
 impl<'de> Deserialize<'de> for UnixMillis {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let moment = OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| {
-            D::Error::custom("a time must be RFC 3339 text, such as 2026-03-31T12:00:00Z")
-        })?;
-        let millis = moment.unix_timestamp_nanos().div_euclid(1_000_000);
-        i64::try_from(millis).map(Self).map_err(D::Error::custom)
+        text.parse().map_err(D::Error::custom)
     }
 }
 
@@ -122,6 +134,17 @@ mod tests {
     fn rounds_seconds_down_before_1970_too() {
         assert_eq!(UnixMillis(1_999).seconds(), 1);
         assert_eq!(UnixMillis(-1).seconds(), -1);
+    }
+
+    #[test]
+    fn reads_rfc3339_with_any_offset_and_nothing_else() {
+        let read = |text: &str| text.parse::<UnixMillis>();
+        assert_eq!(read("2023-11-14T22:13:20.123Z"), Ok(UnixMillis(1_700_000_000_123)));
+        assert_eq!(read("2023-11-15T00:13:20+02:00"), Ok(UnixMillis(1_700_000_000_000)));
+        assert_eq!(read("1969-12-31T23:59:59.9999Z"), Ok(UnixMillis(-1)));
+        for text in ["", "tomorrow", "1700000000", "2023-11-14", "2023-13-01T00:00:00Z"] {
+            assert_eq!(read(text), Err(InvalidTime), "{text}");
+        }
     }
 
     #[test]

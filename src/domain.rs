@@ -14,6 +14,7 @@
 //! - [`quota`]: the policy. [`usage`]: what its rules count, and decisions that explain themselves.
 //! - [`holding`]: what the states of devices and accounts share.
 //! - [`support`]: what operators decide about devices. [`reason`]: why they did it.
+//! - [`standing`]: how much of each rule is in use.
 
 pub mod account;
 pub mod acknowledge;
@@ -28,10 +29,11 @@ pub mod lookup;
 #[cfg(test)]
 mod properties;
 pub mod quota;
-pub mod reserve;
 pub mod reason;
+pub mod reserve;
 #[cfg(test)]
 pub(crate) mod scenario;
+pub mod standing;
 pub mod support;
 pub mod usage;
 

@@ -63,6 +63,14 @@ impl Ledger {
         }
     }
 
+    /// [Appends](Self::append); when the outcome is not known, sends the same once more to learn it.
+    pub async fn append_knowing_outcome(&self, append: Append) -> Result<Appended, AppendError> {
+        match self.append(append.clone()).await {
+            Err(AppendError::Unknown(_)) => self.append(append).await,
+            outcome => outcome,
+        }
+    }
+
     /// The revision of the last event of a stream; `None` if it has none.
     pub async fn head(&self, stream: &StreamName) -> Result<Option<u64>, ReadError> {
         match self {

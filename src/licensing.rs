@@ -17,11 +17,13 @@ mod identities;
 mod key_types;
 mod metrics;
 mod once;
+mod overrides;
 mod policy;
 mod register;
 mod reserve;
 mod revocation;
 mod sealing;
+mod standing;
 mod subject;
 mod support;
 #[cfg(test)]
@@ -51,9 +53,12 @@ pub use decide::{Decision, DecisionCounted, DecisionInUse, DecisionRule, Questio
 pub use elsewhere::{IssuedElsewhere, IssuedLicense, RecordedLicenses, RecordedWord, Told};
 pub use metrics::Metrics;
 pub use once::{CommandAnswer, CommandError, Once};
+pub use overrides::{Holder, LimitSet, OverrideRefused};
+pub use policy::{Act, Policies, PolicyVersion, PublishError};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
 pub use reserve::{NoReservation, Reservation};
 pub use revocation::TakenLists;
+pub use standing::Standing;
 pub use support::{
     Blocked, Fate, Linked, Succession, SupportRefused, TakenOver, WrittenOff, WrittenOffLicense,
 };

@@ -18,9 +18,9 @@ pub enum Scope {
     AuditRead,
     /// `analytics:read`: replays and exports.
     AnalyticsRead,
-    /// `policy:write`: publish quota policies.
+    /// `policy:write`: publish quota policies, and limits for one device or account.
     PolicyWrite,
-    /// `support:write`: write-offs, overrides, blocks, webhooks sent again.
+    /// `support:write`: write-offs, blocks, webhooks sent again.
     SupportWrite,
     /// `keys:write`: make content keys for packagers, and list those there are.
     KeysWrite,

@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::explain::Asked;
 use super::master_key::KeyFiles;
 use super::service::KeyBytes;
 use super::{Place, control, runtime};
@@ -15,12 +16,13 @@ use crate::access::Registry as ApiKeys;
 use crate::access::secrets::{self, Secret};
 use crate::access::{ApiKeyId, ApiKeyRecord, ApiKeyText, KEY_RANDOM_BYTES, Scope};
 use crate::clock::{Clock, UnixMillis};
-use crate::domain::Digest;
 use crate::domain::event::ApiKeyCreated;
+use crate::domain::quota::QuotaPolicy;
+use crate::domain::{Digest, Reason};
 use crate::keys::{ImportedKey, KeySeed, Keys};
 use crate::ledger::embedded::{OpenError, Options};
 use crate::ledger::{Embedded, Ledger};
-use crate::licensing::{KeyRow, Registered, Registry};
+use crate::licensing::{Act, KeyRow, Licensing, Policies, PublishError, Registered, Registry};
 
 /// Who acts, as events name it: a person at the command line of this machine.
 const ACTOR: &str = "cli";
@@ -50,6 +52,26 @@ pub enum Command {
     },
     /// Seal everything under a new master key.
     RotateMaster,
+    /// Show the quota policy in force.
+    ShowPolicy,
+    /// List versions of the quota policy.
+    ListPolicies {
+        /// Version to begin with.
+        from: u64,
+        /// Most versions.
+        limit: usize,
+    },
+    /// Publish a quota policy.
+    PublishPolicy {
+        /// The policy.
+        policy: QuotaPolicy,
+        /// Why.
+        reason: Reason,
+        /// The version that has to be in force; `None`: whatever is.
+        after: Option<u64>,
+    },
+    /// Explain a decision about a quota.
+    Explain(Asked),
     /// Make an API key.
     CreateApiKey {
         /// Its label.
@@ -83,6 +105,17 @@ pub enum Outcome {
     },
     /// There is a new master key.
     MasterRotated,
+    /// A version of the quota policy, as the API shows it; `None` if there is none.
+    Policy(Option<serde_json::Value>),
+    /// Versions of the quota policy.
+    Policies(Vec<serde_json::Value>),
+    /// The policy was not published.
+    PolicySuperseded {
+        /// The version in force.
+        in_force: u64,
+    },
+    /// A decision, as the API shows it.
+    Decision(serde_json::Value),
     /// An API key was made.
     ApiKey {
         /// Its id.
@@ -144,6 +177,9 @@ impl Secrets {
 /// Carries out commands on an open ledger.
 pub struct Admin {
     registry: Arc<Registry>,
+    policies: Policies,
+    /// Who decides; `None` where only registrations are made.
+    licensing: Option<Arc<Licensing>>,
     keys: Arc<Keys>,
     key_files: KeyFiles,
     api_keys: Arc<ApiKeys>,
@@ -156,6 +192,7 @@ impl Admin {
     /// Reads the API keys of the ledger into `api_keys`.
     pub(crate) async fn new(
         registry: Arc<Registry>,
+        policies: Policies,
         keys: Arc<Keys>,
         key_files: KeyFiles,
         api_keys: Arc<ApiKeys>,
@@ -169,7 +206,12 @@ impl Admin {
             }
         }
         let turn = tokio::sync::Mutex::default();
-        Ok(Self { registry, keys, key_files, api_keys, clock, turn })
+        Ok(Self { registry, policies, licensing: None, keys, key_files, api_keys, clock, turn })
+    }
+
+    /// Lets it explain decisions.
+    pub(crate) fn explaining_by(self, licensing: Arc<Licensing>) -> Self {
+        Self { licensing: Some(licensing), ..self }
     }
 
     /// The API keys, as they are checked.
@@ -204,6 +246,28 @@ impl Admin {
                 self.key_files.rotate(&self.keys)?;
                 self.registry.master_key_rotated(ACTOR).await?;
                 Outcome::MasterRotated
+            }
+            Command::ShowPolicy => {
+                let in_force = self.policies.in_force().await?;
+                Outcome::Policy(in_force.map(serde_json::to_value).transpose()?)
+            }
+            Command::ListPolicies { from, limit } => {
+                let versions = self.policies.versions(from, limit).await?.into_iter();
+                Outcome::Policies(versions.map(serde_json::to_value).collect::<Result<_, _>>()?)
+            }
+            Command::PublishPolicy { policy, reason, after } => {
+                let act = Act { actor: ACTOR, reason: &reason, correlation: ACTOR };
+                match self.policies.publish(&policy, after, act).await {
+                    Ok(version) => Outcome::Policy(Some(serde_json::to_value(version)?)),
+                    Err(PublishError::Superseded { in_force }) => {
+                        Outcome::PolicySuperseded { in_force }
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Command::Explain(asked) => {
+                let licensing = self.licensing.as_ref().context("nothing is decided here")?;
+                Outcome::Decision(serde_json::to_value(asked.decide(licensing).await?)?)
             }
             Command::CreateApiKey { name, scopes } => {
                 let (key_id, key) = self.create_api_key(&name, scopes).await?;
@@ -290,7 +354,9 @@ pub fn execute(place: &Place, command: Command) -> anyhow::Result<Outcome> {
         let registry = Registry::new(Arc::clone(&ledger), Arc::clone(&keys), clock.clone());
         registry.load().await?;
         let api_keys = Arc::new(ApiKeys::new(secrets.api));
-        let admin = Admin::new(Arc::new(registry), keys, key_files, api_keys, clock).await?;
+        let policies = Policies::new(Arc::clone(&ledger), clock.clone());
+        let registry = Arc::new(registry);
+        let admin = Admin::new(registry, policies, keys, key_files, api_keys, clock).await?;
         let outcome = admin.execute(command).await;
         ledger.close().await;
         outcome

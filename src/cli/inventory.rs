@@ -106,6 +106,8 @@ fn print(inventory: &DeviceInventory) {
             LicenseStatus::StoreFailed => "store failed",
             LicenseStatus::DeletedUnreleased => "deleted, unreleased",
             LicenseStatus::WrittenOff => "written off",
+            LicenseStatus::Deleted => "deleted",
+            LicenseStatus::Voided => "voided",
         };
         let chain = match license.chain {
             None => String::new(),

@@ -211,8 +211,12 @@ fn print(outcome: Outcome, json: bool) -> anyhow::Result<ExitCode> {
         ),
         Outcome::Seed(true) => println!("the key seed is registered"),
         Outcome::Seed(false) => println!("this key seed was registered already"),
-        // Printed page by page.
-        Outcome::KeyRows { .. } => {}
+        // Printed by the commands that ask for them.
+        Outcome::KeyRows { .. }
+        | Outcome::Policy(_)
+        | Outcome::Policies(_)
+        | Outcome::PolicySuperseded { .. }
+        | Outcome::Decision(_) => {}
         Outcome::MasterRotated => println!(
             "there is a new master key; back it up, and keep the old one for old backups of the data"
         ),

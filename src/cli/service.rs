@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 use anyhow::Context;
 use zeroize::Zeroizing;
 
-use super::admin::Admin;
-use super::control::Control;
+use super::admin::{Admin, Command, Outcome};
+use super::control::{self, Control};
 use super::master_key::KeyFiles;
 use super::revocation::{ListFiles, Watch};
 use super::voiding::Sweep;
 use super::webhooks;
-use super::{pki, runtime};
+use super::{Place, pki, runtime};
 use crate::access::{ApiKeyText, RateLimiter, Registry as ApiKeys, Scope};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -25,10 +25,10 @@ use crate::http::metrics::Metrics;
 use crate::http::routes::{Services, install, install_packaging};
 use crate::http::{Running, Server, Shell};
 use crate::keys::{DEFAULT_SEED, Keys};
-use crate::ledger::embedded::Options;
+use crate::ledger::embedded::{OpenError, Options};
 use crate::ledger::state::{Deciding, StateStore};
 use crate::ledger::{Embedded, Ledger};
-use crate::licensing::{Licensing, Parts, Registry, TakenLists};
+use crate::licensing::{Licensing, Parts, Policies, Registry, TakenLists};
 use crate::notify::Webhooks;
 use crate::packaging::Packager;
 use crate::playready::acquire::{ResponseSigner, SignResponses};
@@ -89,6 +89,7 @@ impl Service {
         let sweep_clock = clock.clone();
         let services = actix_web::web::Data::new(Services {
             licensing: Arc::clone(&licensing),
+            policies: Policies::new(Arc::clone(&ledger), clock.clone()),
             registry,
             packager: Packager::new(config.packaging.clone(), clock.clone()),
             inventory: Arc::clone(&inventory),
@@ -147,6 +148,26 @@ impl Service {
         });
         Ok(())
     }
+}
+
+/// Carries out a command that needs all of the service: through the process that serves the ledger
+/// at `place`, or else by opening everything but its doors.
+pub(super) fn execute(place: &Place, command: Command) -> anyhow::Result<Outcome> {
+    let config = place.config(Vec::new())?;
+    let data = config.data()?;
+    if let Some(outcome) = control::ask(data, &command)? {
+        return Ok(outcome);
+    }
+    anyhow::ensure!(data.join("ledger.db").exists(), OpenError::Missing { dir: data.to_owned() });
+    let ledger = Arc::new(Ledger::Embedded(Embedded::open(data, Options::default())?));
+    runtime()?.block_on(async {
+        let served = ledger.last_sequence().await?.is_some();
+        anyhow::ensure!(served, "the ledger in {} was never served", data.display());
+        let opened = Opened::open(&config, data, &ledger, &Clock::System).await?;
+        let outcome = opened.admin.execute(command).await;
+        ledger.close().await;
+        outcome
+    })
 }
 
 /// Serves packagers on the address that the configuration has for them.
@@ -239,8 +260,10 @@ impl Opened {
             Arc::new(Registry::new(Arc::clone(ledger), Arc::clone(&keys), clock.clone()));
         let missing = registry.load().await?;
         let api_keys = Arc::new(ApiKeys::new(secrets.api));
-        let admin =
-            Admin::new(Arc::clone(&registry), keys, key_files, api_keys, clock.clone()).await?;
+        let policies = Policies::new(Arc::clone(ledger), clock.clone());
+        let (of_admin, its_clock) = (Arc::clone(&registry), clock.clone());
+        let admin = Admin::new(of_admin, policies, keys, key_files, api_keys, its_clock).await?;
+        let admin = admin.explaining_by(Arc::clone(&licensing));
         let admin_key = admin.first_key(&[Scope::Admin]).await?;
         let readiness = readiness(ledger, &store, &inventory, clock, missing);
         let authorizes = Arc::clone(&licensing);

@@ -14,6 +14,7 @@ mod support;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::ids::{
@@ -277,7 +278,10 @@ pub struct LicenseAcknowledged {
 }
 
 /// How much a deletion proves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[schema(as = EvidenceGrade)]
 pub enum Grade {
     /// Signed, linked to its session, from a device of security level 3000 or more.
     A,

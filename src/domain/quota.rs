@@ -35,12 +35,14 @@ pub const WINDOW_SECONDS_MAX: u32 = 366 * 24 * 60 * 60;
 
 /// The quota policy in force: data, versioned by its revision in the `policy` stream. A member or
 /// a word that this version does not know is refused, never ignored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaPolicy {
     /// All that apply must hold; the first that does not denies.
+    #[schema(max_items = 256)]
     pub rules: Vec<QuotaRule>,
     /// Live licenses one slot may hold: bounds what a device can make the ledger remember.
+    #[schema(minimum = 1)]
     pub licenses_per_slot: u32,
     /// Evidence grades whose deletions end a license.
     pub releasing_grades: Vec<Grade>,
@@ -57,8 +59,9 @@ pub struct QuotaPolicy {
 }
 
 /// What happens to a persistent license that no rule applies to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = QuotaDefault)]
 pub enum DefaultAnswer {
     /// It is granted.
     #[default]
@@ -76,8 +79,9 @@ impl DefaultAnswer {
 /// Ends licenses that a device did not store, by what it says or fails to say. A device can keep a
 /// license all the same, so that this is for devices whose word counts: from a security level on.
 /// A license with a result that came late, after it was voided, stays voided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = QuotaVoiding)]
 pub struct Voiding {
     /// Licenses count whose device had this security level, or a higher one, when it acquired them.
     pub min_security_level: u32,
@@ -85,6 +89,7 @@ pub struct Voiding {
     pub store_failed: bool,
     /// A license ends that the device has not confirmed so many seconds after it acquired it;
     /// `None`: none does.
+    #[schema(minimum = 1)]
     pub unconfirmed_after_seconds: Option<u32>,
 }
 
@@ -97,11 +102,12 @@ impl Voiding {
 }
 
 /// One rule of a policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaRule {
     /// By which decisions and refusals name it: 1 to 64 lower-case letters, digits and hyphens,
     /// unique in its policy.
+    #[schema(pattern = "^[a-z0-9-]{1,64}$", example = "device-slots")]
     pub id: String,
     /// Whose use is counted.
     pub scope: Scope,
@@ -133,8 +139,11 @@ pub enum Scope {
 }
 
 /// What a rule counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = QuotaCounts)]
 pub enum Counts {
     /// Slots: devices and KIDs with at least one live persistent license.
     LiveSlots,
@@ -159,8 +168,11 @@ impl Counts {
 }
 
 /// What a rule does to a request that goes beyond its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = QuotaOnExceed)]
 pub enum OnExceed {
     /// Refuses it.
     Deny,
@@ -170,8 +182,11 @@ pub enum OnExceed {
 
 /// To what a rule applies: all members that are given must hold. Security level and class are those
 /// of the device that asks, or that holds what is counted; the content group is the license's.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 #[serde(deny_unknown_fields)]
+#[schema(as = QuotaCondition)]
 pub struct Condition {
     /// Devices of this security level or a higher one. One whose level is not known is taken for
     /// one that the rule applies to.
@@ -269,6 +284,12 @@ impl QuotaPolicy {
 }
 
 impl QuotaRule {
+    /// Whether the rule could keep to `limit` in place of its own.
+    pub fn can_count_to(&self, limit: u32) -> bool {
+        let with = Self { limit, ..self.clone() };
+        !matches!(self.counts, Counts::IssuedWithinSeconds(_)) || with.most() < ISSUED_KEPT
+    }
+
     fn check(&self, policy: &QuotaPolicy) -> Result<(), InvalidPolicy> {
         let wrong = |reason| Err(InvalidPolicy::Rule(self.id.clone(), reason));
         if self.on_exceed == OnExceed::AllowOverage(0) {
@@ -366,6 +387,22 @@ pub enum InvalidPolicy {
     /// A rule cannot be meant.
     #[error("rule `{0}`: {1}")]
     Rule(String, &'static str),
+}
+
+impl InvalidPolicy {
+    /// The member of the policy that is to blame; one rule as `rules.ID`.
+    pub fn member(&self) -> String {
+        match self {
+            Self::NoLicensesPerSlot => "licenses_per_slot".to_owned(),
+            Self::VoidsNothing | Self::VoidsAtOnce => "voiding".to_owned(),
+            Self::TooLarge => "rules".to_owned(),
+            Self::DeviceClass(class) => format!("device_classes.{class}"),
+            Self::RuleId(id)
+            | Self::RuleIdTwice(id)
+            | Self::RulesAlike(_, id)
+            | Self::Rule(id, _) => format!("rules.{id}"),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Why somebody did something, in a few words of their own.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Length of the longest reason, in characters.
 const CHARS_MAX: usize = 200;
@@ -8,7 +9,8 @@ const CHARS_MAX: usize = 200;
 /// Why an operator did something: 1 to 200 characters without line breaks or other control
 /// characters, not all of them spaces. It stands in an event for good, so that it must name no
 /// person.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 200, example = "a large family")]
 #[serde(try_from = "String", into = "String")]
 pub struct Reason(String);
 

@@ -50,6 +50,10 @@ pub enum SupportWrite {}
 #[derive(Debug)]
 pub enum EventsRead {}
 
+/// [`Scope::PolicyWrite`] is needed.
+#[derive(Debug)]
+pub enum PolicyWrite {}
+
 /// [`Scope::KeysWrite`] is needed.
 #[derive(Debug)]
 pub enum KeysWrite {}
@@ -76,6 +80,10 @@ impl RequiredScope for SupportWrite {
 
 impl RequiredScope for EventsRead {
     const SCOPE: Scope = Scope::EventsRead;
+}
+
+impl RequiredScope for PolicyWrite {
+    const SCOPE: Scope = Scope::PolicyWrite;
 }
 
 impl RequiredScope for KeysWrite {

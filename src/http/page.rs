@@ -18,8 +18,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::problem::Problem;
 
-/// The two query parameters of a list. Other parameters go beside it with `#[serde(flatten)]`, or
-/// are refused by name if there are none.
+/// The query parameters of a list. A list with others beside them reads all into a type of its own,
+/// so that unknown ones are refused by name, and makes this of its part.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -77,6 +77,11 @@ pub const DEFAULT_LIMIT: usize = 100;
 pub const MAX_LIMIT: usize = 1_000;
 
 impl PageQuery {
+    /// The parameters of a list that has others beside them.
+    pub fn new(limit: Option<String>, cursor: Option<String>) -> Self {
+        Self { limit, cursor, ..Self::default() }
+    }
+
     /// Reads the parameters for the list of this name.
     ///
     /// # Errors

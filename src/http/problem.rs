@@ -41,6 +41,12 @@ pub enum Case {
     IdempotencyKeyReused,
     /// What the ledger holds does not allow the command.
     Conflict,
+    /// The quota policy contradicts itself or cannot be meant.
+    PolicyInvalid,
+    /// The command has to say which version it was decided on.
+    PreconditionRequired,
+    /// Another version is in force than the one that the command was decided on.
+    PreconditionFailed,
     /// No such resource.
     NotFound,
     /// The resource does not know this method.
@@ -65,7 +71,7 @@ pub enum Case {
 
 impl Case {
     /// Every case there is.
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::InvalidRequest,
         Self::Unauthenticated,
         Self::MissingScope,
@@ -74,6 +80,9 @@ impl Case {
         Self::IdempotencyKeyInUse,
         Self::IdempotencyKeyReused,
         Self::Conflict,
+        Self::PolicyInvalid,
+        Self::PreconditionRequired,
+        Self::PreconditionFailed,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BodyTooSlow,
@@ -112,6 +121,19 @@ impl Case {
             Self::Conflict => {
                 (S::CONFLICT, "conflict", "What the ledger holds does not allow this")
             }
+            Self::PolicyInvalid => {
+                (S::UNPROCESSABLE_ENTITY, "policy-invalid", "The quota policy cannot be published")
+            }
+            Self::PreconditionRequired => (
+                S::PRECONDITION_REQUIRED,
+                "precondition-required",
+                "The request must say which version it changes",
+            ),
+            Self::PreconditionFailed => (
+                S::PRECONDITION_FAILED,
+                "precondition-failed",
+                "Another version is in force by now",
+            ),
             Self::NotFound => (S::NOT_FOUND, "not-found", "There is nothing here"),
             Self::MethodNotAllowed => {
                 (S::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not offered here")
@@ -231,13 +253,14 @@ impl Problem {
         problem
     }
 
-    /// A key exchange that is refused because of one part of its document.
-    pub fn refused_exchange(
+    /// A problem of one case that one part of the request's document is to blame for.
+    pub fn of_part(
+        case: Case,
         field: impl Into<Cow<'static, str>>,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
         let (field, detail) = (field.into(), detail.into());
-        let mut problem = Self::new(Case::KeyExchangeRefused, detail.clone());
+        let mut problem = Self::new(case, detail.clone());
         problem.errors.push(FieldError { field, detail });
         problem
     }

@@ -1,5 +1,6 @@
 //! The routes: which path asks which use case.
 
+mod accounts;
 mod clearkey;
 mod decisions;
 mod devices;
@@ -7,24 +8,30 @@ mod elsewhere;
 mod events;
 mod keys;
 mod license;
+mod licenses;
 mod once;
+mod over;
+mod overrides;
 mod packaging;
+mod policy;
 mod reservations;
+mod schema;
 mod support;
 mod webhooks;
 
 use std::sync::Arc;
 
 use actix_web::middleware::from_fn;
-use actix_web::web;
+use actix_web::{HttpMessage, HttpRequest, web};
 
+use super::RequestId;
 use super::page::whole_number;
 use super::problem::{self, Case, Problem};
 use crate::access::RateLimiter;
 use crate::clock::Clock;
 use crate::config::Origins;
 use crate::domain::{DeviceRef, Identity};
-use crate::licensing::{Licensing, LicensingError, Registry};
+use crate::licensing::{Licensing, LicensingError, Policies, Registry};
 use crate::notify::Desk;
 use crate::packaging::Packager;
 use crate::projections::{History, Inventory};
@@ -33,6 +40,8 @@ use crate::projections::{History, Inventory};
 pub struct Services {
     /// The use cases.
     pub licensing: Arc<Licensing>,
+    /// The quota policy and its versions.
+    pub policies: Policies,
     /// Content keys and seeds.
     pub registry: Arc<Registry>,
     /// Headers and key exchange for packagers.
@@ -68,6 +77,25 @@ pub struct Services {
         elsewhere::acquired,
         elsewhere::acknowledged,
         elsewhere::deleted,
+        policy::show,
+        policy::publish,
+        policy::versions,
+        policy::version,
+        policy::over,
+        schema::show,
+        overrides::of_device,
+        overrides::of_account,
+        overrides::set_for_device,
+        overrides::set_for_account,
+        overrides::take_back_from_device,
+        overrides::take_back_from_account,
+        accounts::list,
+        accounts::show,
+        accounts::devices,
+        accounts::titles,
+        licenses::list,
+        licenses::show,
+        licenses::refusals,
         keys::list,
         packaging::headers,
         packaging::speke,
@@ -153,6 +181,7 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
         )
         .service(web::resource("/v1/deletions").route(web::post().to(elsewhere::deleted)))
         .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)));
+    install_quota(config);
     if services.clearkey_origins.is_some() {
         config.service(
             web::resource("/clearkey")
@@ -160,6 +189,47 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
                 .route(web::post().to(clearkey::acquire)),
         );
     }
+}
+
+/// Policy, limits, accounts and licenses.
+fn install_quota(config: &mut web::ServiceConfig) {
+    let get = web::get;
+    config
+        .service(
+            web::resource("/v1/quota/policy")
+                .route(get().to(policy::show))
+                .route(web::put().to(policy::publish)),
+        )
+        .service(web::resource("/v1/quota/policy/schema").route(get().to(schema::show)))
+        .service(web::resource("/v1/quota/policy/versions").route(get().to(policy::versions)))
+        .service(
+            web::resource("/v1/quota/policy/versions/{version}").route(get().to(policy::version)),
+        )
+        .service(web::resource("/v1/quota/over").route(get().to(policy::over)))
+        .service(
+            web::resource("/v1/devices/{device}/overrides").route(get().to(overrides::of_device)),
+        )
+        .service(
+            web::resource("/v1/devices/{device}/overrides/{rule}")
+                .route(web::put().to(overrides::set_for_device))
+                .route(web::delete().to(overrides::take_back_from_device)),
+        )
+        .service(
+            web::resource("/v1/accounts/{account}/overrides")
+                .route(get().to(overrides::of_account)),
+        )
+        .service(
+            web::resource("/v1/accounts/{account}/overrides/{rule}")
+                .route(web::put().to(overrides::set_for_account))
+                .route(web::delete().to(overrides::take_back_from_account)),
+        )
+        .service(web::resource("/v1/accounts").route(get().to(accounts::list)))
+        .service(web::resource("/v1/accounts/{account}").route(get().to(accounts::show)))
+        .service(web::resource("/v1/accounts/{account}/devices").route(get().to(accounts::devices)))
+        .service(web::resource("/v1/accounts/{account}/titles").route(get().to(accounts::titles)))
+        .service(web::resource("/v1/licenses").route(get().to(licenses::list)))
+        .service(web::resource("/v1/licenses/{license_id}").route(get().to(licenses::show)))
+        .service(web::resource("/v1/refusals").route(get().to(licenses::refusals)));
 }
 
 /// Installs the route of the packagers' listener.
@@ -205,6 +275,17 @@ impl Services {
         }
         self.inventory.wait_for(sequence).await.map_err(Problem::internal)
     }
+}
+
+/// The request's id, by which the metadata of its events names it.
+fn correlation(request: &HttpRequest) -> String {
+    request.extensions().get::<RequestId>().map(ToString::to_string).unwrap_or_default()
+}
+
+/// The position that a list is cut at: how many events there are.
+async fn end_of_ledger(services: &Services) -> Result<u64, Problem> {
+    let last = services.history.last_sequence().await.map_err(Problem::internal)?;
+    Ok(last.map_or(0, |last| last + 1))
 }
 
 /// A failure of a use case as a problem.

@@ -201,7 +201,7 @@ impl Licensing {
         for (stream, event) in &events {
             records.push((stream.clone(), NewEvent::of(stream, event, correlation)?));
         }
-        let appended = match self.append_knowing_outcome(Append { records, checks }).await {
+        let appended = match self.ledger.append_knowing_outcome(Append { records, checks }).await {
             Ok(appended) => appended,
             Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -220,16 +220,5 @@ impl Licensing {
         let identity = self.identities.moved(turn.identity, &turn.belonging, &self.ledger).await?;
         let policy = self.policy.refresh(&self.ledger).await?;
         Ok(subject || identity || policy.revision != turn.policy.revision)
-    }
-
-    /// Appends; when the outcome is not known, sends the same once more to learn it.
-    async fn append_knowing_outcome(
-        &self,
-        append: Append,
-    ) -> Result<crate::ledger::Appended, AppendError> {
-        match self.ledger.append(append.clone()).await {
-            Err(AppendError::Unknown(_)) => self.ledger.append(append).await,
-            outcome => outcome,
-        }
     }
 }

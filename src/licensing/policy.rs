@@ -1,4 +1,6 @@
-//! The quota policy in force.
+//! The quota policy in force, and its versions.
+
+mod publish;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -7,14 +9,33 @@ use crate::domain::Event;
 use crate::domain::event::QuotaPolicyPublished;
 use crate::domain::quota::QuotaPolicy;
 use crate::ledger::tail::Fact;
-use crate::ledger::{Append, AppendError, Expected, Ledger, NewEvent, StreamName};
+use crate::ledger::{Append, AppendError, Expected, Ledger, NewEvent, Recorded, StreamName};
+
+pub use publish::{Act, Policies, PolicyVersion, PublishError};
 
 /// A policy and where it stands in the `policy` stream.
 #[derive(Clone, Debug)]
 pub(super) struct Published {
     pub(super) policy: QuotaPolicy,
     pub(super) revision: u64,
+    sequence: u64,
+    pub(super) actor: String,
+    pub(super) reason: String,
     pub(super) at_ms: i64,
+}
+
+impl Published {
+    fn of(recorded: Recorded) -> Result<Self, LicensingError> {
+        let fact = Fact::of(recorded)?;
+        let Recorded { stream, revision, sequence, .. } = fact.recorded;
+        let Event::QuotaPolicyPublished(QuotaPolicyPublished { policy, actor, reason, at_ms }) =
+            fact.event
+        else {
+            let (stream, kind) = (stream.to_string(), fact.event.kind());
+            return Err(LicensingError::Stream { stream, kind });
+        };
+        Ok(Self { policy, revision, sequence, actor, reason, at_ms })
+    }
 }
 
 /// Holds the newest policy known. An append that names a revision which is no longer the newest
@@ -31,7 +52,7 @@ impl PolicyInForce {
         configured: &QuotaPolicy,
         now_ms: i64,
     ) -> Result<Self, LicensingError> {
-        let stream = StreamName::new("policy")?;
+        let stream = policy_stream()?;
         let current = match newest(ledger, &stream).await? {
             Some(published) => published,
             None => seed(ledger, &stream, configured, now_ms).await?,
@@ -73,19 +94,13 @@ impl PolicyInForce {
     }
 }
 
+fn policy_stream() -> Result<StreamName, LicensingError> {
+    Ok(StreamName::new("policy")?)
+}
+
 async fn newest(ledger: &Ledger, stream: &StreamName) -> Result<Option<Published>, LicensingError> {
-    let Some(recorded) = ledger.read_stream_backwards(stream, u64::MAX, 1).await?.pop() else {
-        return Ok(None);
-    };
-    let fact = Fact::of(recorded)?;
-    let Event::QuotaPolicyPublished(published) = fact.event else {
-        return Err(LicensingError::Stream { stream: stream.to_string(), kind: fact.event.kind() });
-    };
-    Ok(Some(Published {
-        policy: published.policy,
-        revision: fact.recorded.revision,
-        at_ms: published.at_ms,
-    }))
+    let newest = ledger.read_stream_backwards(stream, u64::MAX, 1).await?.pop();
+    newest.map(Published::of).transpose()
 }
 
 async fn seed(

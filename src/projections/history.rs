@@ -1,5 +1,7 @@
 //! The events themselves, page by page.
 
+mod life;
+
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -8,8 +10,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::DeviceRef;
+use crate::ledger::codec::CodecError;
 use crate::ledger::state::deciding::device_stream;
 use crate::ledger::{Ledger, ReadError, Recorded};
+
+pub use life::LifeEvent;
 
 /// Reads events as they are stored.
 #[derive(Clone)]
@@ -48,6 +53,9 @@ pub enum HistoryError {
     /// The ledger cannot be read.
     #[error("the ledger cannot be read")]
     Ledger(#[from] ReadError),
+    /// An event cannot be decoded.
+    #[error("an event cannot be decoded")]
+    Codec(#[from] CodecError),
     /// A stored body is not JSON.
     #[error("event {sequence} does not hold JSON")]
     Body {

@@ -1,7 +1,10 @@
 //! The inventory: what each device holds, and what it held.
 
+mod accounts;
 mod apply;
 mod elsewhere;
+mod life;
+mod over;
 mod query;
 mod support;
 mod voided;
@@ -17,6 +20,9 @@ use crate::ledger::sqlite::{self, Checkpoint, Readers};
 use crate::ledger::tail::{Progress, Tail};
 use crate::ledger::{Ledger, ReadError};
 
+pub use accounts::{AccountDevice, AccountSummary, AccountTitle, LimitInForce, Listed};
+pub use life::{Filter, LicenseView, RefusalView};
+pub use over::Suspect;
 pub use query::{
     ChainPart, DeviceInventory, DevicePage, DeviceSummary, HeldLicense, LicenseStatus,
 };
@@ -33,6 +39,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../migrations/read_models/0002_chains.sql"),
     include_str!("../../migrations/read_models/0003_entitlement.sql"),
     include_str!("../../migrations/read_models/0004_voided.sql"),
+    include_str!("../../migrations/read_models/0005_accounts.sql"),
     include_str!("../../migrations/read_models/0006_support.sql"),
     include_str!("../../migrations/read_models/0007_elsewhere.sql"),
 ];

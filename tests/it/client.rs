@@ -96,9 +96,21 @@ impl Client {
 
     /// Posts a body with these headers and the API key.
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.call("POST", path, headers, body)
+    }
+
+    /// Sends `method` with these headers and the API key.
+    pub fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let bearer = format!("Bearer {}", self.key);
         let headers = [headers, &[("authorization", bearer.as_str())]].concat();
-        self.send("POST", path, &headers, body)
+        self.send(method, path, &headers, body)
+    }
+
+    /// Puts JSON, in place of the version `if_match` if one is given.
+    pub fn put_json(&self, path: &str, if_match: Option<&str>, body: &Value) -> Answer {
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(if_match.map(|etag| ("if-match", etag)));
+        self.call("PUT", path, &headers, body.to_string().as_bytes())
     }
 
     /// Sends `method` with exactly these headers.

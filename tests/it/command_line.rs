@@ -1,6 +1,7 @@
 //! The program as a person uses it.
 
 mod keys;
+mod quota;
 mod reading;
 mod revocation;
 mod serving;

@@ -27,7 +27,7 @@ pub(super) struct DevicePath {
 pub(super) struct ReadQuery {
     /// Wait until the answer includes this position, which an earlier answer named.
     #[param(value_type = Option<i64>, minimum = 0)]
-    min_position: Option<String>,
+    pub(super) min_position: Option<String>,
 }
 
 /// An answer and the position of the ledger it is true at.
@@ -38,6 +38,13 @@ pub(super) struct At<T> {
     /// Position in the ledger that the answer includes.
     #[schema(pattern = "^[0-9]+$", example = "7")]
     position: String,
+}
+
+impl<T> At<T> {
+    /// An answer that includes the events before `next_sequence`.
+    pub(super) fn new(value: T, next_sequence: u64) -> Self {
+        Self { value, position: next_sequence.to_string() }
+    }
 }
 
 /// All devices, in the order they were first seen
@@ -85,7 +92,7 @@ pub(super) async fn show(
     let device = services.find_device(&device)?;
     let found = services.inventory.device(&device).map_err(Problem::internal)?;
     let (value, next) = found.ok_or_else(no_such_device)?;
-    Ok(web::Json(At { value, position: next.to_string() }))
+    Ok(web::Json(At::new(value, next)))
 }
 
 /// What a device holds: its live licenses, and the three counts
@@ -109,8 +116,8 @@ pub(super) async fn inventory(
     let now = services.clock.now();
     let found = services.inventory.inventory(&device, now).map_err(Problem::internal)?;
     let value = found.ok_or_else(no_such_device)?;
-    let position = value.next_sequence.to_string();
-    Ok(web::Json(At { value, position }))
+    let next = value.next_sequence;
+    Ok(web::Json(At::new(value, next)))
 }
 
 fn no_such_device() -> Problem {

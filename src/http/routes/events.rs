@@ -2,8 +2,8 @@
 
 use actix_web::web;
 
-use super::Services;
 use super::devices::DevicePath;
+use super::{Services, end_of_ledger};
 use crate::http::auth::{Authorized, EventsRead};
 use crate::http::page::{Cursor, Page, PageQuery, PageRequest};
 use crate::http::problem::Problem;
@@ -58,11 +58,6 @@ pub(super) async fn of_device(
     let events = services.history.of_device(&device, wanted.from, wanted.limit + 1).await;
     let events = events.map_err(Problem::internal)?;
     wanted.page(LIST, events, |event| event.revision)
-}
-
-async fn end_of_ledger(services: &Services) -> Result<u64, Problem> {
-    let last = services.history.last_sequence().await.map_err(Problem::internal)?;
-    Ok(last.map_or(0, |last| last + 1))
 }
 
 /// A page of events that was asked for, cut at a position.

@@ -3,8 +3,7 @@
 use actix_web::http::header;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 
-use super::Services;
-use crate::http::RequestId;
+use super::{Services, correlation};
 use crate::http::auth::bearer;
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{Posted, Reply};
@@ -46,8 +45,7 @@ pub(super) async fn rights_manager(
     };
     services.check_rate(&verified.identity())?;
     note_action(&request, verified.operation());
-    let id = request.extensions().get::<RequestId>().map(ToString::to_string);
-    let correlation = id.unwrap_or_default();
+    let correlation = correlation(&request);
     let posted = Posted {
         query: request.query_string(),
         bearer: bearer(&request),

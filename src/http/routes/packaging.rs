@@ -11,7 +11,7 @@ use super::{Services, licensing_problem};
 use crate::access::Scope;
 use crate::domain::KeyId;
 use crate::http::auth::{Authorized, KeysDeliver};
-use crate::http::problem::Problem;
+use crate::http::problem::{Case, Problem};
 use crate::licensing::{RegisterError, Unknown};
 use crate::packaging::acquire::{PackagingFault, PackagingRequest};
 use crate::packaging::cpix::{self, ExchangeError, SPEKE_VERSION};
@@ -191,12 +191,13 @@ fn exchange_problem(error: ExchangeError) -> Problem {
     if error.is_internal() {
         return Problem::internal(error);
     }
-    Problem::refused_exchange(error.field(), error.to_string())
+    Problem::of_part(Case::KeyExchangeRefused, error.field(), error.to_string())
 }
 
 fn key_problem(error: RegisterError) -> Problem {
     match error {
-        RegisterError::UnknownKey(key_id) => Problem::refused_exchange(
+        RegisterError::UnknownKey(key_id) => Problem::of_part(
+            Case::KeyExchangeRefused,
             "ContentKey@kid",
             format!(
                 "{key_id} has no content key; import one, or use an API key that also has the \
@@ -204,9 +205,11 @@ fn key_problem(error: RegisterError) -> Problem {
                 Scope::KeysWrite
             ),
         ),
-        RegisterError::TypeDiffers { .. } => {
-            Problem::refused_exchange("ContentKey@commonEncryptionScheme", error.to_string())
-        }
+        RegisterError::TypeDiffers { .. } => Problem::of_part(
+            Case::KeyExchangeRefused,
+            "ContentKey@commonEncryptionScheme",
+            error.to_string(),
+        ),
         RegisterError::Failed(error) => licensing_problem(error),
         other => Problem::internal(other),
     }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::elsewhere;
 use super::query::{LEAF, ROOT};
-use super::support;
+use super::{accounts, life, support};
 use crate::domain::event::{Chain, Grade, LicenseAcquired, LicenseVoided};
 use crate::domain::{Event, LicenseId};
 use crate::ledger::state::store::DEVICE_STREAM;
@@ -34,6 +34,7 @@ impl Apply for Builder {
 fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
     let stream = fact.recorded.stream.as_str();
     let device = stream.strip_prefix(DEVICE_STREAM).unwrap_or_default();
+    let sequence = fact.recorded.sequence;
     match &fact.event {
         Event::DeviceEnrolled(e) => db
             .prepare_cached(
@@ -41,43 +42,63 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
                    model, last_event_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?2)
                  ON CONFLICT (device) DO UPDATE SET security_level = ?4, model = ?5",
             )?
-            .execute(params![device, e.at_ms, fact.recorded.sequence, e.security_level, e.model])
+            .execute(params![device, e.at_ms, sequence, e.security_level, e.model])
             .map(drop),
         // Where an operator links an identity, it stands in the streams of devices as well.
         Event::IdentityLinked(e) => db
             .prepare_cached("INSERT OR REPLACE INTO identities VALUES (?1, ?2)")?
             .execute(params![e.identity.to_string(), e.device.to_string()])
             .map(drop),
-        Event::LicenseAcquired(e) => acquired(db, device, fact.recorded.sequence, e),
-        Event::LicenseStored(e) => storing(db, e.license_id, true, e.at_ms),
-        Event::LicenseStoreFailed(e) => storing(db, e.license_id, false, e.at_ms),
-        Event::LicenseRecorded(e) => elsewhere::recorded(db, device, fact.recorded.sequence, e),
-        Event::StorageRecorded(e) => storing(db, e.license_id, e.stored, e.at_ms),
+        Event::LicenseAcquired(e) => acquired(db, device, sequence, e),
+        Event::LicenseRecorded(e) => elsewhere::recorded(db, device, sequence, e),
+        Event::LicenseStored(e) => {
+            storing(db, e.license_id, true, e.at_ms)?;
+            life::happened(db, e.license_id, sequence)
+        }
+        Event::LicenseStoreFailed(e) => {
+            storing(db, e.license_id, false, e.at_ms)?;
+            life::happened(db, e.license_id, sequence)
+        }
+        Event::StorageRecorded(e) => {
+            storing(db, e.license_id, e.stored, e.at_ms)?;
+            life::happened(db, e.license_id, sequence)
+        }
         Event::DeletionRecorded(e) => {
-            deleted(db, device, (e.license_id, e.grade, e.releases), e.at_ms)
+            deleted(db, device, (e.license_id, e.grade, e.releases), e.at_ms)?;
+            life::happened(db, e.license_id, sequence)
         }
         Event::LicenseDeleted(e) => {
-            deleted(db, device, (e.license_id, e.grade, e.releases), e.at_ms)
+            deleted(db, device, (e.license_id, e.grade, e.releases), e.at_ms)?;
+            life::happened(db, e.license_id, sequence)
         }
-        Event::LicenseVoided(e) => voided(db, device, e),
-        Event::LicenseWrittenOff(e) => support::written_off(db, device, e),
+        Event::LicenseVoided(e) => {
+            voided(db, device, e)?;
+            life::happened(db, e.license_id, sequence)
+        }
+        Event::LicenseWrittenOff(e) => {
+            support::written_off(db, device, e)?;
+            life::happened(db, e.license_id, sequence)
+        }
         Event::DeviceBlocked(e) => support::blocked(db, device, e),
         Event::DeviceUnblocked(e) => support::unblocked(db, device, e),
         Event::DeviceMerged(e) => support::merged(db, device, e),
         Event::DeviceReplaced(e) => support::replaced(db, device, e),
         Event::DeviceTookOver(e) => support::took_over(db, device, e),
-        Event::AcquisitionRefused(e) => count(db, REFUSED, device, e.at_ms),
+        Event::AcquisitionRefused(e) => {
+            life::refused(db, device, sequence, e)?;
+            count(db, REFUSED, device, e.at_ms)
+        }
+        Event::SlotTaken(e) => accounts::slot_taken(db, stream, &e.device, e.at_ms, sequence),
+        Event::SlotsMoved(e) => accounts::slot_taken(db, stream, &e.into, e.at_ms, sequence),
+        Event::QuotaOverrideSet(e) => accounts::limit_set(db, stream, sequence, e),
         Event::DeletionUnmatched(_)
         | Event::EvidenceKept(_)
         | Event::TokenSpent(_)
         | Event::QuotaPolicyPublished(_)
-        | Event::SlotTaken(_)
         | Event::SlotConfirmed(_)
         | Event::SlotReleased(_)
-        | Event::SlotsMoved(_)
         | Event::ReservationMade(_)
         | Event::ReservationClosed(_)
-        | Event::QuotaOverrideSet(_)
         | Event::ReportKept(_)
         | Event::RequestAnswered(_)
         | Event::ContentKeyRegistered(_)
@@ -97,6 +118,9 @@ fn acquired(
     sequence: u64,
     e: &LicenseAcquired,
 ) -> rusqlite::Result<()> {
+    if let Some(account) = &e.account {
+        accounts::named(db, &account.to_string(), e.at_ms, sequence)?;
+    }
     if !e.persistent.effective {
         return count(db, ACQUIRED_NON_PERSISTENT, device, e.at_ms);
     }

@@ -66,7 +66,7 @@ pub struct DevicePage {
     pub next_sequence: u64,
 }
 
-/// What became of a license that still counts, or would but for its expiry.
+/// What is known of a license. Whether it has expired is another matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LicenseStatus {
@@ -80,6 +80,10 @@ pub enum LicenseStatus {
     DeletedUnreleased,
     /// An operator wrote it off, and it counts until its slot is given to others.
     WrittenOff,
+    /// The device signed that it deleted it, and that released it.
+    Deleted,
+    /// A rule of the quota policy voided it.
+    Voided,
 }
 
 /// What a license is in a chain.
@@ -321,10 +325,15 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeviceSummary> {
     })
 }
 
-fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
+pub(super) fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
     let known = |column| row.get::<_, Option<i64>>(column).map(|at| at.is_some());
-    let status = if known("deleted_at_ms")? {
-        LicenseStatus::DeletedUnreleased
+    let status = if known("voided_at_ms")? {
+        LicenseStatus::Voided
+    } else if known("deleted_at_ms")? {
+        match row.get("open")? {
+            true => LicenseStatus::DeletedUnreleased,
+            false => LicenseStatus::Deleted,
+        }
     } else if known("written_off_at_ms")? {
         LicenseStatus::WrittenOff
     } else if known("stored_at_ms")? {

@@ -1,0 +1,260 @@
+//! Licenses, live or not, and what happened to each; and what was refused.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::accounts::{Listed, one_more};
+use super::query::{HeldLicense, held, uuid};
+use super::{Inventory, InventoryError, next_sequence};
+use crate::clock::UnixMillis;
+use crate::domain::event::AcquisitionRefused;
+use crate::domain::{AccountRef, DeviceRef, KeyId, LicenseId};
+
+/// A persistent license, live or not.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = License)]
+pub struct LicenseView {
+    /// The device that acquired it, or to which it moved.
+    pub device: String,
+    /// Whether it counts.
+    pub live: bool,
+    /// When it was deleted, if the device signed that.
+    pub deleted_at: Option<UnixMillis>,
+    /// What the last deletion proves: A to E.
+    pub deletion_grade: Option<String>,
+    /// When a rule voided it.
+    pub voided_at: Option<UnixMillis>,
+    /// What is known of it, as of the time when it counted.
+    #[serde(flatten)]
+    pub license: HeldLicense,
+}
+
+/// Which licenses, or refusals, are looked for: all that is given must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of this KID.
+    pub key_id: Option<KeyId>,
+    /// On this device.
+    pub device: Option<DeviceRef>,
+    /// At this account's expense.
+    pub account: Option<AccountRef>,
+    /// For this title.
+    pub title: Option<String>,
+    /// Only those that count, or only those that do not.
+    pub live: Option<bool>,
+}
+
+/// An acquisition that a quota rule refused.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Refusal)]
+pub struct RefusalView {
+    /// Place of its event in the ledger.
+    pub sequence: u64,
+    /// The device that asked.
+    pub device: String,
+    /// The account that was to pay.
+    pub account: Option<String>,
+    /// KIDs that were refused; those that the same rule refused within the hour before are not
+    /// named again.
+    pub key_ids: Vec<Uuid>,
+    /// Id of the rule.
+    pub rule: String,
+    /// Its limit.
+    pub limit: u32,
+    /// How much of it was in use.
+    pub in_use: u32,
+    /// How much more was asked for.
+    pub requested: u32,
+    /// Version of the quota policy.
+    pub policy_version: u64,
+    /// When.
+    pub refused_at: UnixMillis,
+}
+
+/// Takes note of an event about a license after its acquisition.
+pub(super) fn happened(
+    db: &Transaction<'_>,
+    license_id: LicenseId,
+    sequence: u64,
+) -> rusqlite::Result<()> {
+    // Non-persistent licenses are not here.
+    db.prepare_cached(
+        "INSERT INTO license_events SELECT license_id, ?2 FROM licenses WHERE license_id = ?1",
+    )?
+    .execute(params![license_id.0.as_bytes(), sequence])
+    .map(drop)
+}
+
+/// Takes note of a refusal.
+pub(super) fn refused(
+    db: &Transaction<'_>,
+    device: &str,
+    sequence: u64,
+    e: &AcquisitionRefused,
+) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT INTO refusals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+        .execute(params![
+            sequence,
+            device,
+            e.account.as_ref().map(ToString::to_string),
+            e.rule,
+            e.limit,
+            e.held,
+            e.requested,
+            e.quota_policy_revision,
+            e.at_ms,
+        ])?;
+    let mut key = db.prepare_cached("INSERT OR IGNORE INTO refused_keys VALUES (?1, ?2)")?;
+    for key_id in &e.key_ids {
+        key.execute(params![key_id.0.as_bytes(), sequence])?;
+    }
+    Ok(())
+}
+
+impl Inventory {
+    /// Licenses in the order they were acquired, from `from` (a page's `next`) on, as long as they
+    /// were acquired before the event `before`.
+    pub fn licenses(
+        &self,
+        filter: &Filter,
+        (from, before): (u64, u64),
+        limit: usize,
+        now: UnixMillis,
+    ) -> Result<Listed<LicenseView, u64>, InventoryError> {
+        let mut wanted = Conditions::between(from, before);
+        wanted.has("key_id", filter.key_id.map(|id| Value::Blob(id.0.as_bytes().to_vec())));
+        wanted.has("device", filter.device.as_ref().map(|d| Value::Text(d.to_string())));
+        wanted.has("account", filter.account.as_ref().map(|a| Value::Text(a.to_string())));
+        wanted.has("title", filter.title.clone().map(Value::Text));
+        wanted.has("live", filter.live.map(|live| Value::Integer(i64::from(live))));
+        let sql = format!(
+            "SELECT * FROM (SELECT *, open = 1 AND (counted_until_ms IS NULL
+               OR counted_until_ms > {}) AS live FROM licenses)
+             WHERE {} ORDER BY sequence LIMIT {}",
+            now.0,
+            wanted.sql,
+            one_more(limit)
+        );
+        self.read(|db| {
+            let mut query = db.prepare(&sql)?;
+            let rows = query.query_map(params_from_iter(&wanted.values), license)?;
+            let licenses = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            Listed::cut(db, licenses, limit, |license| license.license.sequence)
+        })
+    }
+
+    /// One license, the places of all its events in the ledger, the acquisition first, and the
+    /// sequence from which on events are not in the answer.
+    pub fn license(
+        &self,
+        license_id: LicenseId,
+        now: UnixMillis,
+    ) -> Result<Option<(LicenseView, Vec<u64>, u64)>, InventoryError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT *, open = 1 AND (counted_until_ms IS NULL OR counted_until_ms > ?2) AS live
+                 FROM licenses WHERE license_id = ?1",
+            )?;
+            let id = license_id.0.as_bytes();
+            let found = query.query_row(params![id, now.0], license).optional()?;
+            let Some(found) = found else { return Ok(None) };
+            let mut query = db.prepare_cached(
+                "SELECT sequence FROM license_events WHERE license_id = ?1 ORDER BY sequence",
+            )?;
+            let mut sequences = vec![found.license.sequence];
+            for sequence in query.query_map([id], |row| row.get(0))? {
+                sequences.push(sequence?);
+            }
+            Ok(Some((found, sequences, next_sequence(db)?)))
+        })
+    }
+
+    /// Refusals in the order they were recorded, from `from` (a page's `next`) on, as long as they
+    /// were recorded before the event `before`. Of `filter`, title and liveness do not matter.
+    pub fn refusals(
+        &self,
+        filter: &Filter,
+        (from, before): (u64, u64),
+        limit: usize,
+    ) -> Result<Listed<RefusalView, u64>, InventoryError> {
+        let mut wanted = Conditions::between(from, before);
+        wanted.has("device", filter.device.as_ref().map(|d| Value::Text(d.to_string())));
+        wanted.has("account", filter.account.as_ref().map(|a| Value::Text(a.to_string())));
+        let key_id = filter.key_id.map(|id| Value::Blob(id.0.as_bytes().to_vec()));
+        let table = match key_id {
+            Some(_) => "refused_keys JOIN refusals USING (sequence)",
+            None => "refusals",
+        };
+        wanted.has("key_id", key_id);
+        let sql = format!(
+            "SELECT * FROM {table} WHERE {} ORDER BY sequence LIMIT {}",
+            wanted.sql,
+            one_more(limit)
+        );
+        self.read(|db| {
+            let mut query = db.prepare(&sql)?;
+            let rows = query.query_map(params_from_iter(&wanted.values), refusal)?;
+            let mut refusals = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            for refusal in &mut refusals {
+                refusal.key_ids = refused_keys(db, refusal.sequence)?;
+            }
+            Listed::cut(db, refusals, limit, |refusal| refusal.sequence)
+        })
+    }
+}
+
+/// What rows have to be like.
+struct Conditions {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    fn between(from: u64, before: u64) -> Self {
+        let place = |sequence| Value::Integer(i64::try_from(sequence).unwrap_or(i64::MAX));
+        let sql = "sequence >= ?1 AND sequence < ?2".to_owned();
+        Self { sql, values: vec![place(from), place(before)] }
+    }
+
+    fn has(&mut self, column: &str, value: Option<Value>) {
+        if let Some(value) = value {
+            self.values.push(value);
+            self.sql.push_str(&format!(" AND {column} = ?{}", self.values.len()));
+        }
+    }
+}
+
+fn license(row: &Row<'_>) -> rusqlite::Result<LicenseView> {
+    let at = |column| row.get::<_, Option<i64>>(column).map(|at| at.map(UnixMillis));
+    Ok(LicenseView {
+        device: row.get("device")?,
+        live: row.get("live")?,
+        deleted_at: at("deleted_at_ms")?,
+        deletion_grade: row.get("deletion_grade")?,
+        voided_at: at("voided_at_ms")?,
+        license: held(row)?,
+    })
+}
+
+fn refusal(row: &Row<'_>) -> rusqlite::Result<RefusalView> {
+    Ok(RefusalView {
+        sequence: row.get("sequence")?,
+        device: row.get("device")?,
+        account: row.get("account")?,
+        key_ids: Vec::new(),
+        rule: row.get("rule")?,
+        limit: row.get("max_in_use")?,
+        in_use: row.get("in_use")?,
+        requested: row.get("requested")?,
+        policy_version: row.get("policy_version")?,
+        refused_at: UnixMillis(row.get("refused_at_ms")?),
+    })
+}
+
+fn refused_keys(db: &Connection, sequence: u64) -> rusqlite::Result<Vec<Uuid>> {
+    let mut query = db.prepare_cached("SELECT key_id FROM refused_keys WHERE sequence = ?1")?;
+    query.query_map([sequence], |row| uuid(row, "key_id"))?.collect()
+}

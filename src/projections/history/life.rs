@@ -68,7 +68,7 @@ fn told(fact: &Fact) -> LifeEvent {
             (Some(who), Some(e.reason.word().to_owned()), true)
         }
         Event::LicenseWrittenOff(e) => {
-            (Some(e.actor.clone()), Some(String::from(e.reason.clone())), e.frees_at_ms.is_none())
+            (Some(e.actor.clone()), Some(e.reason.clone()), e.frees_at_ms.is_none())
         }
         Event::LicenseRecorded(e) => {
             let overage = if e.overage { ", as overage" } else { "" };

@@ -405,7 +405,7 @@ fn succession_events(
 
 /// Refuses a device that the ledger has never seen.
 fn require_known(name: &DeviceRef, subject: &Subject) -> Result<(), SupportRefused> {
-    let unknown = subject.devices().find(|(n, guard)| *n == name && !guard.device().enrolled);
+    let unknown = subject.devices().find(|(n, guard)| *n == name && guard.head().is_none());
     unknown.map_or(Ok(()), |(name, _)| Err(SupportRefused::UnknownDevice(name.clone())))
 }
 

@@ -306,6 +306,7 @@ impl Device {
         let title = e.title.as_deref().map(Tag::of);
         let content_group = e.content_group.as_deref().map(Tag::of);
         self.issued.add(Issued { at_ms: e.at_ms, device: None, title, content_group });
+        self.paid_by(e.account.as_ref());
         self.slots.entry(e.key_id).or_default().push(LiveLicense {
             held: Held {
                 license_id: e.license_id,

@@ -152,6 +152,27 @@ fn parameters_that_are_wrong_or_unknown_are_named() {
 }
 
 #[test]
+fn a_cursor_that_nobody_gave_out_fails_nothing() {
+    let (service, devices) = with_devices(1);
+    let own = format!("/v1/devices/{}/events", devices[0].identity());
+    for (path, list) in [
+        ("/v1/devices", "devices"),
+        ("/v1/events", "events"),
+        ("/v1/keys", "keys"),
+        (own.as_str(), "device events"),
+    ] {
+        for after in [0, 1 << 63, u64::MAX] {
+            for at in ["", "-1", "1", "18446744073709551616"] {
+                let cursor = json!({"list": list, "at": at, "after": after}).to_string();
+                let cursor = data_encoding::BASE64URL_NOPAD.encode(cursor.as_bytes());
+                let answer = service.client.get(&format!("{path}?cursor={cursor}"));
+                assert!([200, 400].contains(&answer.status), "{path}: {}", answer.text());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_key_opens_what_its_scopes_say_and_nothing_else() {
     let (service, devices) = with_devices(1);
     let device = format!("/v1/devices/{}", devices[0].identity());

@@ -177,7 +177,7 @@ impl Inventory {
                  ORDER BY enrolled_sequence LIMIT ?3",
             )?;
             let most = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-            let before = i64::try_from(before).unwrap_or(i64::MAX);
+            let [from, before] = [from, before].map(|at| i64::try_from(at).unwrap_or(i64::MAX));
             let rows = query.query_map(params![from, before, most], summary)?;
             let mut devices = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let next = devices.get(limit).map(|device| device.enrolled_sequence);

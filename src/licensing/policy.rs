@@ -57,7 +57,8 @@ impl PolicyInForce {
             Some(published) => published,
             None => seed(ledger, &stream, configured, now_ms).await?,
         };
-        if current.policy != *configured {
+        // A configuration that says nothing about quotas is no difference.
+        if current.policy != *configured && *configured != QuotaPolicy::default() {
             tracing::warn!(
                 revision = current.revision,
                 "the configured quota differs from policy revision {} in the ledger, which is in \

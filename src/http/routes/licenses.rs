@@ -39,12 +39,14 @@ pub(super) struct LicensesQuery {
     /// The title, as the service names it; only together with `account`.
     title: Option<String>,
     /// `live`: those that count; `ended`: those that do not.
-    #[param(inline)]
-    status: Option<Status>,
+    #[param(inline, value_type = Option<Status>)]
+    status: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+/// What [`LicensesQuery`] may say of the status, for its description.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code)] // handlers take the text itself
 enum Status {
     Live,
     Ended,
@@ -105,7 +107,12 @@ pub(super) async fn list(
     }
     let mut filter = services.filter(query.key_id, query.device, query.account)?;
     filter.title = query.title;
-    filter.live = query.status.map(|status| status == Status::Live);
+    filter.live = match query.status.as_deref() {
+        None => None,
+        Some("live") => Some(true),
+        Some("ended") => Some(false),
+        Some(_) => return Err(Problem::field("status", "must be live or ended")),
+    };
     let PageRequest { limit, cursor } = PageQuery::new(query.limit, query.cursor).parse(LIST)?;
     let place = from_and_end(cursor.as_ref());
     let found = services.inventory.licenses(&filter, place, limit, services.clock.now());

@@ -126,6 +126,7 @@ pub(super) async fn versions(
     query: web::Query<PageQuery>,
 ) -> Result<web::Json<Page<PolicyVersion>>, Problem> {
     const LIST: &str = "policy versions";
+    services.wait_for(query.min_position.as_deref()).await?;
     let end = end_of_ledger(&services).await?;
     let PageRequest { limit, cursor } = query.parse::<u64>(LIST)?;
     let (from, end) = match cursor {

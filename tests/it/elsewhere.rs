@@ -5,7 +5,7 @@ use license_ledger::domain::Event;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::client::Answer;
+use crate::client::{Answer, fresh_key};
 use crate::device::{PERSISTENT, kid, refused, request, words};
 use crate::service::{Setup, TestService};
 
@@ -18,7 +18,7 @@ fn acquisition(device: &str, licenses: &[Value]) -> Value {
 }
 
 fn send(service: &TestService, path: &str, body: &Value) -> Answer {
-    service.client.command(path, &Uuid::new_v4().to_string(), body)
+    service.client.command(path, &fresh_key(), body)
 }
 
 fn ok(answer: &Answer) -> Value {

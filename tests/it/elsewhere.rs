@@ -53,7 +53,7 @@ fn what_another_system_issues_counts_and_is_shown_with_its_names() {
     );
     // The device itself is seen for the first time, and finds no room.
     let third = request(&[kid(3)]);
-    let fault = device.acquire(&service.client, &third, PERSISTENT).unwrap_err();
+    let fault = device.acquire(&service.client, &third, PERSISTENT).err().unwrap();
     assert_eq!(words(&fault), refused("persistent_license_limit"));
     let shown = inventory(&service, &name);
     assert_eq!((&shown["live"], &shown["confirmed"]), (&json!(2), &json!(0)));

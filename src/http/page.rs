@@ -152,7 +152,7 @@ impl<K: DeserializeOwned> Cursor<K> {
     fn decode(list: &str, text: &str) -> Result<Self, Problem> {
         let json = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
         json.and_then(|json| serde_json::from_slice::<Self>(&json).ok())
-            .filter(|cursor| cursor.list == list)
+            .filter(|cursor| cursor.list == list && whole_number("cursor", &cursor.at).is_ok())
             .ok_or_else(|| {
                 Problem::field("cursor", "is not a cursor of this list; start again without it")
             })

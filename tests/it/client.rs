@@ -205,3 +205,8 @@ impl Answer {
         (self.status, self.problem()["code"].as_str().unwrap().to_owned())
     }
 }
+
+/// An `Idempotency-Key` that no command had before.
+pub fn fresh_key() -> String {
+    data_encoding::HEXLOWER.encode(&crate::device::fresh_nonce())
+}

@@ -5,7 +5,7 @@ use license_ledger::domain::Event;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::client::Answer;
+use crate::client::{Answer, fresh_key};
 use crate::device::{PERSISTENT, kid, refused, request, words};
 use crate::service::{Setup, TestService};
 
@@ -18,7 +18,7 @@ fn acquisition(device: &str, licenses: &[Value]) -> Value {
 }
 
 fn send(service: &TestService, path: &str, body: &Value) -> Answer {
-    service.client.command(path, &Uuid::new_v4().to_string(), body)
+    service.client.command(path, &fresh_key(), body)
 }
 
 fn ok(answer: &Answer) -> Value {
@@ -95,10 +95,7 @@ fn storing_and_deleting_are_reported_by_id_or_by_reference() {
     let results = json!({"device": "tv", "licenses": [{"license_id": id, "stored": true}, second]});
     let spoken = ok(&send(&service, "/v1/acknowledgements", &results));
     assert_eq!(spoken["licenses"].as_array().unwrap().len(), 2);
-    let shown = inventory(
-        &service,
-        &service.client.json("/v1/devices")["items"][0]["device"].as_str().unwrap().to_owned(),
-    );
+    let shown = inventory(&service, "tv");
     assert_eq!(shown["licenses"][0]["status"], "stored");
     assert_eq!(shown["licenses"][1]["status"], "store_failed");
     assert_eq!(shown["confirmed"], 1);

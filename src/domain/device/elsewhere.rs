@@ -189,7 +189,7 @@ impl Device {
         }
         first.iter().for_each(|event| device.evolve(event));
         // A block is no limit.
-        device.blocked = false;
+        (device.blocked, device.replaced) = (false, false);
         let (level, model) = match licenses.first() {
             Some(first) => (first.security_level, first.model.as_str()),
             None => (None, ""),

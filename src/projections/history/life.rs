@@ -72,7 +72,10 @@ fn told(fact: &Fact) -> LifeEvent {
         }
         Event::LicenseRecorded(e) => {
             let overage = if e.overage { ", as overage" } else { "" };
-            let why = format!("issued by {}, quota policy {}{overage}", e.drm_system, e.quota_policy_revision);
+            let why = format!(
+                "issued by {}, quota policy {}{overage}",
+                e.drm_system, e.quota_policy_revision
+            );
             (Some(e.actor.clone()), Some(why), false)
         }
         Event::StorageRecorded(e) => {

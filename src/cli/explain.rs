@@ -77,7 +77,7 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     } else {
         print(&decision);
     }
-    let denied = decision["decision"] == "deny";
+    let denied = decision.get("decision").is_some_and(|said| said == "deny");
     Ok(ExitCode::from(u8::from(denied)))
 }
 

@@ -71,8 +71,8 @@ fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(1));
     };
     if !args.json {
-        eprintln!("version {}: {}", version["version"], told(&version));
-        print_json(&version["policy"])?;
+        eprintln!("version {}: {}", member(&version, "version"), told(&version));
+        print_json(member(&version, "policy"))?;
         return Ok(ExitCode::SUCCESS);
     }
     print_json(&version)?;
@@ -86,7 +86,7 @@ fn set(args: SetArgs) -> anyhow::Result<ExitCode> {
     match execute(&place, Command::PublishPolicy { policy, reason, after })? {
         Outcome::Policy(Some(version)) if json => print_json(&version)?,
         Outcome::Policy(Some(version)) => {
-            println!("version {} of the quota policy is in force", version["version"]);
+            println!("version {} of the quota policy is in force", member(&version, "version"));
         }
         Outcome::PolicySuperseded { in_force } => {
             eprintln!("error: version {in_force} of the quota policy is in force by now");
@@ -138,4 +138,8 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
         std::fs::read(path)
     };
     bytes.with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn member<'a>(version: &'a Value, name: &str) -> &'a Value {
+    version.get(name).unwrap_or(&Value::Null)
 }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use actix_web::{HttpResponse, web};
-use serde_json::{Value, json};
+use serde_json::Map;
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::domain::quota::QuotaPolicy;
@@ -31,12 +31,16 @@ pub(super) async fn show() -> Result<HttpResponse, Problem> {
 fn schema() -> serde_json::Result<String> {
     let mut parts = Vec::new();
     QuotaPolicy::schemas(&mut parts);
-    let mut schema = serde_json::to_value(QuotaPolicy::schema())?;
-    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-    schema["title"] = json!("QuotaPolicy");
+    let mut definitions = Map::new();
     for (name, part) in parts {
-        let part: Value = serde_json::to_value(part)?;
-        schema["$defs"][name] = part;
+        definitions.insert(name, serde_json::to_value(part)?);
+    }
+    let mut schema = serde_json::to_value(QuotaPolicy::schema())?;
+    if let Some(members) = schema.as_object_mut() {
+        let dialect = "https://json-schema.org/draft/2020-12/schema";
+        members.insert("$schema".to_owned(), dialect.into());
+        members.insert("title".to_owned(), "QuotaPolicy".into());
+        members.insert("$defs".to_owned(), definitions.into());
     }
     Ok(schema.to_string().replace("#/components/schemas/", "#/$defs/"))
 }

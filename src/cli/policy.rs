@@ -114,7 +114,8 @@ fn versions(args: &ShowArgs) -> anyhow::Result<ExitCode> {
             } else {
                 let text = |member: &str| version[member].as_str().unwrap_or_default();
                 let (at, actor) = (text("published_at"), text("actor"));
-                println!("{:<9}{at:<26}{actor:<18}{}", version["version"], text("reason"));
+                let number = member(version, "version").to_string();
+                println!("{number:<9}{at:<26}{actor:<18}{}", text("reason"));
             }
         }
         if versions.len() < VERSIONS {

@@ -29,6 +29,7 @@ pub mod codec;
 mod contract;
 pub mod embedded;
 mod event;
+pub mod kurrent;
 pub mod sqlite;
 pub mod state;
 pub mod tail;
@@ -42,14 +43,18 @@ pub use self::embedded::Embedded;
 pub use self::event::{
     Cursor, Expected, InvalidCursor, InvalidStreamName, NewEvent, Recorded, StreamName,
 };
+pub use self::kurrent::Kurrent;
 
 /// An event log, whichever engine keeps it.
 ///
-/// Appends wait for the disk and are `async`. Reads are short enough, microseconds for a head or a
-/// single event, to be called from a worker thread directly.
+/// Appends wait for the disk, and reads of a cluster for the network. Reads of the embedded engine
+/// are short enough, microseconds for a head or a single event, to be called from a worker thread
+/// directly.
 pub enum Ledger {
     /// One directory on this machine.
     Embedded(Embedded),
+    /// A KurrentDB cluster, which other processes write to as well.
+    Kurrent(Kurrent),
 }
 
 impl Ledger {
@@ -60,6 +65,7 @@ impl Ledger {
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         match self {
             Self::Embedded(engine) => engine.append(append).await,
+            Self::Kurrent(engine) => engine.append(append).await,
         }
     }
 
@@ -75,6 +81,7 @@ impl Ledger {
     pub async fn head(&self, stream: &StreamName) -> Result<Option<u64>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.head(stream),
+            Self::Kurrent(engine) => engine.head(stream).await,
         }
     }
 
@@ -82,6 +89,7 @@ impl Ledger {
     pub async fn last_sequence(&self) -> Result<Option<u64>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.last_sequence(),
+            Self::Kurrent(engine) => engine.last_sequence().await,
         }
     }
 
@@ -95,6 +103,7 @@ impl Ledger {
     ) -> Result<Vec<Recorded>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.read_stream(stream, from_revision, limit),
+            Self::Kurrent(engine) => engine.read_stream(stream, from_revision, limit).await,
         }
     }
 
@@ -108,6 +117,7 @@ impl Ledger {
     ) -> Result<Vec<Recorded>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.read_stream_backwards(stream, from_revision, limit),
+            Self::Kurrent(engine) => engine.read_stream_backwards(stream, from_revision, limit).await,
         }
     }
 
@@ -116,6 +126,7 @@ impl Ledger {
     pub async fn read_all(&self, from: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.read_all(from, limit),
+            Self::Kurrent(engine) => engine.read_all(from, limit).await,
         }
     }
 
@@ -128,6 +139,7 @@ impl Ledger {
     ) -> Result<Vec<Recorded>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.read_all_backwards(from, limit),
+            Self::Kurrent(engine) => engine.read_all_backwards(from, limit).await,
         }
     }
 
@@ -139,13 +151,20 @@ impl Ledger {
     pub fn subscribe(&self) -> watch::Receiver<Option<u64>> {
         match self {
             Self::Embedded(engine) => engine.subscribe(),
+            Self::Kurrent(engine) => engine.subscribe(),
         }
     }
 
-    /// The sequence that a cursor of this ledger stands for.
-    pub fn sequence_of(&self, cursor: Cursor) -> u64 {
+    /// Whether other processes may append, so that what this one remembers is not all there is.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Kurrent(_))
+    }
+
+    /// Why the log is not to be relied on at present, if so: its cluster is out of reach.
+    pub fn trouble(&self) -> Option<String> {
         match self {
-            Self::Embedded(_) => cursor.position(),
+            Self::Embedded(_) => None,
+            Self::Kurrent(engine) => engine.trouble(),
         }
     }
 
@@ -154,6 +173,7 @@ impl Ledger {
     pub async fn close(&self) {
         match self {
             Self::Embedded(engine) => engine.close().await,
+            Self::Kurrent(engine) => engine.close().await,
         }
     }
 }

@@ -14,6 +14,9 @@ use crate::domain::Event;
 /// transaction stays small.
 const BATCH_EVENTS: usize = 4096;
 
+/// How long a log that cannot be read for the moment is left alone, at least.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// A stored event together with what it says.
 #[derive(Clone, Debug)]
 pub struct Fact {
@@ -213,7 +216,7 @@ impl<A: Apply> Follower<A> {
 
     /// Applies what is there, up to one batch; tells whether there is likely more at once.
     async fn apply_next_batch(&mut self) -> Result<bool, TailError> {
-        let recorded = self.ledger.read_all(self.next_sequence, BATCH_EVENTS).await?;
+        let recorded = self.read().await?;
         let (full, sequence) = (recorded.len() == BATCH_EVENTS, self.next_sequence);
         let mut batch = Vec::with_capacity(recorded.len());
         for recorded in recorded {
@@ -230,6 +233,29 @@ impl<A: Apply> Follower<A> {
             self.report();
         }
         Ok(full)
+    }
+
+    /// Reads the next batch. A failure that may pass is waited out: nothing is lost by it. Nothing is
+    /// read once the tail was told to stop.
+    async fn read(&self) -> Result<Vec<Recorded>, ReadError> {
+        loop {
+            let read = tokio::select! {
+                biased;
+                () = self.stop.notified() => {
+                    self.stop.notify_one();
+                    return Ok(Vec::new());
+                }
+                read = self.ledger.read_all(self.next_sequence, BATCH_EVENTS) => read,
+            };
+            match read {
+                Err(error) if error.is_passing() => {
+                    let reason = error_text(&error);
+                    tracing::warn!(%reason, "a tail waits for the event log: {reason}");
+                    tokio::time::sleep(self.pause.max(RETRY)).await;
+                }
+                read => return read,
+            }
+        }
     }
 
     fn store(&mut self) -> Result<(), TailError> {

@@ -1,0 +1,1 @@
+//! Over real connections, to the endpoint of this program.

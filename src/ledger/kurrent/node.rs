@@ -15,10 +15,10 @@ use eventstore::{
     ClientSettings, Credentials as ClientCredentials, ReadAllOptions, ReadStream,
     ReadStreamOptions, StreamPosition,
 };
+use http::uri::PathAndQuery;
 use tokio::time::timeout;
 use tonic::client::Grpc;
 use tonic::codec::ProstCodec;
-use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status, Streaming};
@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::address::{Address, Host};
 use super::places::Position;
-use super::wire::{self, Prefix, Seen};
+use super::wire::{Prefix, Seen};
 use crate::kurrent_protocol::features::SupportedMethods;
 use crate::kurrent_protocol::gossip::{ClusterInfo, MemberInfo, NodeState};
 use crate::kurrent_protocol::records::{AppendRecordsRequest, AppendRecordsResponse};
@@ -115,8 +115,6 @@ pub(super) enum ReadFailed {
     NotLeader(Host),
     #[error("the node refused the read, or is gone")]
     Client(#[source] eventstore::Error),
-    #[error("the node refused the read, or is gone")]
-    Status(#[source] Status),
 }
 
 impl Node {
@@ -431,7 +429,6 @@ impl ReadFailed {
     pub(super) fn leader(&self) -> Option<Host> {
         match self {
             Self::NotLeader(leader) => Some(leader.clone()),
-            Self::Status(status) => wire::not_leader(status).flatten(),
             Self::Silent | Self::Client(_) => None,
         }
     }

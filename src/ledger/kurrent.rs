@@ -38,7 +38,7 @@ mod node;
 mod places;
 mod reads;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod wire;
 
 use std::fs::File;

@@ -39,6 +39,7 @@ mod reservations;
 mod revocation;
 mod schemathesis;
 mod service;
+mod several;
 mod shapes;
 mod support;
 mod views;

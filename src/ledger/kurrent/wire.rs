@@ -185,6 +185,12 @@ pub(super) fn verdict(error: &Status, append: &Append, prefix: &Prefix) -> Verdi
     if let Some(conflict) = conflict(error, append, prefix) {
         return Verdict::Final(conflict);
     }
+    // The ledger's own endpoint looks at all ids ever stored. It is one of these.
+    if error.code() == Code::AlreadyExists
+        && let Some((_, event)) = append.records.first()
+    {
+        return Verdict::Final(AppendError::IdReused { id: event.id });
+    }
     match error.code() {
         // Its queue is full: it has not looked at the append.
         Code::ResourceExhausted => Verdict::AskElsewhere(None),

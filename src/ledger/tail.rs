@@ -29,6 +29,11 @@ impl Fact {
         let event = codec::decode(&recorded.kind, &recorded.data)?;
         Ok(Self { recorded, event })
     }
+
+    /// Decodes a stored event of any stream; `None` for one of the [users](super::users).
+    pub fn of_ours(recorded: Recorded) -> Result<Option<Self>, CodecError> {
+        if recorded.stream.is_users() { Ok(None) } else { Self::of(recorded).map(Some) }
+    }
 }
 
 /// How far a tail has come.
@@ -215,20 +220,20 @@ impl<A: Apply> Follower<A> {
     async fn apply_next_batch(&mut self) -> Result<bool, TailError> {
         let recorded = self.ledger.read_all(self.next_sequence, BATCH_EVENTS).await?;
         let (full, sequence) = (recorded.len() == BATCH_EVENTS, self.next_sequence);
+        let Some(last) = recorded.last().map(|last| last.sequence) else { return Ok(false) };
         let mut batch = Vec::with_capacity(recorded.len());
         for recorded in recorded {
             let sequence = recorded.sequence;
-            let fact = Fact::of(recorded);
-            batch.push(fact.map_err(|source| TailError::Decode { sequence, source })?);
+            let fact = Fact::of_ours(recorded);
+            batch.extend(fact.map_err(|source| TailError::Decode { sequence, source })?);
         }
-        if let Some(last) = batch.last() {
-            let next_sequence = last.recorded.sequence + 1;
+        if !batch.is_empty() {
             let times = batch.iter().map(|fact| fact.event.at_ms());
             self.last_at_ms = times.fold(self.last_at_ms, i64::max);
             self.apply.apply(&batch).map_err(|source| TailError::Apply { sequence, source })?;
-            self.next_sequence = next_sequence;
-            self.report();
         }
+        self.next_sequence = last + 1;
+        self.report();
         Ok(full)
     }
 
@@ -246,11 +251,19 @@ impl<A: Apply> Follower<A> {
     }
 }
 
-/// The time of the ledger's last event; 0 if there is none. If it cannot be read, neither can the
+/// The time of the last event that is ours; 0 if there is none. If it cannot be read, neither can the
 /// first batch, and that is reported.
 async fn newest_time(ledger: &Ledger) -> i64 {
-    let recorded = ledger.read_all_backwards(u64::MAX, 1).await.unwrap_or_default().pop();
-    recorded.map(Fact::of).and_then(Result::ok).map_or(0, |fact| fact.event.at_ms())
+    let (mut from, mut limit) = (u64::MAX, 1);
+    loop {
+        let recorded = ledger.read_all_backwards(from, limit).await.unwrap_or_default();
+        let Some(oldest) = recorded.last().map(|oldest| oldest.sequence) else { return 0 };
+        if let Some(newest) = recorded.into_iter().find(|recorded| !recorded.stream.is_users()) {
+            return Fact::of(newest).map_or(0, |fact| fact.event.at_ms());
+        }
+        let Some(before) = oldest.checked_sub(1) else { return 0 };
+        (from, limit) = (before, BATCH_EVENTS);
+    }
 }
 
 /// An error and its causes in one line.

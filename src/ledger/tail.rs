@@ -52,7 +52,10 @@ pub struct Progress {
 pub trait Apply: Send + 'static {
     /// Applies a batch. Either stores what it changed and moves the checkpoint, in one transaction,
     /// or gathers changes and says so by [`unstored_from`](Self::unstored_from).
-    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    fn apply(
+        &mut self,
+        batch: &[Arc<Fact>],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
     /// The first event that was applied and whose changes are not all stored; `None`: all are.
     fn unstored_from(&self) -> Option<u64> {
@@ -218,23 +221,36 @@ impl<A: Apply> Follower<A> {
 
     /// Applies what is there, up to one batch; tells whether there is likely more at once.
     async fn apply_next_batch(&mut self) -> Result<bool, TailError> {
-        let recorded = self.ledger.read_all(self.next_sequence, BATCH_EVENTS).await?;
-        let (full, sequence) = (recorded.len() == BATCH_EVENTS, self.next_sequence);
-        let Some(last) = recorded.last().map(|last| last.sequence) else { return Ok(false) };
-        let mut batch = Vec::with_capacity(recorded.len());
-        for recorded in recorded {
-            let sequence = recorded.sequence;
-            let fact = Fact::of_ours(recorded);
-            batch.extend(fact.map_err(|source| TailError::Decode { sequence, source })?);
+        let (batch, events) = self.next_batch().await?;
+        if events == 0 {
+            return Ok(false);
         }
         if !batch.is_empty() {
+            let sequence = self.next_sequence;
             let times = batch.iter().map(|fact| fact.event.at_ms());
             self.last_at_ms = times.fold(self.last_at_ms, i64::max);
             self.apply.apply(&batch).map_err(|source| TailError::Apply { sequence, source })?;
         }
-        self.next_sequence = last + 1;
+        self.next_sequence += events as u64;
         self.report();
-        Ok(full)
+        Ok(events == BATCH_EVENTS)
+    }
+
+    /// The next facts, and out of how many events: those of the users are none.
+    async fn next_batch(&self) -> Result<(Vec<Arc<Fact>>, usize), TailError> {
+        let decoded = |(fact, sequence): (Result<_, CodecError>, u64)| {
+            fact.map_err(|source| TailError::Decode { sequence, source }).transpose()
+        };
+        let from = self.next_sequence;
+        if let Some(recent) = self.ledger.recent(from, BATCH_EVENTS) {
+            let facts = recent.iter().map(|slot| slot.fact()).zip(from..).filter_map(decoded);
+            return Ok((facts.collect::<Result<_, _>>()?, recent.len()));
+        }
+        let stored = self.ledger.read_all(from, BATCH_EVENTS).await?;
+        let events = stored.len();
+        let facts = stored.into_iter().map(|recorded| Ok(Fact::of_ours(recorded)?.map(Arc::new)));
+        let facts = facts.zip(from..).filter_map(decoded);
+        Ok((facts.collect::<Result<_, _>>()?, events))
     }
 
     fn store(&mut self) -> Result<(), TailError> {

@@ -21,7 +21,8 @@
 //! [`Cursor`] is the place as the outside sees it.
 //!
 //! The engines deal in bytes: data is stored verbatim and never looked into. [`codec`] says what the
-//! bytes mean, [`tail`] follows the log, and [`state`] is what decisions are made on.
+//! bytes mean, [`tail`] follows the log, and [`state`] is what decisions are made on. [`users`] sets
+//! the streams apart that are not ours.
 
 mod append;
 pub mod codec;
@@ -30,9 +31,13 @@ mod contract;
 pub mod embedded;
 mod event;
 pub mod kurrent;
+mod recent;
 pub mod sqlite;
 pub mod state;
 pub mod tail;
+pub mod users;
+
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -44,6 +49,7 @@ pub use self::event::{
     Cursor, Expected, InvalidCursor, InvalidStreamName, NewEvent, Recorded, StreamName,
 };
 pub use self::kurrent::Kurrent;
+use self::recent::Slot;
 
 /// An event log, whichever engine keeps it.
 ///
@@ -61,19 +67,14 @@ impl Ledger {
     /// Stores the records if all checks hold. See the [module](self) for what that means when events
     /// are stored already.
     ///
+    /// What can be done to learn an outcome that is not known has been done: the embedded engine takes
+    /// no more appends then, and a cluster was sent the same again for as long as a request may wait.
+    ///
     /// Dropping the future does not take the append back.
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         match self {
             Self::Embedded(engine) => engine.append(append).await,
             Self::Kurrent(engine) => engine.append(append).await,
-        }
-    }
-
-    /// [Appends](Self::append); when the outcome is not known, sends the same once more to learn it.
-    pub async fn append_knowing_outcome(&self, append: Append) -> Result<Appended, AppendError> {
-        match self.append(append.clone()).await {
-            Err(AppendError::Unknown(_)) => self.append(append).await,
-            outcome => outcome,
         }
     }
 
@@ -152,6 +153,14 @@ impl Ledger {
         match self {
             Self::Embedded(engine) => engine.subscribe(),
             Self::Kurrent(engine) => engine.subscribe(),
+        }
+    }
+
+    /// The facts from sequence `from` on, at most `limit`, if they are among the last committed.
+    fn recent(&self, from: u64, limit: usize) -> Option<Vec<Arc<Slot>>> {
+        match self {
+            Self::Embedded(engine) => engine.recent(from, limit),
+            Self::Kurrent(engine) => engine.recent(from, limit),
         }
     }
 

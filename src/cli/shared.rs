@@ -71,7 +71,7 @@ struct Taker {
 }
 
 impl Apply for Taker {
-    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn apply(&mut self, batch: &[Arc<Fact>]) -> Result<(), Box<dyn Error + Send + Sync>> {
         for fact in batch {
             match &fact.event {
                 Event::ApiKeyCreated(created) => {

@@ -62,6 +62,7 @@ use self::wire::Prefix;
 use super::append::{Append, AppendError, Appended, Cause, ReadError, Unavailable};
 use super::embedded::open::{OpenError, lock};
 use super::event::{Recorded, StreamName};
+use super::recent::Slot;
 
 /// The engine. See the [module](self).
 pub struct Kurrent {
@@ -260,6 +261,11 @@ impl Kurrent {
     /// See [`Ledger::subscribe`](super::Ledger::subscribe).
     pub fn subscribe(&self) -> watch::Receiver<Option<u64>> {
         self.told.clone()
+    }
+
+    /// See `Ledger::recent`.
+    pub(super) fn recent(&self, from: u64, limit: usize) -> Option<Vec<Arc<Slot>>> {
+        self.engine.followed.recent.from(from, limit)
     }
 
     /// Why the ledger is not to be relied on at present, if so.

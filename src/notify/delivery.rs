@@ -131,7 +131,9 @@ impl Courier {
     }
 
     async fn retry(&mut self, now_ms: i64) -> Result<bool, Trouble> {
-        let due = self.office.store.due(self.id(), now_ms, self.endpoint.in_flight)?;
+        let folded = *self.office.folded.borrow();
+        let mut due = self.office.store.due(self.id(), now_ms, self.endpoint.in_flight)?;
+        due.retain(|place| place.sequence < folded);
         if due.is_empty() {
             return Ok(false);
         }
@@ -147,14 +149,16 @@ impl Courier {
     }
 
     async fn replay(&mut self, most: usize) -> Result<bool, Trouble> {
-        let Some((replay, next, until)) = self.office.store.replay(self.id())? else {
+        let folded = *self.office.folded.borrow_and_update();
+        let replay = self.office.store.replay(self.id())?;
+        let Some((replay, next, until)) = replay.filter(|(_, next, _)| *next < folded) else {
             return Ok(false);
         };
         if self.replay.0 != replay {
             self.replay = (replay, Bag::default());
         }
         let mut bag = std::mem::take(&mut self.replay.1);
-        self.fill(&mut bag, next, until).await?;
+        self.fill(&mut bag, next, until.min(folded)).await?;
         let messages = bag.take(most);
         self.send(messages, Progress::Replay(replay, bag.done())).await?;
         self.replay.1 = bag;
@@ -186,13 +190,15 @@ impl Courier {
             self.office.store.crossings(next, next + events.len() as u64)?.into_iter().peekable();
         for recorded in events {
             let sequence = recorded.sequence;
-            let fact = Fact::of(recorded).map_err(|source| Trouble::Decode(sequence, source))?;
+            bag.end = sequence + 1;
+            let fact = Fact::of_ours(recorded);
+            let fact = fact.map_err(|source| Trouble::Decode(sequence, source))?;
+            let Some(fact) = fact else { continue };
             let unmade = |source| Trouble::Message(sequence, source);
             bag.messages.extend(Message::of_event(&fact).map_err(unmade)?);
             while let Some((_, crossing)) = crossings.next_if(|(at, _)| *at <= sequence) {
                 bag.messages.push_back(Message::of_crossing(&fact, &crossing).map_err(unmade)?);
             }
-            bag.end = sequence + 1;
         }
         bag.messages.retain(|message| self.endpoint.card.types.contains(message.r#type));
         Ok(())

@@ -26,7 +26,7 @@ pub struct History {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Event)]
 pub struct EventView {
-    /// Place in the ledger, gapless from 0.
+    /// Place in the ledger. Numbers that are missing belong to events of users.
     pub sequence: u64,
     /// The ledger engine's own position.
     #[schema(example = "3")]
@@ -77,9 +77,21 @@ impl History {
         Ok(self.ledger.last_sequence().await?)
     }
 
-    /// Up to `limit` events of the whole ledger from sequence `from` on.
+    /// Up to `limit` events of the service's own streams from sequence `from` on. Events that users
+    /// keep in the ledger are passed over.
     pub async fn all(&self, from: u64, limit: usize) -> Result<Vec<EventView>, HistoryError> {
-        self.ledger.read_all(from, limit).await?.into_iter().map(view).collect()
+        let (mut from, mut views) = (from, Vec::with_capacity(limit));
+        while views.len() < limit {
+            let wanted = limit - views.len();
+            let read = self.ledger.read_all(from, wanted).await?;
+            let Some(last) = read.last().map(|last| last.sequence) else { break };
+            let ours = read.into_iter().filter(|recorded| !recorded.stream.is_users());
+            for recorded in ours {
+                views.push(view(recorded)?);
+            }
+            from = last + 1;
+        }
+        Ok(views)
     }
 
     /// Up to `limit` events of one device from revision `from` on.

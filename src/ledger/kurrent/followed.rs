@@ -1,7 +1,5 @@
-//! What is known of the log so far: the places of all our events, and the newest events themselves.
-//!
-//! The newest are kept because everybody wants them: every tail of this process, and every append,
-//! which waits here for its own.
+//! What is known of the log so far: the places of all our events, the newest events themselves, and
+//! the ids of some more. Every append waits here for its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,19 +9,17 @@ use uuid::Uuid;
 
 use super::places::{Mark, Places, Position};
 use super::wire::Seen;
-use crate::ledger::event::Recorded;
+use crate::ledger::recent::Recent;
 
 /// See the [module](self).
 pub(super) struct Followed {
     pub(super) places: Places,
+    pub(super) recent: Recent,
     newest: Mutex<Newest>,
 }
 
 struct Newest {
     mark: Mark,
-    events: VecDeque<Recorded>,
-    bytes: usize,
-    /// Newest events by id, more of them than are kept whole.
     ids: HashMap<Uuid, Known>,
     ids_in_order: VecDeque<Uuid>,
     heard: Instant,
@@ -41,13 +37,11 @@ impl Followed {
     pub(super) fn new(places: Places) -> rusqlite::Result<Self> {
         let newest = Newest {
             mark: places.mark()?,
-            events: VecDeque::new(),
-            bytes: 0,
             ids: HashMap::new(),
             ids_in_order: VecDeque::new(),
             heard: Instant::now(),
         };
-        Ok(Self { places, newest: Mutex::new(newest) })
+        Ok(Self { places, recent: Recent::default(), newest: Mutex::new(newest) })
     }
 
     /// How far the log was followed.
@@ -64,10 +58,11 @@ impl Followed {
         let positions: Vec<Position> = events.iter().map(|event| event.position).collect();
         self.places.add(&positions, &mark)?;
         let last = mark.next_sequence.checked_sub(1).filter(|_| !events.is_empty());
+        let ids: Vec<_> = (first..).zip(events.iter().map(|event| event.id)).collect();
+        let numbered = (first..).zip(events).map(|(sequence, event)| event.numbered(sequence));
+        self.recent.push(numbered);
         let mut newest = self.newest();
-        for (sequence, event) in (first..).zip(events) {
-            newest.keep(event.numbered(sequence));
-        }
+        ids.into_iter().for_each(|(sequence, id)| newest.keep(id, sequence));
         newest.mark = mark;
         newest.heard = Instant::now();
         Ok(last)
@@ -81,15 +76,6 @@ impl Followed {
     /// For how long nobody was heard of.
     pub(super) fn silent_for(&self) -> Duration {
         self.newest().heard.elapsed()
-    }
-
-    /// At most `limit` events from `from` on; `None` if the first is not kept.
-    pub(super) fn page(&self, from: u64, limit: usize) -> Option<Vec<Recorded>> {
-        let newest = self.newest();
-        let first = newest.events.front()?.sequence;
-        let skipped = usize::try_from(from.checked_sub(first)?).ok()?;
-        (skipped < newest.events.len())
-            .then(|| newest.events.iter().skip(skipped).take(limit).cloned().collect())
     }
 
     /// The sequence of an event that came lately.
@@ -110,32 +96,17 @@ impl Followed {
 }
 
 impl Newest {
-    fn keep(&mut self, event: Recorded) {
-        let known = Known { sequence: event.sequence, answered: false };
-        self.ids.insert(event.id, known);
-        self.ids_in_order.push_back(event.id);
+    fn keep(&mut self, id: Uuid, sequence: u64) {
+        self.ids.insert(id, Known { sequence, answered: false });
+        self.ids_in_order.push_back(id);
         if self.ids_in_order.len() > IDS_MAX
             && let Some(oldest) = self.ids_in_order.pop_front()
         {
             self.ids.remove(&oldest);
         }
-        self.bytes += size_of(&event);
-        self.events.push_back(event);
-        while self.events.len() > EVENTS_MAX || self.bytes > BYTES_MAX {
-            let Some(oldest) = self.events.pop_front() else { return };
-            self.bytes -= size_of(&oldest);
-        }
     }
 }
 
-fn size_of(event: &Recorded) -> usize {
-    event.data.len() + event.metadata.len() + event.kind.len()
-}
-
-/// Events kept whole: what comes in a second or two.
-const EVENTS_MAX: usize = 8192;
-/// What they may hold together.
-const BYTES_MAX: usize = 16 << 20;
 /// Ids kept: 80 bytes each. Whoever sends an append again does so within minutes.
 const IDS_MAX: usize = 128 << 10;
 
@@ -163,21 +134,16 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_newest_events_and_the_places_of_all() {
+    fn numbers_events_and_remembers_their_ids_and_places() {
         let (_dir, followed) = followed();
-        let all = EVENTS_MAX as u64 + 10;
-        for first in (0..all).step_by(1000) {
-            let events = (first..all.min(first + 1000)).map(seen).collect();
-            followed.note(events, followed.mark()).unwrap();
-        }
-        assert_eq!(followed.mark().next_sequence, all);
-        assert_eq!(followed.page(9, 1), None);
-        let page = followed.page(10, 3).unwrap();
-        let sequences: Vec<_> = page.iter().map(|event| event.sequence).collect();
-        assert_eq!(sequences, [10, 11, 12]);
-        assert_eq!(followed.page(all, 3), None);
-        assert_eq!(followed.places.sequence_at(5).unwrap(), Some(5));
-        assert_eq!(followed.sequence_of(Uuid::from_u128(5)), Some(5));
+        assert_eq!(followed.note(vec![seen(10), seen(25)], followed.mark()).unwrap(), Some(1));
+        assert_eq!(followed.note(Vec::new(), followed.mark()).unwrap(), None);
+        assert_eq!(followed.note(vec![seen(30)], followed.mark()).unwrap(), Some(2));
+        assert_eq!(followed.places.sequence_at(25).unwrap(), Some(1));
+        assert_eq!(followed.sequence_of(Uuid::from_u128(30)), Some(2));
+        let kept = followed.recent.from(0, 10).unwrap();
+        let kept: Vec<_> = kept.iter().map(|slot| slot.recorded().sequence).collect();
+        assert_eq!(kept, [0, 1, 2]);
     }
 
     #[test]

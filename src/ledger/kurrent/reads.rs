@@ -65,7 +65,8 @@ impl Engine {
         if limit == 0 || self.told.borrow().is_none_or(|last| from > last) {
             return Some(Vec::new());
         }
-        self.followed.page(from, limit)
+        let recent = self.followed.recent.from(from, limit)?;
+        Some(recent.iter().map(|slot| slot.recorded()).collect())
     }
 
     pub(super) async fn read_all(

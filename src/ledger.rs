@@ -118,7 +118,9 @@ impl Ledger {
     ) -> Result<Vec<Recorded>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.read_stream_backwards(stream, from_revision, limit),
-            Self::Kurrent(engine) => engine.read_stream_backwards(stream, from_revision, limit).await,
+            Self::Kurrent(engine) => {
+                engine.read_stream_backwards(stream, from_revision, limit).await
+            }
         }
     }
 

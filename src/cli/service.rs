@@ -319,17 +319,7 @@ impl Opened {
         let authorizes = Arc::clone(&licensing);
         let readiness = readiness.check("authorize", move || authorizes.entitlement().ready());
         let pki = pki_dir;
-        Ok(Self {
-            admin,
-            admin_key,
-            licensing,
-            registry,
-            inventory,
-            readiness,
-            pki,
-            lists,
-            others,
-        })
+        Ok(Self { admin, admin_key, licensing, registry, inventory, readiness, pki, lists, others })
     }
 }
 

@@ -465,8 +465,7 @@ async fn connect(url: &str, dir: &std::path::Path) -> Kurrent {
         kurrent::Credentials { user: user.to_owned(), password: password.to_owned().into() }
     });
     let stream_prefix = format!("contract-{}-", Uuid::new_v4().simple());
-    let options =
-        kurrent::Options { address: url.parse().unwrap(), credentials, stream_prefix };
+    let options = kurrent::Options { address: url.parse().unwrap(), credentials, stream_prefix };
     Kurrent::open(dir, options).await.unwrap()
 }
 

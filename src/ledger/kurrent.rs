@@ -55,8 +55,8 @@ pub use self::address::{Address, InvalidAddress};
 use self::cluster::{Cluster, PAUSE};
 use self::followed::Followed;
 use self::follower::Follower;
-pub use self::node::{Credentials, NodeError};
 use self::node::Settings;
+pub use self::node::{Credentials, NodeError};
 use self::places::Places;
 use self::wire::Prefix;
 use super::append::{Append, AppendError, Appended, Cause, ReadError, Unavailable};
@@ -109,7 +109,9 @@ pub enum KurrentError {
     )]
     Prefix(String),
     /// No node can be used.
-    #[error("the event log cannot be opened; check that the cluster runs and that the address is right")]
+    #[error(
+        "the event log cannot be opened; check that the cluster runs and that the address is right"
+    )]
     Node(#[from] NodeError),
     /// The events that were there could not be counted.
     #[error("the event log could not be followed from its beginning")]

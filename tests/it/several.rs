@@ -65,8 +65,18 @@ impl Group {
         group.admin_key = keeper.admin_key.clone().unwrap();
         let data = group.path("keeper");
         let made = run(&[
-            "keys", "api", "create", "--name", "members", "--scope", "events:read", "--scope",
-            "ledger:append", "--json", "--data", data.to_str().unwrap(),
+            "keys",
+            "api",
+            "create",
+            "--name",
+            "members",
+            "--scope",
+            "events:read",
+            "--scope",
+            "ledger:append",
+            "--json",
+            "--data",
+            data.to_str().unwrap(),
         ]);
         let key = made.ok().json()["key"].as_str().unwrap().to_owned();
         std::fs::write(group.path("credentials"), format!("members:{key}\n")).unwrap();
@@ -188,9 +198,8 @@ fn two_processes_at_the_edge_of_a_quota_never_both_grant() {
     let group = Group::start(1, 2, |port| port);
     let clients = [[group.client(0)], [group.client(1)]];
     let clock = Instant::now();
-    let players: Vec<_> = (0..rounds)
-        .map(|round| Player::new(group.device(&format!("device-{round}"))))
-        .collect();
+    let players: Vec<_> =
+        (0..rounds).map(|round| Player::new(group.device(&format!("device-{round}")))).collect();
     let mut won = [0, 0];
     for (round, player) in players.iter().enumerate() {
         let granted = std::thread::scope(|scope| {
@@ -318,7 +327,8 @@ fn what_is_done_through_one_process_holds_in_the_others() {
     // An API key does as soon as the others have heard of it.
     let config = group.path("member.toml").display().to_string();
     let data = group.path("member-0").display().to_string();
-    let at_one = |args: &[&str]| run(&[args, &["--config", &config, "--data", &data]].concat()).ok();
+    let at_one =
+        |args: &[&str]| run(&[args, &["--config", &config, "--data", &data]].concat()).ok();
     let made = at_one(&["keys", "api", "create", "--name", "a", "--scope", "admin", "--json"]);
     let key = made.json()["key"].as_str().unwrap().to_owned();
     eventually(|| other.with_key(&key).get(POLICY).status == 200);

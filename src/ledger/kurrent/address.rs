@@ -38,7 +38,9 @@ pub enum InvalidAddress {
     #[error("it must begin with kurrentdb:// or kurrentdb+discover://")]
     Scheme,
     /// It holds a name or password, which would end up in process lists.
-    #[error("it must hold no credentials: put them into the file that kurrentdb.credentials_file names")]
+    #[error(
+        "it must hold no credentials: put them into the file that kurrentdb.credentials_file names"
+    )]
     Credentials,
     /// A node is out of form.
     #[error("`{0}` is no host, or host and port")]
@@ -130,7 +132,10 @@ mod tests {
         assert_eq!(one, Address { hosts, discover: false, tls: false, ca: None });
         let all: Address = "esdb://10.0.0.1:1,[::1]:2,c/?tlsCaFile=/etc/ca.pem".parse().unwrap();
         let hosts = vec![host("10.0.0.1", 1), host("[::1]", 2), host("c", 2113)];
-        assert_eq!(all, Address { hosts, discover: true, tls: true, ca: Some("/etc/ca.pem".into()) });
+        assert_eq!(
+            all,
+            Address { hosts, discover: true, tls: true, ca: Some("/etc/ca.pem".into()) }
+        );
         assert!("kurrentdb+discover://one".parse::<Address>().unwrap().discover);
     }
 

@@ -11,9 +11,7 @@ use super::cluster::PAUSE;
 use super::reads::{FOLLOW_TIME, NotFollowed};
 use super::wire::{self, Verdict};
 use crate::kurrent_protocol::records::{AppendRecordsResponse, StreamRevision};
-use crate::ledger::append::{
-    Answer, Append, AppendError, Appended, Cause, ReadError, Unavailable,
-};
+use crate::ledger::append::{Answer, Append, AppendError, Appended, Cause, ReadError, Unavailable};
 use crate::ledger::event::{NewEvent, Recorded, StreamName};
 
 impl Engine {

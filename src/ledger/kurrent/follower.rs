@@ -149,4 +149,3 @@ impl Follower {
 const SILENCE: Duration = Duration::from_secs(1);
 /// Events noted in one transaction at most.
 const BATCH_EVENTS: usize = 1024;
-

@@ -127,9 +127,12 @@ impl Node {
         });
         let node = Self {
             channel,
-            authorization: settings.credentials.as_ref().map(authorization).transpose().map_err(
-                |error| unreachable(std::sync::Arc::new(error) as Cause),
-            )?,
+            authorization: settings
+                .credentials
+                .as_ref()
+                .map(authorization)
+                .transpose()
+                .map_err(|error| unreachable(std::sync::Arc::new(error) as Cause))?,
             reader: reader(&host, settings).map_err(unreachable)?,
             credentials: client,
             prefix: settings.prefix.clone(),
@@ -306,9 +309,7 @@ impl Node {
 }
 
 /// Waits for one step of the official client, which has no patience of its own, and no end of it.
-async fn in_time<T>(
-    step: impl Future<Output = eventstore::Result<T>>,
-) -> Result<T, ReadFailed> {
+async fn in_time<T>(step: impl Future<Output = eventstore::Result<T>>) -> Result<T, ReadFailed> {
     match timeout(READ_TIME, step).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(eventstore::Error::NotLeaderException(leader))) => {
@@ -367,16 +368,16 @@ async fn channel(host: &Host, settings: &Settings) -> Result<Grpc<Channel>, Caus
 
 /// The official client, bound to one node.
 fn reader(host: &Host, settings: &Settings) -> Result<eventstore::Client, Cause> {
+    // Its first attempt only takes the address, and then it pauses.
     let ca = settings.address.ca.as_deref().map(|path| format!("&tlsCaFile={}", escaped(path)));
     let settings = format!(
-        "kurrentdb://{host}?tls={}&maxDiscoverAttempts=1&gossipTimeout={}{}",
+        "kurrentdb://{host}?tls={}&maxDiscoverAttempts=2&discoveryInterval=0&gossipTimeout={}{}",
         settings.address.tls,
         CONNECT_TIME.as_millis(),
         ca.unwrap_or_default(),
     );
     let failed = |text: String| std::sync::Arc::new(std::io::Error::other(text)) as Cause;
-    let settings: ClientSettings =
-        settings.parse().map_err(|error| failed(format!("{error}")))?;
+    let settings: ClientSettings = settings.parse().map_err(|error| failed(format!("{error}")))?;
     eventstore::Client::new(settings).map_err(|error| failed(format!("{error:#}")))
 }
 

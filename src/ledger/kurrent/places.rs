@@ -84,7 +84,8 @@ impl Places {
         let mut file = self.file();
         let transaction = file.transaction()?;
         {
-            let mut insert = transaction.prepare_cached("INSERT INTO places VALUES (?1, ?2, ?3)")?;
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO places VALUES (?1, ?2, ?3)")?;
             let first = mark.next_sequence.saturating_sub(events.len() as u64);
             for (sequence, position) in (first..).zip(events) {
                 insert.execute(params![sequence, position.commit, position.prepare])?;
@@ -104,9 +105,8 @@ impl Places {
     pub(super) fn position_of(&self, sequence: u64) -> rusqlite::Result<Option<Position>> {
         let file = self.file();
         let mut select = file.prepare_cached(SELECT_POSITION)?;
-        let position = |row: &rusqlite::Row<'_>| {
-            Ok(Position { commit: row.get(0)?, prepare: row.get(1)? })
-        };
+        let position =
+            |row: &rusqlite::Row<'_>| Ok(Position { commit: row.get(0)?, prepare: row.get(1)? });
         select.query_row([sequence], position).optional()
     }
 

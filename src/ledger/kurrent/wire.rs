@@ -19,9 +19,7 @@ use crate::kurrent_protocol::records::{
     AppendRecord, AppendRecordsRequest, Check, ConsistencyCheck, SchemaFormat, SchemaInfo,
     StreamStateCheck, Value, ValueKind, state,
 };
-use crate::kurrent_protocol::streams::{
-    Expression, FilterBy, FilterOptions, ReadEvent, Window,
-};
+use crate::kurrent_protocol::streams::{Expression, FilterBy, FilterOptions, ReadEvent, Window};
 use crate::kurrent_protocol::{exception, header, metadata, status};
 use crate::ledger::append::{Append, AppendError};
 use crate::ledger::event::{Cursor, Expected, NewEvent, Recorded, StreamName};
@@ -225,9 +223,10 @@ fn conflict(error: &Status, append: &Append, prefix: &Prefix) -> Option<AppendEr
             Some(Violation::StreamState(state)) => Some(state),
             None => None,
         });
-        let conflicts = states.filter_map(|StreamStateViolation { stream, actual_state, .. }| {
-            conflict_on(&stream, actual_state, append, prefix)
-        });
+        let conflicts =
+            states.filter_map(|StreamStateViolation { stream, actual_state, .. }| {
+                conflict_on(&stream, actual_state, append, prefix)
+            });
         // In the order of the checks, whatever the order of the violations.
         return conflicts.min_by_key(|(check, _)| *check).map(|(_, conflict)| conflict);
     }
@@ -304,9 +303,7 @@ fn metadata_of(stored: &[u8]) -> Vec<u8> {
             && member.is_f64()
         {
             // Exact, since it is whole and small.
-            #[allow(clippy::cast_possible_truncation)]
-            let whole = number as i64;
-            *member = Json::from(whole);
+            *member = Json::from(number as i64);
             changed = true;
         }
         let keep = !name.starts_with('$');

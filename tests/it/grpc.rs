@@ -3,7 +3,7 @@
 mod appends;
 mod batches;
 mod bounds;
-mod client;
+pub mod client;
 mod officials;
 mod reads;
 mod rights;

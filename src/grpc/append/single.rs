@@ -104,6 +104,7 @@ impl Write {
     }
 
     pub(super) async fn store(self, call: &Call) -> Result<Written, Status> {
+        call.caller.may_append(&self.stream)?;
         if self.events.is_empty() {
             return self.store_nothing(call).await;
         }
@@ -130,7 +131,6 @@ impl Write {
 
     /// An append without events only asks whether the stream is as expected.
     async fn store_nothing(self, call: &Call) -> Result<Written, Status> {
-        call.caller.may_append(&self.stream)?;
         let head = super::head(call, &self.stream).await?;
         if !self.wanted.holds(head) {
             return Ok(Written::Conflict(head));

@@ -28,7 +28,7 @@ pub(super) async fn list(
     let end = end_of_ledger(&services).await?;
     let wanted = Wanted::read(&query, LIST, end)?;
     let events = services.history.all(wanted.from, wanted.limit + 1).await;
-    let events = events.map_err(Problem::internal)?;
+    let (events, _) = events.map_err(Problem::internal)?;
     wanted.page(LIST, events, |event| event.sequence)
 }
 

@@ -44,14 +44,18 @@ impl Kurrent {
     }
 
     pub fn with_password(service: &TestService, password: &str) -> Self {
-        let credentials = BASE64.encode(format!("anyone:{password}").as_bytes());
-        Self::with_authorization(service, Some(format!("Basic {credentials}")))
+        Self::with_authorization(service, Some(basic(password)))
     }
 
     pub fn with_authorization(service: &TestService, authorization: Option<String>) -> Self {
+        let address = service.inner().grpc.as_ref().unwrap().address();
+        Self::at(&address.to_string(), authorization)
+    }
+
+    /// A client of whatever listens there.
+    pub fn at(address: &str, authorization: Option<String>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = { runtime }.worker_threads(1).enable_all().build().unwrap();
-        let address = service.inner().grpc.as_ref().unwrap().address();
         let endpoint = Endpoint::try_from(format!("http://{address}")).unwrap();
         let guard = runtime.enter();
         let channel = endpoint.tcp_nodelay(true).connect_lazy();
@@ -219,6 +223,11 @@ impl Reading<'_> {
         let next = self.next().unwrap().unwrap();
         event_of(next.clone()).unwrap_or_else(|| panic!("no event: {next:?}"))
     }
+}
+
+/// The credentials of whoever has this password.
+pub fn basic(password: &str) -> String {
+    format!("Basic {}", BASE64.encode(format!("anyone:{password}").as_bytes()))
 }
 
 pub fn event_of(content: ReadRespContent) -> Option<RecordedEvent> {

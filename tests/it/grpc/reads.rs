@@ -240,7 +240,7 @@ fn the_service_passes_over_what_users_write() {
     write(&client, "user-a", 100);
     let device = service.device("tv");
     device.acquire(&service.client, &request(&[kid(1)]), PERSISTENT).unwrap();
-    write(&client, "user-b", 1);
+    client.append_any("user-b", vec![noted(500)]);
     assert_eq!(service.live(&device), 1);
     let page: Value = service.client.json("/v1/events?limit=1000");
     let streams: Vec<_> =

@@ -47,7 +47,7 @@ async function take(subscription, count, between = () => {}) {
 }
 
 async function main() {
-  const client = KurrentDBClient.connectionString(process.argv[2]);
+  const client = KurrentDBClient.connectionString(process.argv.at(-1));
   const append = (events, streamState) => client.appendToStream("user-node", events, { streamState });
 
   await assert.rejects(all(client.readStream("user-node")), StreamNotFoundError);

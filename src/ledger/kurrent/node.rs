@@ -1,19 +1,18 @@
 //! A connection to one node of the cluster.
 //!
-//! Appends, the tail and questions about the cluster go over a channel of our own; pages and heads
-//! are read by the official client. Its faults end here: it is made for one node and thrown away
-//! with the rest of the connection when anything fails ([`cluster`](super::cluster)), each step of
-//! its reads is timed by us, and it neither appends (its small writes wait 40 ms for the network to
-//! acknowledge the one before) nor subscribes (a subscription that the server ends in order makes it
-//! loop without ever giving the thread back, which nothing outside can end).
+//! Pages of the log are read by the official client; everything else goes over a channel of our own.
+//! The faults of that client end here: it is made for one node and thrown away with the rest of the
+//! connection when anything fails ([`cluster`](super::cluster)), each step of its reads is timed by
+//! us, and it neither appends nor reads what decisions wait for (each request of it waits 40 ms for
+//! the network to acknowledge its first packet), nor subscribes (a subscription that the server ends
+//! in order makes it loop without ever giving the thread back, which nothing outside can end).
 
 use std::path::Path;
 use std::time::Duration;
 
 use data_encoding::BASE64;
 use eventstore::{
-    ClientSettings, Credentials as ClientCredentials, ReadAllOptions, ReadStream,
-    ReadStreamOptions, StreamPosition,
+    ClientSettings, Credentials as ClientCredentials, ReadAllOptions, StreamPosition,
 };
 use http::uri::PathAndQuery;
 use tokio::time::timeout;
@@ -26,14 +25,14 @@ use zeroize::Zeroizing;
 
 use super::address::{Address, Host};
 use super::places::Position;
-use super::wire::{Prefix, Seen};
+use super::wire::{self, Prefix, Seen};
 use crate::kurrent_protocol::features::SupportedMethods;
 use crate::kurrent_protocol::gossip::{ClusterInfo, MemberInfo, NodeState};
 use crate::kurrent_protocol::records::{AppendRecordsRequest, AppendRecordsResponse};
 use crate::kurrent_protocol::shared;
 use crate::kurrent_protocol::streams::{
-    AllOptions, AllStart, Count, Direction, Filter, ReadOptions, ReadReq, ReadResp, Source,
-    Subscription, UuidChoice, UuidOption,
+    AllOptions, AllStart, Count, Direction, Filter, ReadOptions, ReadReq, ReadResp,
+    ReadRespContent, Source, StreamOptions, StreamStart, Subscription, UuidChoice, UuidOption,
 };
 use crate::kurrent_protocol::{REPLY_BYTES_MAX, header, method};
 use crate::ledger::append::Cause;
@@ -115,6 +114,8 @@ pub(super) enum ReadFailed {
     NotLeader(Host),
     #[error("the node refused the read, or is gone")]
     Client(#[source] eventstore::Error),
+    #[error("the node refused the read, or is gone")]
+    Status(#[from] Status),
 }
 
 impl Node {
@@ -182,45 +183,23 @@ impl Node {
                 prepare_position: prepare,
             }),
         };
-        let options = ReadOptions {
-            source: Some(Source::All(AllOptions { start: Some(start) })),
-            read_direction: Direction::Forwards.into(),
-            resolve_links: false,
-            count: Some(Count::Subscription(Subscription {})),
-            filter: Some(Filter::Some(self.prefix.filter())),
-            uuid_option: Some(UuidOption { choice: Some(UuidChoice::Structured(())) }),
-            control_option: None,
-        };
-        let request = self.request(ReadReq { options: Some(options) });
-        let path = PathAndQuery::from_static(method::READ);
-        let mut channel = self.channel.clone();
-        let subscribe = async {
-            channel.ready().await.map_err(|error| Status::from_error(error.into()))?;
-            channel.server_streaming(request, path, ProstCodec::default()).await
-        };
-        match timeout(CONNECT_TIME, subscribe).await {
-            Ok(answer) => answer.map(tonic::Response::into_inner),
-            Err(_) => Err(Status::deadline_exceeded("no subscription in time")),
-        }
+        let source = Source::All(AllOptions { start: Some(start) });
+        let count = Count::Subscription(Subscription {});
+        self.begin(self.options(source, Direction::Forwards, count)).await
     }
 
     /// Reads. Of events that turn out not to be ours only `None` is left.
     pub(super) async fn read(&self, wanted: &Wanted) -> Result<Vec<Option<Seen>>, ReadFailed> {
         match wanted {
             Wanted::Stream { stream, from, limit } => {
-                let options = self.stream_options().position(StreamPosition::Position(*from));
-                self.read_from_stream(stream, options.forwards().max_count(*limit)).await
+                let start = StreamStart::Revision(*from);
+                self.read_stream(stream, start, Direction::Forwards, *limit).await
             }
             Wanted::StreamBackwards { stream, from, limit } => {
-                let position = from.map_or(StreamPosition::End, StreamPosition::Position);
-                let options = self.stream_options().position(position);
-                self.read_from_stream(stream, options.backwards().max_count(*limit)).await
+                let start = from.map_or(StreamStart::End(()), StreamStart::Revision);
+                self.read_stream(stream, start, Direction::Backwards, *limit).await
             }
-            Wanted::All { from: Position { commit, prepare }, limit } => {
-                let from = eventstore::Position { commit: *commit, prepare: *prepare };
-                let options = self.all_options().position(StreamPosition::Position(from));
-                self.read_from_all(options.forwards().max_count(*limit)).await
-            }
+            Wanted::All { from, limit } => self.read_page(*from, *limit).await,
             Wanted::Last => Ok(vec![self.last_event().await?]),
         }
     }
@@ -229,8 +208,9 @@ impl Node {
     pub(super) async fn last_event(&self) -> Result<Option<Seen>, ReadFailed> {
         let mut limit = 1;
         loop {
-            let options = self.all_options().position(StreamPosition::End).backwards();
-            let events = self.read_from_all(options.max_count(limit)).await?;
+            let source = Source::All(AllOptions { start: Some(AllStart::End(())) });
+            let options = self.options(source, Direction::Backwards, Count::Count(limit as u64));
+            let events = self.collect(options).await?;
             let ended = events.len() < limit;
             match events.into_iter().flatten().next() {
                 // All that were looked at are links of others.
@@ -240,48 +220,83 @@ impl Node {
         }
     }
 
-    fn stream_options(&self) -> ReadStreamOptions {
-        let options = ReadStreamOptions::default().requires_leader(true);
-        match &self.credentials {
-            Some(credentials) => options.authenticated(credentials.clone()),
-            None => options,
-        }
-    }
-
-    fn all_options(&self) -> ReadAllOptions {
-        let options = ReadAllOptions::default().requires_leader(true);
-        let options = options.filter(self.prefix.client_filter());
-        match &self.credentials {
-            Some(credentials) => options.authenticated(credentials.clone()),
-            None => options,
-        }
-    }
-
-    async fn read_from_stream(
+    async fn read_stream(
         &self,
         stream: &StreamName,
-        options: ReadStreamOptions,
+        start: StreamStart,
+        direction: Direction,
+        limit: usize,
     ) -> Result<Vec<Option<Seen>>, ReadFailed> {
         let name = self.prefix.put(stream);
-        let events = async {
-            let reading = in_time(self.reader.read_stream(name, &options)).await?;
-            self.collect(reading).await
+        let source = Source::Stream(StreamOptions {
+            stream_identifier: Some(name.as_str().into()),
+            start: Some(start),
+        });
+        self.collect(self.options(source, direction, Count::Count(limit as u64))).await
+    }
+
+    fn options(&self, source: Source, direction: Direction, count: Count) -> ReadOptions {
+        let filter = match source {
+            Source::Stream(_) => Filter::None(()),
+            Source::All(_) => Filter::Some(self.prefix.filter()),
         };
-        match events.await {
-            Err(ReadFailed::Client(eventstore::Error::ResourceNotFound)) => Ok(Vec::new()),
-            events => events,
+        ReadOptions {
+            source: Some(source),
+            read_direction: direction.into(),
+            resolve_links: false,
+            count: Some(count),
+            filter: Some(filter),
+            uuid_option: Some(UuidOption { choice: Some(UuidChoice::Structured(())) }),
+            control_option: None,
         }
     }
 
-    async fn read_from_all(
-        &self,
-        options: ReadAllOptions,
-    ) -> Result<Vec<Option<Seen>>, ReadFailed> {
-        let reading = in_time(self.reader.read_all(&options)).await?;
-        self.collect(reading).await
+    async fn begin(&self, options: ReadOptions) -> Result<Streaming<ReadResp>, Status> {
+        let request = self.request(ReadReq { options: Some(options) });
+        let path = PathAndQuery::from_static(method::READ);
+        let mut channel = self.channel.clone();
+        let begin = async {
+            channel.ready().await.map_err(|error| Status::from_error(error.into()))?;
+            channel.server_streaming(request, path, ProstCodec::default()).await
+        };
+        match timeout(READ_TIME, begin).await {
+            Ok(answer) => answer.map(tonic::Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+        }
     }
 
-    async fn collect(&self, mut reading: ReadStream) -> Result<Vec<Option<Seen>>, ReadFailed> {
+    async fn collect(&self, options: ReadOptions) -> Result<Vec<Option<Seen>>, ReadFailed> {
+        let mut messages = self.begin(options).await?;
+        let mut events = Vec::new();
+        loop {
+            let message = timeout(READ_TIME, messages.message()).await;
+            let Some(message) = message.map_err(|_| ReadFailed::Silent)?? else {
+                return Ok(events);
+            };
+            match message.content {
+                Some(ReadRespContent::Event(event)) => {
+                    events.push(Seen::of_message(*event, &self.prefix));
+                }
+                Some(ReadRespContent::StreamNotFound(_)) => return Ok(Vec::new()),
+                _ => {}
+            }
+        }
+    }
+
+    /// A page of the log, which may be long.
+    async fn read_page(
+        &self,
+        Position { commit, prepare }: Position,
+        limit: usize,
+    ) -> Result<Vec<Option<Seen>>, ReadFailed> {
+        let from = StreamPosition::Position(eventstore::Position { commit, prepare });
+        let options = ReadAllOptions::default().position(from).forwards().max_count(limit);
+        let options = options.requires_leader(true).filter(self.prefix.client_filter());
+        let options = match &self.credentials {
+            Some(credentials) => options.authenticated(credentials.clone()),
+            None => options,
+        };
+        let mut reading = in_time(self.reader.read_all(&options)).await?;
         let mut events = Vec::new();
         while let Some(event) = in_time(reading.next()).await? {
             events.push(Seen::of_client(event, &self.prefix));
@@ -430,6 +445,7 @@ impl ReadFailed {
     pub(super) fn leader(&self) -> Option<Host> {
         match self {
             Self::NotLeader(leader) => Some(leader.clone()),
+            Self::Status(status) => wire::not_leader(status).flatten(),
             Self::Silent | Self::Client(_) => None,
         }
     }

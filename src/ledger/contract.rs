@@ -464,7 +464,9 @@ async fn connect(url: &str, dir: &std::path::Path) -> Kurrent {
         let (user, password) = text.split_once(':').unwrap();
         kurrent::Credentials { user: user.to_owned(), password: password.to_owned().into() }
     });
-    let stream_prefix = format!("contract-{}-", Uuid::new_v4().simple());
+    // The directory's name is nobody else's.
+    let own = dir.file_name().unwrap().to_string_lossy().replace(|c: char| c == '.', "");
+    let stream_prefix = format!("contract-{own}-");
     let options = kurrent::Options { address: url.parse().unwrap(), credentials, stream_prefix };
     Kurrent::open(dir, options).await.unwrap()
 }

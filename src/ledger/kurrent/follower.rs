@@ -36,15 +36,27 @@ enum Ended {
     #[error("no leader can be reached")]
     Node(#[from] NodeError),
     #[error("the node ended the subscription with an error")]
-    Status(#[from] Status),
+    Status(#[source] Box<Status>),
     #[error("the node ended the subscription")]
     InOrder,
     #[error("the subscription brings nothing, although there are new events")]
     Stalled,
     #[error("the node does not answer")]
-    Read(#[from] ReadFailed),
+    Read(#[source] Box<ReadFailed>),
     #[error("the local list of places cannot be written")]
     Places(#[from] rusqlite::Error),
+}
+
+impl From<Status> for Ended {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl From<ReadFailed> for Ended {
+    fn from(failed: ReadFailed) -> Self {
+        Self::Read(Box::new(failed))
+    }
 }
 
 impl Follower {

@@ -75,6 +75,8 @@ pub struct Config {
     pub clearkey: ClearKey,
     /// Who is told what happens.
     pub webhooks: Webhooks,
+    /// The ledger over the KurrentDB protocol.
+    pub grpc: Grpc,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -100,6 +102,7 @@ impl Default for Config {
             playready: PlayReady::default(),
             clearkey: ClearKey::default(),
             webhooks: Webhooks::default(),
+            grpc: Grpc::default(),
             log: Log::default(),
         }
     }
@@ -437,6 +440,30 @@ pub struct ClearKey {
     pub enabled: bool,
     /// The origins whose pages may ask. None: only pages of the service's own origin.
     pub origins: Origins,
+}
+
+/// The ledger over the KurrentDB protocol, for official clients in any language.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Grpc {
+    /// Address to serve the protocol on; not offered if not set. Over TLS if `tls.certificate` and
+    /// `tls.key` are set: most clients send no key otherwise.
+    pub listen: Option<SocketAddr>,
+    /// Calls at once, of all clients. Every open read, subscription and batch is one.
+    pub calls: usize,
+    /// Calls of one API key a minute in the long run. An append is a call, so this is a rate that a
+    /// busy writer reaches and a client in a loop exceeds.
+    pub per_key_per_minute: NonZeroU32,
+    /// Calls of one API key at once.
+    pub burst: NonZeroU32,
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        const PER_MINUTE: NonZeroU32 = NonZeroU32::new(120_000).unwrap();
+        const BURST: NonZeroU32 = NonZeroU32::new(20_000).unwrap();
+        Self { listen: None, calls: 256, per_key_per_minute: PER_MINUTE, burst: BURST }
+    }
 }
 
 /// What is logged, and how.

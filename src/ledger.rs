@@ -21,7 +21,8 @@
 //! [`Cursor`] is the place as the outside sees it.
 //!
 //! The engines deal in bytes: data is stored verbatim and never looked into. [`codec`] says what the
-//! bytes mean, [`tail`] follows the log, and [`state`] is what decisions are made on.
+//! bytes mean, [`tail`] follows the log, and [`state`] is what decisions are made on. [`users`] sets
+//! the streams apart that are not ours.
 
 mod append;
 pub mod codec;
@@ -33,6 +34,7 @@ mod recent;
 pub mod sqlite;
 pub mod state;
 pub mod tail;
+pub mod users;
 
 use std::sync::Arc;
 

@@ -49,9 +49,9 @@ async fn show(history: &History, args: &EventsArgs) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let mut next = args.from;
     loop {
-        let events = history.all(next, READ_EVENTS).await?;
+        let (events, after) = history.all(next, READ_EVENTS).await?;
+        next = after;
         for event in &events {
-            next = event.sequence + 1;
             if args.json {
                 serde_json::to_writer(&mut out, event).map_err(io::Error::from)?;
                 writeln!(out)?;

@@ -20,6 +20,8 @@ use crate::config::{self, Config};
 use crate::domain::ReferenceKey;
 use crate::domain::quota::{QuotaPolicy, Voiding};
 use crate::entitlement::{Callback, Entitlement, Open, Token};
+use crate::grpc;
+use crate::http;
 use crate::http::health::Readiness;
 use crate::http::metrics::Metrics;
 use crate::http::routes::{Services, install, install_packaging};
@@ -48,6 +50,8 @@ pub struct Service {
     pub running: Running,
     /// The listener for packagers, if there is one.
     pub packaging: Option<Running>,
+    /// The ledger over the KurrentDB protocol, if it is offered.
+    pub grpc: Option<grpc::Running>,
     /// The admin key, if this start made it: shown once and kept nowhere.
     pub admin_key: Option<ApiKeyText>,
     /// The use cases.
@@ -100,6 +104,7 @@ impl Service {
             clock,
         });
         let access = Arc::clone(admin.api_keys());
+        let grpc = serve_ledger(config, &access, &ledger, &sweep_clock)?;
         let packaging = serve_packaging(config, &access, &metrics, &services)?;
         let shell = Shell::new(config, access, metrics, readiness);
         let running = Server::start(config, shell, move |routes| install(routes, &services))?;
@@ -111,6 +116,7 @@ impl Service {
         Ok(Self {
             running,
             packaging,
+            grpc,
             admin_key,
             licensing,
             inventory,
@@ -139,6 +145,9 @@ impl Service {
         self.running.wait().context("the HTTP server failed")?;
         if let Some(packaging) = self.packaging.take() {
             packaging.stop().context("the packagers' HTTP server failed")?;
+        }
+        if let Some(grpc) = self.grpc.take() {
+            grpc.stop();
         }
         drop(self.control.take());
         drop(self.webhooks.take());
@@ -185,6 +194,24 @@ fn serve_packaging(
     let routes = move |routes: &mut _| install_packaging(routes, &services);
     let running = Server::start(&config, shell, routes);
     Ok(Some(running.context("packaging.listen cannot be served")?))
+}
+
+/// Offers the ledger over the KurrentDB protocol on the address that the configuration has for it.
+fn serve_ledger(
+    config: &Config,
+    access: &Arc<ApiKeys>,
+    ledger: &Arc<Ledger>,
+    clock: &Clock,
+) -> anyhow::Result<Option<grpc::Running>> {
+    let Some(listen) = config.grpc.listen else { return Ok(None) };
+    let parts = grpc::Parts {
+        ledger: Arc::clone(ledger),
+        access: Arc::clone(access),
+        clock: clock.clone(),
+    };
+    let tls = http::server::tls_config(&config.tls)?;
+    let running = grpc::Endpoint::start(config, listen, tls, parts);
+    Ok(Some(running.context("grpc.listen cannot be served")?))
 }
 
 /// Tells the endpoints of the configuration what happens, if there are any.

@@ -166,6 +166,10 @@ pub const KEYS: &[Key] = &[
     key("clearkey.origins", Kind::Origins),
     key("webhooks.endpoints", Kind::Tables),
     key("webhooks.thresholds_percent", Kind::Percents),
+    key("grpc.listen", Kind::Address),
+    key("grpc.calls", Kind::Integer(1, 1 << 16)),
+    key("grpc.per_key_per_minute", Kind::Integer(1, 1_000_000_000)),
+    key("grpc.burst", Kind::Integer(1, 1_000_000_000)),
     key("log.format", Kind::OneOf(&["text", "json"])),
     key("log.level", Kind::Text),
 ];

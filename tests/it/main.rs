@@ -20,6 +20,7 @@ mod crashes;
 mod device;
 mod elsewhere;
 mod golden_flow;
+mod grpc;
 mod http_shell;
 mod https;
 mod key_types;

@@ -42,6 +42,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Directory of the ledger and the read models. See [`Config::data`].
     data: Option<PathBuf>,
+    /// Cluster that keeps the ledger: `kurrentdb://HOST:PORT,…`. The data directory then holds only
+    /// what is derived, and other processes may serve the same ledger. None: the ledger is in the
+    /// data directory.
+    pub ledger: Option<String>,
+    /// How that cluster is used.
+    pub kurrentdb: KurrentDb,
     /// Directory of the public key infrastructure: root, server chain, signing key.
     pub pki: Option<PathBuf>,
     /// Directory of the key files. See [`Config::secrets`].
@@ -86,6 +92,8 @@ impl Default for Config {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8290),
             data: None,
+            ledger: None,
+            kurrentdb: KurrentDb::default(),
             pki: None,
             secrets: None,
             authorize: Authorize::default(),
@@ -142,6 +150,17 @@ impl Config {
         beside.push("-secrets");
         Ok(beside.into())
     }
+}
+
+/// How a cluster that keeps the ledger is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KurrentDb {
+    /// File with the user's name and password, `name:password`; none for a cluster without users.
+    pub credentials_file: Option<PathBuf>,
+    /// What the names of the ledger's streams begin with, in a cluster that others use as well.
+    /// Without one all streams but the system's are the ledger's. It never changes.
+    pub stream_prefix: String,
 }
 
 /// Who may be issued a license.

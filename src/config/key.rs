@@ -116,6 +116,9 @@ const MINUTE_MS: i64 = 60_000;
 pub const KEYS: &[Key] = &[
     key("listen", Kind::Address),
     key("data", Kind::Path),
+    key("ledger", Kind::Text),
+    key("kurrentdb.credentials_file", Kind::Path),
+    key("kurrentdb.stream_prefix", Kind::Text),
     key("pki", Kind::Path),
     key("secrets", Kind::Path),
     key("authorize", Kind::OneOf(&["open", "token", "callback"])),

@@ -74,6 +74,14 @@ impl Recent {
 }
 
 impl Slot {
+    /// The event as the log holds it.
+    pub(super) fn recorded(&self) -> Recorded {
+        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Stored(recorded) => recorded.clone(),
+            State::Decoded(fact) => fact.recorded.clone(),
+        }
+    }
+
     /// The event with what it says; `None` for one of the users.
     pub(super) fn fact(&self) -> Result<Option<Arc<Fact>>, CodecError> {
         // Set as a whole, at the end.
@@ -118,11 +126,7 @@ mod tests {
 
     fn sequences(recent: &Recent, from: u64, limit: usize) -> Option<Vec<u64>> {
         let slots = recent.from(from, limit)?;
-        let sequence = |slot: &Arc<Slot>| match &*slot.state.lock().unwrap() {
-            State::Stored(recorded) => recorded.sequence,
-            State::Decoded(fact) => fact.recorded.sequence,
-        };
-        Some(slots.iter().map(sequence).collect())
+        Some(slots.iter().map(|slot| slot.recorded().sequence).collect())
     }
 
     #[test]

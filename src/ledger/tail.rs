@@ -14,6 +14,9 @@ use crate::domain::Event;
 /// transaction stays small.
 const BATCH_EVENTS: usize = 4096;
 
+/// How long a log that cannot be read for the moment is left alone, at least.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// A stored event together with what it says.
 #[derive(Clone, Debug)]
 pub struct Fact {
@@ -246,11 +249,34 @@ impl<A: Apply> Follower<A> {
             let facts = recent.iter().map(|slot| slot.fact()).zip(from..).filter_map(decoded);
             return Ok((facts.collect::<Result<_, _>>()?, recent.len()));
         }
-        let stored = self.ledger.read_all(from, BATCH_EVENTS).await?;
+        let stored = self.read().await?;
         let events = stored.len();
         let facts = stored.into_iter().map(|recorded| Ok(Fact::of_ours(recorded)?.map(Arc::new)));
         let facts = facts.zip(from..).filter_map(decoded);
         Ok((facts.collect::<Result<_, _>>()?, events))
+    }
+
+    /// Reads the next batch. A failure that may pass is waited out: nothing is lost by it. Nothing is
+    /// read once the tail was told to stop.
+    async fn read(&self) -> Result<Vec<Recorded>, ReadError> {
+        loop {
+            let read = tokio::select! {
+                biased;
+                () = self.stop.notified() => {
+                    self.stop.notify_one();
+                    return Ok(Vec::new());
+                }
+                read = self.ledger.read_all(self.next_sequence, BATCH_EVENTS) => read,
+            };
+            match read {
+                Err(error) if error.is_passing() => {
+                    let reason = error_text(&error);
+                    tracing::warn!(%reason, "a tail waits for the event log: {reason}");
+                    tokio::time::sleep(self.pause.max(RETRY)).await;
+                }
+                read => return read,
+            }
+        }
     }
 
     fn store(&mut self) -> Result<(), TailError> {

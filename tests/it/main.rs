@@ -40,6 +40,7 @@ mod reservations;
 mod revocation;
 mod schemathesis;
 mod service;
+mod several;
 mod shapes;
 mod support;
 mod views;

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::accounts::{Listed, one_more};
-use super::query::{HeldLicense, held, uuid};
+use super::query::{HeldLicense, held, live, uuid};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
 use crate::domain::event::AcquisitionRefused;
@@ -131,10 +131,9 @@ impl Inventory {
         wanted.has("title", filter.title.clone().map(Value::Text));
         wanted.has("live", filter.live.map(|live| Value::Integer(i64::from(live))));
         let sql = format!(
-            "SELECT * FROM (SELECT *, open = 1 AND (counted_until_ms IS NULL
-               OR counted_until_ms > {}) AS live FROM licenses)
+            "SELECT * FROM (SELECT *, {} AS live FROM licenses)
              WHERE {} ORDER BY sequence LIMIT {}",
-            now.0,
+            live(&now.0.to_string()),
             wanted.sql,
             one_more(limit)
         );
@@ -154,10 +153,10 @@ impl Inventory {
         now: UnixMillis,
     ) -> Result<Option<(LicenseView, Vec<u64>, u64)>, InventoryError> {
         self.read(|db| {
-            let mut query = db.prepare_cached(
-                "SELECT *, open = 1 AND (counted_until_ms IS NULL OR counted_until_ms > ?2) AS live
-                 FROM licenses WHERE license_id = ?1",
-            )?;
+            let mut query = db.prepare_cached(&format!(
+                "SELECT *, {} AS live FROM licenses WHERE license_id = ?1",
+                live("?2")
+            ))?;
             let id = license_id.0.as_bytes();
             let found = query.query_row(params![id, now.0], license).optional()?;
             let Some(found) = found else { return Ok(None) };

@@ -179,6 +179,14 @@ pub struct DeviceInventory {
     pub next_sequence: u64,
 }
 
+/// Whether a license counts, as a condition on its row; `now` is the time, or a parameter for it.
+pub(super) fn live(now: &str) -> String {
+    format!(
+        "open = 1 AND (counted_until_ms IS NULL OR counted_until_ms > {now})
+         AND (frees_at_ms IS NULL OR frees_at_ms > {now})"
+    )
+}
+
 impl Inventory {
     /// The device that is called `name`: its reference, or an identity that belongs to it.
     pub fn resolve(&self, name: &str) -> Result<Option<DeviceRef>, InventoryError> {
@@ -248,13 +256,10 @@ impl Inventory {
             if db.query_row(known, [&name], |_| Ok(())).optional()?.is_none() {
                 return Ok(None);
             }
-            let mut query = db.prepare_cached(
-                "SELECT * FROM licenses
-                 WHERE device = ?1 AND open = 1
-                   AND (counted_until_ms IS NULL OR counted_until_ms > ?2)
-                   AND (frees_at_ms IS NULL OR frees_at_ms > ?2)
-                 ORDER BY sequence",
-            )?;
+            let mut query = db.prepare_cached(&format!(
+                "SELECT * FROM licenses WHERE device = ?1 AND {} ORDER BY sequence",
+                live("?2")
+            ))?;
             let licenses = query.query_map(params![name, now.0], held)?;
             let licenses = licenses.collect::<rusqlite::Result<Vec<_>>>()?;
             let stored = licenses.iter().filter(|l| l.status == LicenseStatus::Stored);
@@ -338,7 +343,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeviceSummary> {
         device: row.get("device")?,
         identities: Vec::new(),
         enrolled_at: UnixMillis(row.get("enrolled_at_ms")?),
-        security_level: u32::try_from(row.get::<_, i64>("security_level")?).ok(),
+        security_level: security_level(row)?,
         model: row.get("model")?,
         last_event_at: UnixMillis(row.get("last_event_at_ms")?),
         persistent_acquired: row.get("persistent_acquired")?,
@@ -351,6 +356,12 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeviceSummary> {
         successor: Successor::of(row)?,
         enrolled_sequence: row.get("enrolled_sequence")?,
     })
+}
+
+/// A device's security level; `None` if nobody said it.
+pub(super) fn security_level(row: &Row<'_>) -> rusqlite::Result<Option<u32>> {
+    let level: Option<i64> = row.get("security_level")?;
+    Ok(level.and_then(|level| u32::try_from(level).ok()))
 }
 
 pub(super) fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {

@@ -20,6 +20,7 @@ pub mod rebuild;
 pub mod revocation;
 pub mod serve;
 pub mod service;
+pub mod support;
 pub mod voiding;
 pub mod webhooks;
 
@@ -49,6 +50,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    #[command(subcommand)]
+    Support(support::SupportCommand),
     Events(events::EventsArgs),
     Rebuild(rebuild::RebuildArgs),
     #[command(subcommand)]
@@ -110,6 +113,7 @@ fn run_command() -> ExitCode {
         Command::Inventory(args) => inventory::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Policy(command) => policy::run(command),
+        Command::Support(command) => support::run(command),
         Command::Events(args) => events::run(args),
         Command::Rebuild(args) => rebuild::run(args),
         Command::Webhooks(command) => webhooks::run(command),

@@ -59,9 +59,11 @@ fn main() {
 }
 
 fn committed(service: &Service, headers: &str, count: usize, rounds: usize, dir: &Path) {
+    // In turns, as PostgreSQL's are drawn: few of those that are in flight are about one device.
+    let devices = count.div_ceil(PER_DEVICE);
     let commit = |round: usize| {
         let request = |n: usize| {
-            let device = format!("viewer-{round}-{}", n / PER_DEVICE);
+            let device = format!("viewer-{round}-{}", n % devices);
             let key_id = Uuid::from_bytes(random_array());
             let body = format!(
                 r#"{{"device":"{device}","key_ids":["{key_id}"],"commit":true,"hold_seconds":86400}}"#
@@ -78,7 +80,7 @@ fn committed(service: &Service, headers: &str, count: usize, rounds: usize, dir:
     commit(rounds);
     let peer = Postgres::start().and_then(|postgres| {
         let (event, answer) = stored_sizes(service);
-        postgres.prepare(count.div_ceil(PER_DEVICE), event, answer)?;
+        postgres.prepare(devices, event, answer)?;
         Ok(postgres)
     });
     let (mut ours, mut theirs) = (vec![], vec![]);

@@ -29,9 +29,12 @@ pub mod codec;
 mod contract;
 pub mod embedded;
 mod event;
+mod recent;
 pub mod sqlite;
 pub mod state;
 pub mod tail;
+
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -42,6 +45,7 @@ pub use self::embedded::Embedded;
 pub use self::event::{
     Cursor, Expected, InvalidCursor, InvalidStreamName, NewEvent, Recorded, StreamName,
 };
+use self::recent::Slot;
 
 /// An event log, whichever engine keeps it.
 ///
@@ -63,11 +67,11 @@ impl Ledger {
         }
     }
 
-    /// [Appends](Self::append); when the outcome is not known, sends the same once more to learn it.
+    /// [Appends](Self::append); when the outcome is not known, does what can be done to learn it.
     pub async fn append_knowing_outcome(&self, append: Append) -> Result<Appended, AppendError> {
-        match self.append(append.clone()).await {
-            Err(AppendError::Unknown(_)) => self.append(append).await,
-            outcome => outcome,
+        match self {
+            // Where this engine does not know, it takes no more appends.
+            Self::Embedded(engine) => engine.append(append).await,
         }
     }
 
@@ -139,6 +143,13 @@ impl Ledger {
     pub fn subscribe(&self) -> watch::Receiver<Option<u64>> {
         match self {
             Self::Embedded(engine) => engine.subscribe(),
+        }
+    }
+
+    /// The facts from sequence `from` on, at most `limit`, if they are among the last committed.
+    fn recent(&self, from: u64, limit: usize) -> Option<Vec<Arc<Slot>>> {
+        match self {
+            Self::Embedded(engine) => engine.recent(from, limit),
         }
     }
 

@@ -11,6 +11,7 @@
 //! - [`playready`]: pure. Bytes in, typed values out, and back: SOAP messages, challenges,
 //!   certificates, XMR licenses, headers, keys.
 //! - [`clearkey`]: pure. What browsers ask through Encrypted Media Extensions, and what they get.
+//! - [`kurrent_protocol`]: pure. The messages of the KurrentDB gRPC protocol.
 //! - [`ledger`]: the append-only event log, and the state that decisions are made on.
 //! - [`keys`]: content keys and key seeds, sealed at rest.
 //! - [`outbound`]: requests to the service's own servers, signed as Standard Webhooks.
@@ -34,6 +35,7 @@ pub mod domain;
 pub mod entitlement;
 pub mod http;
 pub mod keys;
+pub mod kurrent_protocol;
 pub mod ledger;
 pub mod licensing;
 pub mod notify;

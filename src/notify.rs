@@ -244,7 +244,10 @@ struct Fold {
 }
 
 impl Apply for Fold {
-    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn apply(
+        &mut self,
+        batch: &[Arc<Fact>],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let folded = self.store.fold(batch, &self.percents);
         self.failed.store(folded.is_err(), Ordering::Relaxed);
         folded?;

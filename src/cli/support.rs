@@ -196,7 +196,7 @@ impl Order {
         once: &Once,
     ) -> Result<CommandAnswer, CommandError<SupportRefused>> {
         let reason = &self.reason;
-        let device = &licensing.device_called(&self.device).await?;
+        let device = &licensing.device_named(&self.device).await?;
         match &self.act {
             Act::WriteOff { license_ids, cooldown_ms } => {
                 let license_ids = license_ids.as_deref();
@@ -207,15 +207,15 @@ impl Order {
             Act::Unblock => licensing.set_blocked(device, false, reason, once).await,
             Act::Link { identity } => licensing.link(*identity, device, reason, once).await,
             Act::Merge { into } => {
-                let into = &licensing.device_called(into).await?;
+                let into = &licensing.device_named(into).await?;
                 self.succeed(licensing, (device, into), None, once).await
             }
             Act::ReplaceAndMove { by } => {
-                let by = &licensing.device_called(by).await?;
+                let by = &licensing.device_named(by).await?;
                 self.succeed(licensing, (device, by), Some(Fate::Move), once).await
             }
             Act::ReplaceAndWriteOff { by, cooldown_ms } => {
-                let by = &licensing.device_called(by).await?;
+                let by = &licensing.device_named(by).await?;
                 let fate = Fate::WriteOff { cooldown_ms: *cooldown_ms };
                 self.succeed(licensing, (device, by), Some(fate), once).await
             }

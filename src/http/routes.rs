@@ -120,7 +120,7 @@ pub struct Services {
 )]
 pub(super) struct Described;
 
-/// Installs all routes of the service.
+/// Installs all routes of the service. They are tried in this order, so the busiest come first.
 pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) {
     config
         .app_data(services.clone())
@@ -128,6 +128,7 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
             web::resource("/playready/rightsmanager.asmx")
                 .route(web::post().to(license::rights_manager)),
         )
+        .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)))
         .service(web::resource("/v1/devices").route(web::get().to(devices::list)))
         .service(web::resource("/v1/devices/{device}").route(web::get().to(devices::show)))
         .service(
@@ -179,8 +180,7 @@ pub fn install(config: &mut web::ServiceConfig, services: &web::Data<Services>) 
         .service(
             web::resource("/v1/acknowledgements").route(web::post().to(elsewhere::acknowledged)),
         )
-        .service(web::resource("/v1/deletions").route(web::post().to(elsewhere::deleted)))
-        .service(web::resource("/v1/quota/decisions").route(web::post().to(decisions::decide)));
+        .service(web::resource("/v1/deletions").route(web::post().to(elsewhere::deleted)));
     install_quota(config);
     if services.clearkey_origins.is_some() {
         config.service(

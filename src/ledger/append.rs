@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::event::{Cursor, Expected, NewEvent, StreamName};
+use super::event::{Cursor, Expected, NewEvent, Recorded, StreamName};
 
 /// Events that are stored together or not at all, and the heads they depend on.
 ///
@@ -112,6 +112,29 @@ impl Appended {
         }
         let cursor = Cursor::new(last_sequence);
         Self { cursor, first_sequence, last_sequence, revisions, already_stored }
+    }
+
+    /// The events of `append`, which this answers, as the log holds them; none if they were there
+    /// before.
+    pub(super) fn recorded(&self, append: Append) -> Vec<Recorded> {
+        if self.already_stored {
+            return Vec::new();
+        }
+        let written = |stream| append.records.iter().filter(|(of, _)| of == stream).count() as u64;
+        let mut next: Vec<_> = self
+            .revisions
+            .iter()
+            .map(|(stream, last)| (stream, (last + 1).saturating_sub(written(stream))))
+            .collect();
+        let records = append.records.into_iter().zip(self.first_sequence..);
+        let recorded = records.filter_map(|((stream, event), sequence)| {
+            let (_, next) = next.iter_mut().find(|(written, _)| **written == stream)?;
+            let (revision, cursor) = (*next, Cursor::new(sequence));
+            *next += 1;
+            let NewEvent { id, kind, data, metadata } = event;
+            Some(Recorded { sequence, cursor, stream, revision, id, kind, data, metadata })
+        });
+        recorded.collect()
     }
 }
 

@@ -40,19 +40,22 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
+use self::heads::Heads;
 use self::log::Log;
 pub use self::open::OpenError;
 use self::open::Opened;
 use self::queue::{Pending, Queue};
 use self::reader::{Follower, Reader};
-use self::writer::Writer;
+use self::writer::{Followers, Writer};
 use super::append::{Append, AppendError, Appended, Cause, ReadError, Unavailable};
 use super::event::{Recorded, StreamName};
+use super::recent::{Recent, Slot};
 
 /// The embedded engine. See the [module](self).
 pub struct Embedded {
     reader: Reader,
     tail: watch::Receiver<Option<u64>>,
+    recent: Arc<Recent>,
     writer: Option<Writer>,
     /// Closed last: closing it drops the locks that SQLite holds on the same file.
     _database: Option<Arc<File>>,
@@ -96,16 +99,20 @@ impl Embedded {
         let sqlite = |error| storage(Arc::new(error));
         let (opened, lock) = open::open(dir, options.cache_kib)?;
         let Opened { connection, database, unfiled, next_sequence, .. } = opened;
-        let reader = Reader::open(&database, options.read_connections, Arc::clone(&unfiled), None);
+        let heads = Arc::new(Heads::new(options.heads_max));
+        let (connections, known) = (options.read_connections, Some(Arc::clone(&heads)));
+        let reader = Reader::open(&database, connections, Arc::clone(&unfiled), known, None);
         let reader = reader.map_err(sqlite)?;
         let checkpointer = open::connect_checkpointer(&database).map_err(sqlite)?;
         let file = Arc::new(File::open(&database).map_err(|error| storage(Arc::new(error)))?);
-        let log = Log::new(connection, unfiled, next_sequence, &options);
+        let log = Log::new(connection, heads, unfiled, next_sequence, &options);
         let queue = Arc::new(Queue::new(options.queue_appends_max, options.queue_bytes_max));
         let (sender, tail) = watch::channel(log.last_sequence());
-        let writer = Writer::start(log, checkpointer, Arc::clone(&file), lock, queue, sender)
+        let recent = Arc::new(Recent::default());
+        let follow = Followers { recent: Arc::clone(&recent), tail: sender };
+        let writer = Writer::start(log, checkpointer, Arc::clone(&file), lock, queue, follow)
             .map_err(|error| storage(Arc::new(error)))?;
-        Ok(Self { reader, tail, writer: Some(writer), _database: Some(file) })
+        Ok(Self { reader, tail, recent, writer: Some(writer), _database: Some(file) })
     }
 
     /// Opens the event log in `dir` for reading, also while another process writes to it.
@@ -114,11 +121,11 @@ impl Embedded {
         let Opened { database, unfiled, next_sequence, filed_through, .. } = opened;
         let follower = Follower { next_sequence, filed_through };
         let connections = Options::default().read_connections;
-        let reader = Reader::open(&database, connections, unfiled, Some(follower));
+        let reader = Reader::open(&database, connections, unfiled, None, Some(follower));
         let reader = reader
             .map_err(|error| OpenError::Storage { dir: dir.into(), source: Arc::new(error) })?;
         let (_, tail) = watch::channel(next_sequence.checked_sub(1));
-        Ok(Self { reader, tail, writer: None, _database: None })
+        Ok(Self { reader, tail, recent: Arc::default(), writer: None, _database: None })
     }
 
     /// See [`Ledger::append`](super::Ledger::append).
@@ -174,6 +181,11 @@ impl Embedded {
     /// See [`Ledger::read_all_backwards`](super::Ledger::read_all_backwards).
     pub fn read_all_backwards(&self, from: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.reader.read_all_backwards(from, limit)
+    }
+
+    /// See `Ledger::recent`.
+    pub(super) fn recent(&self, from: u64, limit: usize) -> Option<Vec<Arc<Slot>>> {
+        self.recent.from(from, limit)
     }
 
     /// See [`Ledger::subscribe`](super::Ledger::subscribe).

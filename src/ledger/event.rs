@@ -6,6 +6,7 @@ use std::num::ParseIntError;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::codec::{self, CodecError};
@@ -130,12 +131,12 @@ impl NewEvent {
     /// A domain event as it goes into `stream`. `correlation` names what caused it, for the log
     /// reader's convenience; nothing is proven by it.
     pub fn of(stream: &StreamName, event: &Event, correlation: &str) -> Result<Self, CodecError> {
-        let metadata = serde_json::json!({ "correlation": correlation, "schema": 1 });
+        let metadata = Metadata { correlation, schema: 1 };
         Ok(Self {
             id: event.id(stream.as_str()),
             kind: Cow::Borrowed(event.kind()),
             data: codec::encode(event)?,
-            metadata: metadata.to_string().into_bytes(),
+            metadata: serde_json::to_vec(&metadata).map_err(CodecError::Encode)?,
         })
     }
 
@@ -143,6 +144,13 @@ impl NewEvent {
     pub fn size_bytes(&self) -> usize {
         self.kind.len() + self.data.len() + self.metadata.len()
     }
+}
+
+/// What the log's readers may want to know beside the fact itself.
+#[derive(Serialize)]
+struct Metadata<'a> {
+    correlation: &'a str,
+    schema: u8,
 }
 
 /// An event as the log holds it.

@@ -47,7 +47,10 @@ pub struct Progress {
 pub trait Apply: Send + 'static {
     /// Applies a batch. Either stores what it changed and moves the checkpoint, in one transaction,
     /// or gathers changes and says so by [`unstored_from`](Self::unstored_from).
-    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    fn apply(
+        &mut self,
+        batch: &[Arc<Fact>],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
     /// The first event that was applied and whose changes are not all stored; `None`: all are.
     fn unstored_from(&self) -> Option<u64> {
@@ -213,14 +216,8 @@ impl<A: Apply> Follower<A> {
 
     /// Applies what is there, up to one batch; tells whether there is likely more at once.
     async fn apply_next_batch(&mut self) -> Result<bool, TailError> {
-        let recorded = self.ledger.read_all(self.next_sequence, BATCH_EVENTS).await?;
-        let (full, sequence) = (recorded.len() == BATCH_EVENTS, self.next_sequence);
-        let mut batch = Vec::with_capacity(recorded.len());
-        for recorded in recorded {
-            let sequence = recorded.sequence;
-            let fact = Fact::of(recorded);
-            batch.push(fact.map_err(|source| TailError::Decode { sequence, source })?);
-        }
+        let batch = self.next_batch().await?;
+        let (full, sequence) = (batch.len() == BATCH_EVENTS, self.next_sequence);
         if let Some(last) = batch.last() {
             let next_sequence = last.recorded.sequence + 1;
             let times = batch.iter().map(|fact| fact.event.at_ms());
@@ -230,6 +227,19 @@ impl<A: Apply> Follower<A> {
             self.report();
         }
         Ok(full)
+    }
+
+    async fn next_batch(&self) -> Result<Vec<Arc<Fact>>, TailError> {
+        let decoded = |(fact, sequence): (Result<_, CodecError>, u64)| {
+            fact.map_err(|source| TailError::Decode { sequence, source })
+        };
+        let from = self.next_sequence;
+        if let Some(recent) = self.ledger.recent(from, BATCH_EVENTS) {
+            return recent.iter().map(|slot| slot.fact()).zip(from..).map(decoded).collect();
+        }
+        let stored = self.ledger.read_all(from, BATCH_EVENTS).await?;
+        let facts = stored.into_iter().map(|recorded| Fact::of(recorded).map(Arc::new));
+        facts.zip(from..).map(decoded).collect()
     }
 
     fn store(&mut self) -> Result<(), TailError> {

@@ -138,6 +138,19 @@ impl Licensing {
         Ok(decision)
     }
 
+    /// The device that an API client names: by reference, by an identity that the ledger knows, or
+    /// by the id that the service has for it; it need not have been seen.
+    pub async fn device_named(&self, name: &str) -> Result<DeviceRef, LicensingError> {
+        if let Ok(device) = name.parse() {
+            return Ok(device);
+        }
+        let of_identity = match name.parse() {
+            Ok(identity) => self.identities.device_of(identity, &self.ledger).await?,
+            Err(_) => None,
+        };
+        Ok(of_identity.unwrap_or_else(|| self.device_of(name)))
+    }
+
     /// The reference of the device that the service, or a certificate, calls `external_id`.
     pub fn device_of(&self, external_id: &str) -> DeviceRef {
         self.reference_key.device(external_id)
@@ -154,6 +167,13 @@ impl Question<'_> {
         // What is overdue ends before anything is decided, on the account as on the device.
         let overdue = subject.device().overdue(&policy.policy, policy.revision, now_ms);
         let overdue: Vec<_> = overdue.into_iter().map(Event::LicenseVoided).collect();
+        let explain = |device: &Device, account: Option<&Account>| {
+            let usage = self.usage(subject.name(), device, account, policy, now_ms);
+            self.decision(&usage.explain(&self.wanted), subject, policy, now_ms)
+        };
+        if overdue.is_empty() {
+            return explain(subject.device(), subject.account(self.account));
+        }
         let mut device = subject.device().clone();
         let mut account = subject.account(self.account).cloned();
         for (of, event) in mirror(subject.name(), subject.device(), &overdue) {
@@ -162,10 +182,7 @@ impl Question<'_> {
             }
         }
         overdue.iter().for_each(|event| device.evolve(event));
-        let explanation = self
-            .usage(subject.name(), &device, account.as_ref(), policy, now_ms)
-            .explain(&self.wanted);
-        self.decision(&explanation, subject, policy, now_ms)
+        explain(&device, account.as_ref())
     }
 
     /// What the question is decided on.

@@ -65,6 +65,23 @@ impl Identities {
         Ok(belonging)
     }
 
+    /// The device of an identity as of the head of its stream; `None` if it was never seen.
+    pub(super) async fn device_of(
+        &self,
+        identity: Identity,
+        ledger: &Ledger,
+    ) -> Result<Option<DeviceRef>, LicensingError> {
+        loop {
+            let belonging = self.find(identity, ledger).await?;
+            if belonging.expected == Expected::NoStream {
+                return Ok(None);
+            }
+            if !self.moved(identity, &belonging, ledger).await? {
+                return Ok(Some(belonging.device));
+            }
+        }
+    }
+
     /// Reads the head of the identity's stream; tells whether it has moved since it was found, and
     /// then forgets what is remembered.
     pub(super) async fn moved(

@@ -131,7 +131,9 @@ impl Courier {
     }
 
     async fn retry(&mut self, now_ms: i64) -> Result<bool, Trouble> {
-        let due = self.office.store.due(self.id(), now_ms, self.endpoint.in_flight)?;
+        let folded = *self.office.folded.borrow();
+        let mut due = self.office.store.due(self.id(), now_ms, self.endpoint.in_flight)?;
+        due.retain(|place| place.sequence < folded);
         if due.is_empty() {
             return Ok(false);
         }
@@ -147,14 +149,16 @@ impl Courier {
     }
 
     async fn replay(&mut self, most: usize) -> Result<bool, Trouble> {
-        let Some((replay, next, until)) = self.office.store.replay(self.id())? else {
+        let folded = *self.office.folded.borrow_and_update();
+        let replay = self.office.store.replay(self.id())?;
+        let Some((replay, next, until)) = replay.filter(|(_, next, _)| *next < folded) else {
             return Ok(false);
         };
         if self.replay.0 != replay {
             self.replay = (replay, Bag::default());
         }
         let mut bag = std::mem::take(&mut self.replay.1);
-        self.fill(&mut bag, next, until).await?;
+        self.fill(&mut bag, next, until.min(folded)).await?;
         let messages = bag.take(most);
         self.send(messages, Progress::Replay(replay, bag.done())).await?;
         self.replay.1 = bag;

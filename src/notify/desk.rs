@@ -39,10 +39,10 @@ pub enum DeskError {
     NoEndpoint(String),
     /// The range holds nothing, or what has not happened yet.
     #[error(
-        "a replay goes from a position up to a later one, at most {end}, where the ledger ends"
+        "a replay goes from a position up to a later one, at most {end}, up to where messages are made"
     )]
     Range {
-        /// The end of the ledger.
+        /// The place up to which messages are made.
         end: u64,
     },
     /// There is no dead letter of this id.
@@ -116,7 +116,8 @@ impl Desk {
     /// Has everything from one position up to another sent again, delivered or not.
     fn replay_range(&self, id: &str, from: u64, to: u64) -> Result<View, DeskError> {
         self.show(id)?;
-        let end = self.store.folded()?;
+        // What was told is not taken back while another version of the service counts again.
+        let end = self.store.folded()?.max(self.store.standing(id)?.next_sequence);
         if from >= to || to > end {
             return Err(DeskError::Range { end });
         }

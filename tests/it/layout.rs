@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 /// Which modules a top-level module may use.
 const EDGES: &[(&[&str], &[&str])] = &[
-    (&["domain", "playready", "clearkey", "config", "clock", "outbound"], &[]),
-    (&["ledger", "keys", "access"], &["domain", "clock", "config"]),
+    (&["domain", "playready", "clearkey", "config", "clock", "outbound", "kurrent_protocol"], &[]),
+    (&["keys", "access"], &["domain", "clock", "config"]),
+    (&["ledger"], &["domain", "clock", "config", "kurrent_protocol"]),
     (&["packaging"], &["domain", "playready", "keys", "clock", "config"]),
     (&["entitlement"], &["domain", "playready", "keys", "clock", "config", "outbound"]),
     (&["simulator"], &["playready", "clock"]),
@@ -19,8 +20,10 @@ const EDGES: &[(&[&str], &[&str])] = &[
     ),
     (&["projections", "audit", "analytics"], &["domain", "ledger", "clock"]),
     (&["notify"], &["domain", "ledger", "clock", "outbound"]),
+    // The log itself, offered over a protocol.
+    (&["grpc"], &["ledger", "kurrent_protocol", "access", "domain", "config", "clock"]),
     (
-        &["http", "grpc"],
+        &["http"],
         &[
             "licensing",
             "packaging",
@@ -48,6 +51,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("actix_server", &["http"]),
     ("actix_service", &["http"]),
     ("actix_tls", &["http"]),
+    ("tonic", &["grpc", "ledger/kurrent"]),
+    ("prost", &["kurrent_protocol", "grpc", "ledger/kurrent"]),
     ("clap", &["cli"]),
     // What was delivered is derived from no event, and kept apart from what is.
     ("rusqlite", &["ledger", "projections", "notify/store"]),

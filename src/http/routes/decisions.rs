@@ -89,7 +89,7 @@ pub(super) async fn decide(
     let body = &command.body;
     let hold_ms = body.hold_ms()?;
     let wanted = body.wanted()?;
-    let device = services.device_named(&body.device)?;
+    let device = services.device_named(&body.device).await?;
     let account = body.account.as_deref().map(|name| services.account_named(name));
     let question = Question {
         device: &device,
@@ -107,11 +107,10 @@ pub(super) async fn decide(
 }
 
 impl Services {
-    /// The device that a command names: by reference, by an identity of it, or by the id that the
+    /// The device that a request names: by reference, by an identity of it, or by the id that the
     /// service has for it; it need not have been seen.
-    pub(super) fn device_named(&self, name: &str) -> Result<DeviceRef, Problem> {
-        let known = self.inventory.resolve(name).map_err(Problem::internal)?;
-        Ok(known.or_else(|| name.parse().ok()).unwrap_or_else(|| self.licensing.device_of(name)))
+    pub(super) async fn device_named(&self, name: &str) -> Result<DeviceRef, Problem> {
+        self.licensing.device_named(name).await.map_err(licensing_problem)
     }
 
     /// The account that a command names: by reference, or by the id that the service has for it.

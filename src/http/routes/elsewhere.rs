@@ -141,7 +141,7 @@ pub(super) async fn acquired(
     check_count(report.licenses.len())?;
     check_system(&report.drm_system, "drm_system")?;
     check_name(report.model.as_deref(), || "model".to_owned())?;
-    let device = services.device_named(&report.device)?;
+    let device = services.device_named(&report.device).await?;
     let account = report.account.as_deref().map(|name| services.account_named(name));
     let licenses = report.licenses.iter().enumerate().map(AcquiredLicense::issued);
     let issued = IssuedElsewhere {
@@ -178,7 +178,7 @@ pub(super) async fn acknowledged(
     let report = &command.body;
     let told = told(report.occurred_at, report.message.as_deref())?;
     check_count(report.licenses.len())?;
-    let device = services.device_named(&report.device)?;
+    let device = services.device_named(&report.device).await?;
     let results = report.licenses.iter().enumerate().map(|(place, license)| {
         let names = (license.drm_system.as_deref(), license.license_reference.as_deref());
         Ok((which(place, license.license_id, names)?, license.stored))
@@ -213,7 +213,7 @@ pub(super) async fn deleted(
         let detail = "must be B, C, D or E: A is for deletions that this service verified itself";
         return Err(Problem::field("grade", detail));
     }
-    let device = services.device_named(&report.device)?;
+    let device = services.device_named(&report.device).await?;
     let licenses = report.licenses.iter().enumerate().map(|(place, license)| {
         let names = (license.drm_system.as_deref(), license.license_reference.as_deref());
         which(place, license.license_id, names)

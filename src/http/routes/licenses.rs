@@ -100,7 +100,7 @@ pub(super) async fn list(
     if query.title.is_some() && query.account.is_none() {
         return Err(Problem::field("title", "is looked for in an account; name that as well"));
     }
-    let mut filter = services.filter(query.key_id, query.device, query.account)?;
+    let mut filter = services.filter(query.key_id, query.device, query.account).await?;
     filter.title = query.title;
     filter.live = match query.status.as_deref() {
         None => None,
@@ -155,7 +155,7 @@ pub(super) async fn refusals(
     const LIST: &str = "refusals";
     let query = query.into_inner();
     services.wait_for(query.min_position.as_deref()).await?;
-    let filter = services.filter(query.key_id, query.device, query.account)?;
+    let filter = services.filter(query.key_id, query.device, query.account).await?;
     let PageRequest { limit, cursor } = PageQuery::new(query.limit, query.cursor).parse(LIST)?;
     let place = from_and_end(cursor.as_ref());
     let found = services.inventory.refusals(&filter, place, limit);
@@ -163,7 +163,7 @@ pub(super) async fn refusals(
 }
 
 impl Services {
-    fn filter(
+    async fn filter(
         &self,
         key_id: Option<String>,
         device: Option<String>,
@@ -171,7 +171,10 @@ impl Services {
     ) -> Result<Filter, Problem> {
         let key_id = key_id.as_deref().map(Uuid::try_parse).transpose();
         let key_id = key_id.map_err(|_| Problem::field("key_id", "must be a GUID"))?.map(KeyId);
-        let device = device.as_deref().map(|name| self.device_named(name)).transpose()?;
+        let device = match &device {
+            Some(name) => Some(self.device_named(name).await?),
+            None => None,
+        };
         let account = account.as_deref().map(|name| self.account_named(name));
         Ok(Filter { key_id, device, account, ..Filter::default() })
     }

@@ -45,7 +45,7 @@ pub(super) async fn show(
     services: web::Data<Services>,
     path: web::Path<(String, String)>,
 ) -> Result<web::Json<Reservation>, Problem> {
-    let (device, id) = services.reservation_named(&path)?;
+    let (device, id) = services.reservation_named(&path).await?;
     let found = services.licensing.reservation(&device, id).await.map_err(licensing_problem)?;
     found.map(web::Json).ok_or_else(no_reservation)
 }
@@ -69,18 +69,18 @@ pub(super) async fn release(
     mut command: Command<Nothing>,
 ) -> Result<HttpResponse, Problem> {
     let once = command.once(&caller)?;
-    let (device, id) = services.reservation_named(&path)?;
+    let (device, id) = services.reservation_named(&path).await?;
     let answer = services.licensing.release_reservation(&device, id, &once).await;
     answer.map(respond).map_err(|error| command_problem(error, |NoReservation| no_reservation()))
 }
 
 impl Services {
-    fn reservation_named(
+    async fn reservation_named(
         &self,
         (device, id): &(String, String),
     ) -> Result<(DeviceRef, Uuid), Problem> {
         let id = Uuid::try_parse(id).map_err(|_| no_reservation())?;
-        Ok((self.device_named(device)?, id))
+        Ok((self.device_named(device).await?, id))
     }
 }
 

@@ -124,7 +124,7 @@ pub(super) async fn write_off(
     let license_ids = body.license_ids.as_deref().map(license_ids).transpose()?;
     let cooldown_ms = cooldown_ms(body.cooldown_seconds)?;
     let once = command.once(&caller)?;
-    let device = services.device_named(&device)?;
+    let device = services.device_named(&device).await?;
     let wanted = WriteOff { license_ids: license_ids.as_deref(), cooldown_ms };
     answer(services.licensing.write_off(&device, wanted, &reason, &once).await)
 }
@@ -180,7 +180,7 @@ async fn set_blocked(
 ) -> Result<HttpResponse, Problem> {
     let reason = reason(&command.body.reason)?;
     let once = command.once(&caller)?;
-    let device = services.device_named(device)?;
+    let device = services.device_named(device).await?;
     answer(services.licensing.set_blocked(&device, blocked, &reason, &once).await)
 }
 
@@ -209,7 +209,7 @@ pub(super) async fn link(
         .parse()
         .map_err(|error: crate::domain::ids::MalformedId| wrong("identity", &error))?;
     let once = command.once(&caller)?;
-    let device = services.device_named(&device)?;
+    let device = services.device_named(&device).await?;
     answer(services.licensing.link(identity, &device, &reason, &once).await)
 }
 
@@ -233,7 +233,7 @@ pub(super) async fn merge(
 ) -> Result<HttpResponse, Problem> {
     let reason = reason(&command.body.reason)?;
     let once = command.once(&caller)?;
-    let (from, into) = services.pair(&device, &command.body.into)?;
+    let (from, into) = services.pair(&device, &command.body.into).await?;
     let succession = Succession { from: &from, into: &into, replaced: None };
     answer(services.licensing.succeed(succession, &reason, &once).await)
 }
@@ -268,14 +268,14 @@ pub(super) async fn replace(
         LicensesOfReplaced::WriteOff => Fate::WriteOff { cooldown_ms },
     };
     let once = command.once(&caller)?;
-    let (from, into) = services.pair(&device, &command.body.by)?;
+    let (from, into) = services.pair(&device, &command.body.by).await?;
     let succession = Succession { from: &from, into: &into, replaced: Some(fate) };
     answer(services.licensing.succeed(succession, &reason, &once).await)
 }
 
 impl Services {
-    fn pair(&self, from: &str, into: &str) -> Result<(DeviceRef, DeviceRef), Problem> {
-        Ok((self.device_named(from)?, self.device_named(into)?))
+    async fn pair(&self, from: &str, into: &str) -> Result<(DeviceRef, DeviceRef), Problem> {
+        Ok((self.device_named(from).await?, self.device_named(into).await?))
     }
 }
 

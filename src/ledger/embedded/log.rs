@@ -15,7 +15,7 @@ use crate::ledger::event::{NewEvent, StreamName};
 /// The one connection that writes.
 pub(super) struct Log {
     connection: Connection,
-    heads: Heads,
+    heads: Arc<Heads>,
     unfiled: Arc<Unfiled>,
     progress: Progress,
     run_events: usize,
@@ -30,6 +30,8 @@ pub(super) struct Log {
 struct Group {
     entries: Vec<Entry>,
     sequences: HashMap<Uuid, u64>,
+    /// The streams that it wrote or checked; `None`: there is no such stream.
+    heads: HashMap<StreamName, Option<Head>>,
 }
 
 /// What became of a group: an answer for each of its appends, in order, and whether the log can
@@ -48,13 +50,14 @@ impl Log {
     /// event.
     pub(super) fn new(
         connection: Connection,
+        heads: Arc<Heads>,
         unfiled: Arc<Unfiled>,
         next_sequence: u64,
         options: &Options,
     ) -> Self {
         Self {
             connection,
-            heads: Heads::new(options.heads_max),
+            heads,
             unfiled,
             progress: Progress::default(),
             run_events: options.run_events.max(1),
@@ -76,13 +79,13 @@ impl Log {
     /// the frames count is written. Any other failure to commit, a failed fsync above all, leaves
     /// open what is on disk.
     pub(super) fn write<'a>(&mut self, appends: impl Iterator<Item = &'a Append>) -> Outcome {
-        self.heads.make_room();
         let (answers, filed) = match self.apply(appends) {
             Ok(applied) => applied,
             Err(error) => return self.refuse(error),
         };
         if self.group.entries.is_empty() {
             // Conflicts and repeats only: nothing to make durable.
+            self.group = Group::default();
             return match self.run(ROLLBACK) {
                 Ok(()) => Outcome::Decided(answers),
                 Err(error) => Outcome::Lost(AppendError::Unknown(cause(error))),
@@ -164,7 +167,7 @@ impl Log {
             event.data,
             event.metadata,
         ])?;
-        self.heads.put(name, head);
+        self.group.heads.insert(name.clone(), Some(head));
         self.group.sequences.insert(event.id, sequence);
         let Head { stream, revision } = head;
         self.group.entries.push(Entry { sequence, stream, revision, id: event.id });
@@ -177,13 +180,14 @@ impl Log {
     }
 
     fn head(&mut self, name: &StreamName) -> rusqlite::Result<Option<Head>> {
-        if let Some(head) = self.heads.get(name) {
-            return Ok(Some(head));
+        if let Some(head) = self.group.heads.get(name) {
+            return Ok(*head);
         }
-        let head = stored_head(&self.connection, &self.unfiled, name)?;
-        if let Some(head) = head {
-            self.heads.put(name, head);
-        }
+        let head = match self.heads.get(name) {
+            Some(head) => Some(head),
+            None => stored_head(&self.connection, &self.unfiled, name)?,
+        };
+        self.group.heads.insert(name.clone(), head);
         Ok(head)
     }
 
@@ -246,6 +250,8 @@ impl Log {
         self.next_sequence += self.group.entries.len() as u64;
         self.group.sequences.clear();
         self.unfiled.extend(self.group.entries.drain(..));
+        let heads = self.group.heads.drain();
+        self.heads.commit(heads.filter_map(|(name, head)| Some((name, head?))));
         match filed {
             Some(Filed { run_done: true, .. }) => {
                 self.unfiled.finish_filing();
@@ -260,7 +266,6 @@ impl Log {
     /// Takes back what the group did.
     fn refuse(&mut self, error: rusqlite::Error) -> Outcome {
         self.group = Group::default();
-        self.heads.clear();
         // SQLite itself rolls back after some errors, a full disk among them.
         if self.connection.is_autocommit() || self.run(ROLLBACK).is_ok() {
             Outcome::Refused(AppendError::Unavailable(Unavailable::Storage(cause(error))))

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
+use super::heads::{Head, Heads, Looked};
 use super::log::{loaded, stored, stored_head, stream_number};
 use super::unfiled::{Entry, Unfiled};
 use crate::ledger::append::ReadError;
@@ -18,6 +19,8 @@ pub(super) struct Reader {
     first: Mutex<Connection>,
     others: Vec<Mutex<Connection>>,
     unfiled: Arc<Unfiled>,
+    /// Those that the writer of this process keeps.
+    heads: Option<Arc<Heads>>,
     /// Set if another process writes, so that its commits have to be looked for.
     follower: Option<Mutex<Follower>>,
 }
@@ -33,6 +36,7 @@ impl Reader {
         database: &Path,
         connections: usize,
         unfiled: Arc<Unfiled>,
+        heads: Option<Arc<Heads>>,
         follower: Option<Follower>,
     ) -> rusqlite::Result<Self> {
         let open = || super::open::connect_read_only(database).map(Mutex::new);
@@ -40,15 +44,26 @@ impl Reader {
             first: open()?,
             others: (1..connections).map(|_| open()).collect::<Result<_, _>>()?,
             unfiled,
+            heads,
             follower: follower.map(Mutex::new),
         })
     }
 
     pub(super) fn head(&self, stream: &StreamName) -> Result<Option<u64>, ReadError> {
-        self.with(|connection| {
-            let head = stored_head(connection, &self.unfiled, stream)?;
-            Ok(head.map(|head| head.revision))
-        })
+        Ok(self.look(stream)?.map(|head| head.revision))
+    }
+
+    /// Where the stream stands; `None` if it has no event.
+    fn look(&self, stream: &StreamName) -> Result<Option<Head>, ReadError> {
+        let looked = self.heads.as_ref().map(|heads| (heads, heads.look(stream)));
+        if let Some((_, Looked::Known(head))) = looked {
+            return Ok(Some(head));
+        }
+        let head = self.with(|connection| stored_head(connection, &self.unfiled, stream))?;
+        if let (Some(head), Some((heads, Looked::Unknown { groups }))) = (head, looked) {
+            heads.learn(stream, head, groups);
+        }
+        Ok(head)
     }
 
     pub(super) fn last_sequence(&self) -> Result<Option<u64>, ReadError> {
@@ -61,10 +76,13 @@ impl Reader {
         from_revision: u64,
         limit: usize,
     ) -> Result<Vec<Recorded>, ReadError> {
+        let Some(Head { stream: number, revision }) = self.look(stream)? else {
+            return Ok(Vec::new());
+        };
+        if revision < from_revision {
+            return Ok(Vec::new());
+        }
         self.with(|connection| {
-            let Some(number) = stream_number(connection, stream)? else {
-                return Ok(Vec::new());
-            };
             // Memory first: what is filed in between is found on disk, by a transaction that begins
             // later.
             let tail = self.unfiled.stream_tail(number, from_revision, limit);

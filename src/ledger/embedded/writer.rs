@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::log::{Checkpointed, Log, Outcome, checkpoint};
 use super::queue::{Gathering, Pending, Queue};
 use crate::ledger::append::Unavailable;
+use crate::ledger::recent::Recent;
 
 /// The threads, and the queue in front of them. Dropping it commits what is queued.
 pub(super) struct Writer {
@@ -21,15 +22,15 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the threads. `tail` is told the last sequence of each group once it is durable; it
-    /// is dropped when the log is closed and its lock released.
+    /// Starts the threads. `followers` are told of each group once it is durable; they are dropped
+    /// when the log is closed and its lock released.
     pub(super) fn start(
         log: Log,
         checkpointer: Connection,
         database: Arc<File>,
         lock: File,
         queue: Arc<Queue>,
-        tail: watch::Sender<Option<u64>>,
+        followers: Followers,
     ) -> io::Result<Self> {
         let (checkpoints, due) = sync_channel(1);
         let restart_due = Arc::new(AtomicBool::new(false));
@@ -45,12 +46,20 @@ impl Writer {
             restart_due,
             uncopied_bytes: 0,
             _lock: lock,
-            tail,
+            followers,
         };
         let thread =
             thread::Builder::new().name("ledger-commit".into()).spawn(move || committer.run())?;
         Ok(Self { queue, thread: Mutex::new(Some(thread)) })
     }
+}
+
+/// Who hears of commits.
+pub(super) struct Followers {
+    /// Holds the events.
+    pub(super) recent: Arc<Recent>,
+    /// Holds the sequence of the last one.
+    pub(super) tail: watch::Sender<Option<u64>>,
 }
 
 impl Drop for Writer {
@@ -64,7 +73,7 @@ impl Drop for Writer {
 }
 
 /// What the committing thread owns. The order matters when it is dropped: the database is closed
-/// before the lock is released, and whoever waits for the end of `tail` finds both done.
+/// before the lock is released, and whoever waits for the end of the tail finds both done.
 struct Committer {
     queue: Arc<Queue>,
     log: Log,
@@ -73,7 +82,7 @@ struct Committer {
     restart_due: Arc<AtomicBool>,
     uncopied_bytes: usize,
     _lock: File,
-    tail: watch::Sender<Option<u64>>,
+    followers: Followers,
 }
 
 impl Committer {
@@ -94,8 +103,18 @@ impl Committer {
         let appends = group.iter().map(|pending| &pending.append);
         match self.log.write(appends) {
             Outcome::Decided(answers) => {
-                self.tail.send_replace(self.log.last_sequence());
-                group.into_iter().zip(answers).for_each(|(pending, answer)| pending.answer(answer));
+                let mut replies = Vec::with_capacity(group.len());
+                let mut stored = Vec::with_capacity(group.len());
+                for (Pending { append, reply }, answer) in group.into_iter().zip(answers) {
+                    if let Ok(appended) = &answer {
+                        stored.extend(appended.recorded(append));
+                    }
+                    replies.push((reply, answer));
+                }
+                self.followers.recent.push(stored);
+                self.followers.tail.send_replace(self.log.last_sequence());
+                // Nobody may listen any more, and that is fine.
+                replies.into_iter().for_each(|(reply, answer)| drop(reply.send(answer)));
                 true
             }
             Outcome::Refused(error) => {

@@ -20,6 +20,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::error::Error;
+use std::sync::Arc;
 
 use rusqlite::{Connection, Transaction, params};
 
@@ -81,7 +82,7 @@ enum State {
 }
 
 impl Apply for Folder {
-    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn apply(&mut self, batch: &[Arc<Fact>]) -> Result<(), Box<dyn Error + Send + Sync>> {
         // One transaction for all that is read: to begin one takes longer than to read a row.
         self.file.execute_batch("BEGIN")?;
         for fact in batch {

@@ -49,7 +49,10 @@ async fn append_unknown(ledger: &Ledger) {
 struct Tell(mpsc::Sender<Vec<u64>>);
 
 impl Apply for Tell {
-    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn apply(
+        &mut self,
+        batch: &[Arc<Fact>],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.0.send(batch.iter().map(|fact| fact.recorded.sequence).collect())?)
     }
 }
@@ -154,7 +157,7 @@ async fn closed_ledger_is_applied_to_its_end() {
 struct Slow(mpsc::Sender<()>);
 
 impl Apply for Slow {
-    fn apply(&mut self, _: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn apply(&mut self, _: &[Arc<Fact>]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.0.send(())?;
         std::thread::sleep(Duration::from_millis(50));
         Ok(())
@@ -199,7 +202,10 @@ struct Gather {
 }
 
 impl Apply for Gather {
-    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn apply(
+        &mut self,
+        batch: &[Arc<Fact>],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.from.get_or_insert(batch[0].recorded.sequence);
         self.next = batch[batch.len() - 1].recorded.sequence + 1;
         Ok(())

@@ -1,6 +1,7 @@
 //! What is derived from the ledger: holders of slots, and the shares of limits that they reached.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
@@ -20,7 +21,7 @@ struct Holders<'a> {
 
 impl Store {
     /// Folds a batch of events, and remembers which shares (`percents` of the limit) they reached.
-    pub(crate) fn fold(&self, batch: &[Fact], percents: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn fold(&self, batch: &[Arc<Fact>], percents: &[u8]) -> Result<(), StoreError> {
         let Some(last) = batch.last() else { return Ok(()) };
         let mut writer = self.writer();
         let transaction = writer.transaction()?;

@@ -1,5 +1,7 @@
 //! Events into rows.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, Transaction, params};
 
 use super::elsewhere;
@@ -16,7 +18,10 @@ pub(super) struct Builder {
 }
 
 impl Apply for Builder {
-    fn apply(&mut self, batch: &[Fact]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn apply(
+        &mut self,
+        batch: &[Arc<Fact>],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let Some(last) = batch.last() else { return Ok(()) };
         let transaction = self.file.transaction()?;
         for fact in batch {

@@ -6,10 +6,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::reserved::{self, HeldReservation};
-use super::support::{
-    Block, Successor, WrittenOffLicense, written_off_key_ids, written_off_licenses,
-};
-use super::voided::{VoidedLicense, voided_key_ids, voided_licenses};
+use super::support::{Block, Successor, WrittenOffLicense, written_off_licenses};
+use super::voided::{VoidedLicense, voided_licenses};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
 use crate::domain::{DeviceRef, Identity};
@@ -269,10 +267,10 @@ impl Inventory {
             let counted =
                 counted.chain(reservations.iter().flat_map(|r| r.key_ids.iter().copied()));
             let reserved = distinct(counted) - live;
-            let weak = weakly_released(db, &name, now)?;
-            let voided = voided_key_ids(db, &name, now)?;
+            let weak = may_hold(db, &name, now, WEAKLY_DELETED)?;
+            let voided = may_hold(db, &name, now, VOIDED)?;
             let voided_licenses = voided_licenses(db, &name, now)?;
-            let written_off = written_off_key_ids(db, &name, now)?;
+            let written_off = may_hold(db, &name, now, WRITTEN_OFF)?;
             let written_off_licenses = written_off_licenses(db, &name, now)?;
             let held = licenses.iter().map(|license| license.key_id);
             let given_up = voided.iter().chain(&written_off).copied();
@@ -296,13 +294,43 @@ impl Inventory {
     }
 }
 
-fn weakly_released(db: &Connection, device: &str, now: UnixMillis) -> rusqlite::Result<Vec<Uuid>> {
-    let mut query = db.prepare_cached(
-        "SELECT DISTINCT key_id FROM licenses
-         WHERE device = ?1 AND open = 0 AND deletion_grade IN ('C', 'D', 'E')
-           AND (counted_until_ms IS NULL OR counted_until_ms > ?2)",
-    )?;
+/// Licenses of one kind that were released, as many as an inventory shows.
+const SHOWN_MAX: u32 = 100;
+
+/// Why a device may still hold licenses that were released, as conditions on their rows.
+const WEAKLY_DELETED: &str = "open = 0 AND deletion_grade IN ('C', 'D', 'E')";
+pub(super) const VOIDED: &str = "voided_at_ms IS NOT NULL AND deleted_at_ms IS NULL";
+pub(super) const WRITTEN_OFF: &str = "written_off_at_ms IS NOT NULL AND deleted_at_ms IS NULL";
+
+/// KIDs of the licenses that the device may still hold although they were released, one for each
+/// license.
+fn may_hold(
+    db: &Connection,
+    device: &str,
+    now: UnixMillis,
+    released: &str,
+) -> rusqlite::Result<Vec<Uuid>> {
+    let mut query = db.prepare_cached(&format!(
+        "SELECT key_id FROM licenses WHERE device = ?1 AND {released}
+           AND (counted_until_ms IS NULL OR counted_until_ms > ?2)"
+    ))?;
     query.query_map(params![device, now.0], |row| uuid(row, "key_id"))?.collect()
+}
+
+/// The newest rows of those licenses, the last released first by the time in column `since`.
+pub(super) fn newest_released<T>(
+    db: &Connection,
+    device: &str,
+    now: UnixMillis,
+    (released, since): (&str, &str),
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    let mut query = db.prepare_cached(&format!(
+        "SELECT * FROM licenses WHERE device = ?1 AND {released}
+           AND (counted_until_ms IS NULL OR counted_until_ms > ?2)
+         ORDER BY {since} DESC, sequence DESC LIMIT ?3"
+    ))?;
+    query.query_map(params![device, now.0, SHOWN_MAX], read)?.collect()
 }
 
 fn distinct(key_ids: impl Iterator<Item = Uuid>) -> usize {

@@ -6,14 +6,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::apply::count;
-use super::query::uuid;
+use super::query::{WRITTEN_OFF, newest_released, uuid};
 use crate::clock::UnixMillis;
 use crate::domain::event::{
     DeviceBlock, DeviceMerged, DeviceReplaced, DeviceTookOver, LicenseWrittenOff, Replaced,
 };
-
-/// Licenses written off that an inventory shows.
-const SHOWN_MAX: u32 = 100;
 
 /// A license that an operator gave up.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -94,7 +91,7 @@ pub(super) fn written_off(
          WHERE license_id = ?1",
     )?
     .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.actor, e.reason, e.frees_at_ms])?;
-    count(db, WRITTEN_OFF, device, e.at_ms)
+    count(db, COUNT_WRITTEN_OFF, device, e.at_ms)
 }
 
 pub(super) fn blocked(db: &Transaction<'_>, device: &str, e: &DeviceBlock) -> rusqlite::Result<()> {
@@ -172,33 +169,13 @@ pub(super) fn took_over(
         .map(drop)
 }
 
-/// KIDs of the licenses written off that the device may still hold, one for each license.
-pub(super) fn written_off_key_ids(
-    db: &Connection,
-    device: &str,
-    now: UnixMillis,
-) -> rusqlite::Result<Vec<Uuid>> {
-    let mut query = db.prepare_cached(
-        "SELECT key_id FROM licenses
-         WHERE device = ?1 AND written_off_at_ms IS NOT NULL AND deleted_at_ms IS NULL
-           AND (counted_until_ms IS NULL OR counted_until_ms > ?2)",
-    )?;
-    query.query_map(params![device, now.0], |row| uuid(row, "key_id"))?.collect()
-}
-
 /// The newest licenses written off that the device may still hold.
 pub(super) fn written_off_licenses(
     db: &Connection,
     device: &str,
     now: UnixMillis,
 ) -> rusqlite::Result<Vec<WrittenOffLicense>> {
-    let mut query = db.prepare_cached(
-        "SELECT * FROM licenses
-         WHERE device = ?1 AND written_off_at_ms IS NOT NULL AND deleted_at_ms IS NULL
-           AND (counted_until_ms IS NULL OR counted_until_ms > ?2)
-         ORDER BY written_off_at_ms DESC, sequence DESC LIMIT ?3",
-    )?;
-    let licenses = query.query_map(params![device, now.0, SHOWN_MAX], |row| {
+    newest_released(db, device, now, (WRITTEN_OFF, "written_off_at_ms"), |row| {
         Ok(WrittenOffLicense {
             license_id: uuid(row, "license_id")?,
             key_id: uuid(row, "key_id")?,
@@ -208,11 +185,10 @@ pub(super) fn written_off_licenses(
             written_off_at: UnixMillis(row.get("written_off_at_ms")?),
             frees_at: row.get::<_, Option<i64>>("frees_at_ms")?.map(UnixMillis),
         })
-    })?;
-    licenses.collect()
+    })
 }
 
-const WRITTEN_OFF: &str =
+const COUNT_WRITTEN_OFF: &str =
     "UPDATE devices SET written_off = written_off + 1, last_event_at_ms = ?2 WHERE device = ?1";
 const UNBLOCKED: &str = "UPDATE devices SET blocked_at_ms = NULL, blocked_by = NULL,
     block_reason = NULL, successor = NULL, successor_how = NULL, successor_at_ms = NULL,

@@ -5,13 +5,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::query::uuid;
+use super::query::{VOIDED, newest_released, uuid};
 use super::{Inventory, InventoryError};
 use crate::clock::UnixMillis;
 use crate::domain::DeviceRef;
-
-/// Voided licenses that an inventory shows.
-const SHOWN_MAX: u32 = 100;
 
 /// A license that no longer counts because the device did not store it, as far as is known.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -78,33 +75,13 @@ impl Inventory {
     }
 }
 
-/// KIDs of the voided licenses that the device may still hold, one for each license.
-pub(super) fn voided_key_ids(
-    db: &Connection,
-    device: &str,
-    now: UnixMillis,
-) -> rusqlite::Result<Vec<Uuid>> {
-    let mut query = db.prepare_cached(
-        "SELECT key_id FROM licenses
-         WHERE device = ?1 AND voided_at_ms IS NOT NULL AND deleted_at_ms IS NULL
-           AND (counted_until_ms IS NULL OR counted_until_ms > ?2)",
-    )?;
-    query.query_map(params![device, now.0], |row| uuid(row, "key_id"))?.collect()
-}
-
 /// The newest voided licenses that the device may still hold.
 pub(super) fn voided_licenses(
     db: &Connection,
     device: &str,
     now: UnixMillis,
 ) -> rusqlite::Result<Vec<VoidedLicense>> {
-    let mut query = db.prepare_cached(
-        "SELECT * FROM licenses
-         WHERE device = ?1 AND voided_at_ms IS NOT NULL AND deleted_at_ms IS NULL
-           AND (counted_until_ms IS NULL OR counted_until_ms > ?2)
-         ORDER BY voided_at_ms DESC, sequence DESC LIMIT ?3",
-    )?;
-    let licenses = query.query_map(params![device, now.0, SHOWN_MAX], |row| {
+    newest_released(db, device, now, (VOIDED, "voided_at_ms"), |row| {
         Ok(VoidedLicense {
             license_id: uuid(row, "license_id")?,
             key_id: uuid(row, "key_id")?,
@@ -112,6 +89,5 @@ pub(super) fn voided_licenses(
             acquired_at: UnixMillis(row.get("acquired_at_ms")?),
             voided_at: UnixMillis(row.get("voided_at_ms")?),
         })
-    })?;
-    licenses.collect()
+    })
 }

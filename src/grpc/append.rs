@@ -87,7 +87,7 @@ async fn store(call: &Call, order: Order) -> Result<Outcome, Status> {
     for _ in 0..ATTEMPTS_MAX {
         let checks = checks(call, &order).await?;
         let append = Append { records: order.records.clone(), checks };
-        match call.shared.ledger.append_knowing_outcome(append).await {
+        match call.shared.ledger.append(append).await {
             Ok(appended) => return Ok(Outcome::Stored(appended)),
             Err(AppendError::Conflict { stream, expected, actual }) => {
                 let violated = violated(call, &order).await?;

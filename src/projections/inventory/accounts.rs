@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::query::{live, security_level};
+use super::query::{counts, security_level};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
 use crate::domain::event::QuotaOverrideSet;
@@ -178,7 +178,7 @@ impl Inventory {
             let sql = format!(
                 "{} WHERE first_sequence >= ?2 AND first_sequence < ?3
                  ORDER BY first_sequence LIMIT ?4",
-                accounts()
+                accounts_sql()
             );
             let [from, before] = [from, before].map(|at| i64::try_from(at).unwrap_or(i64::MAX));
             let mut query = db.prepare_cached(&sql)?;
@@ -195,7 +195,7 @@ impl Inventory {
         now: UnixMillis,
     ) -> Result<Option<(AccountSummary, u64)>, InventoryError> {
         self.read(|db| {
-            let mut query = db.prepare_cached(&format!("{} WHERE account = ?2", accounts()))?;
+            let mut query = db.prepare_cached(&format!("{} WHERE account = ?2", accounts_sql()))?;
             let found = query.query_row(params![now.0, account.to_string()], summary).optional()?;
             found.map(|found| Ok((found, next_sequence(db)?))).transpose()
         })
@@ -216,7 +216,7 @@ impl Inventory {
                     WHERE l.device = a.device AND l.account = a.account AND {}) AS live_slots
                  FROM account_devices a LEFT JOIN devices USING (device)
                  WHERE account = ?1 AND device > ?2 ORDER BY device LIMIT ?3",
-                live("?4")
+                counts("l", "?4")
             ))?;
             let bounds = params![account.to_string(), after, one_more(limit), now.0];
             let rows = query.query_map(bounds, |row| {
@@ -250,7 +250,7 @@ impl Inventory {
                  FROM (SELECT title, device, key_id, {} AS live
                    FROM licenses WHERE account = ?1 AND title > ?2)
                  GROUP BY title ORDER BY title LIMIT ?3",
-                live("?4")
+                counts("licenses", "?4")
             ))?;
             let bounds = params![account.to_string(), after, one_more(limit), now.0];
             let rows = query.query_map(bounds, |row| {
@@ -312,8 +312,8 @@ impl Inventory {
     }
 }
 
-/// The beginning of every query for accounts; `?1` is the time.
-fn accounts() -> String {
+/// Accounts as they are at the time `?1`.
+fn accounts_sql() -> String {
     format!(
         "SELECT a.*,
            (SELECT COUNT(*) FROM account_devices d WHERE d.account = a.account) AS devices,
@@ -321,7 +321,7 @@ fn accounts() -> String {
            (SELECT COUNT(DISTINCT l.device || hex(l.key_id)) FROM licenses l
             WHERE l.account = a.account AND {}) AS live_slots
          FROM accounts a",
-        live("?1")
+        counts("l", "?1")
     )
 }
 

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -31,10 +30,13 @@ pub fn run(args: RebuildArgs) -> anyhow::Result<ExitCode> {
     let data = config.data()?;
     let started = Instant::now();
     let events = runtime()?.block_on(async {
-        let ledger = open::existing_ledger(&config, data)
-            .await
-            .context("the service must be stopped while its read models are made anew")?;
-        let ledger = Arc::new(ledger);
+        let ledger = match open::existing_ledger(&config, data).await {
+            Err(error) if open::is_in_use(&error) => {
+                let remedy = "the service must be stopped while its read models are made anew";
+                return Err(error.context(remedy));
+            }
+            opened => Arc::new(opened?),
+        };
         Inventory::remove(data)?;
         StateStore::remove(data)?;
         let inventory = Inventory::open(data, Arc::clone(&ledger)).await?;

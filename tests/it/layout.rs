@@ -272,8 +272,10 @@ const TEST_ONLY: &str = "#[cfg(test)]";
 fn test_modules(code: &str) -> Vec<String> {
     let items = code.split(TEST_ONLY).skip(1);
     let names = items.filter_map(|item| {
-        let module = item.trim_start().strip_prefix("mod ")?;
-        module.split_once(';').map(|(name, _)| name.to_owned())
+        let (visibility, module) = item.trim_start().split_once("mod ")?;
+        let is_module = visibility.is_empty() || visibility.starts_with("pub");
+        let (name, _) = module.split_once(';').filter(|_| is_module)?;
+        Some(name.to_owned())
     });
     names.filter(|name| name.chars().all(is_word)).collect()
 }
@@ -378,9 +380,10 @@ fn files_below(folders: &[&str], kind: &str) -> Vec<PathBuf> {
 fn the_reader_of_sources_sees_code_and_nothing_else() {
     let text = "use crate::{a::X, b::{c, d}};\n// crate::e\nlet s = \"crate::f \\\" \";\n\
         let r = r#\"crate::g \"# ; let c = '\"'; let q = '\\''; fn o<'a>() { super::h::i(); }\n\
-        #[cfg(test)]\nmod tests { use crate::j; fn x() {} }\n#[cfg(test)]\nmod k;\ncrate::l::m();";
+        #[cfg(test)]\nmod tests { use crate::j; fn x() {} }\n#[cfg(test)]\nmod k;\n\
+        #[cfg(test)]\npub(in crate::n) mod p;\ncrate::l::m();";
     let code = without_literals(text);
-    assert_eq!(test_modules(&code), ["k"]);
+    assert_eq!(test_modules(&code), ["k", "p"]);
     let code = without_test_items(&code);
     for (present, name) in [
         (true, "a"),

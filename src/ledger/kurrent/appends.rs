@@ -65,6 +65,7 @@ impl Engine {
                         match wire::verdict(&status, append, &self.cluster.settings.prefix) {
                             Verdict::Final(error) => return Err(error),
                             Verdict::Refused => return Err(outcome.refused(status)),
+                            Verdict::Busy => {}
                             Verdict::AskElsewhere(leader) => self.cluster.failed(&node, leader),
                             Verdict::Unclear => {
                                 outcome.maybe_stored = true;

@@ -50,11 +50,16 @@ enum Ended {
 impl Follower {
     /// Follows for good.
     pub(super) async fn run(self) {
+        let mut pause = PAUSE;
         loop {
+            let before = self.followed.mark();
             let Err(ended) = self.follow().await;
             let reason = error_text(&ended);
             tracing::warn!(%reason, "following the event log is interrupted: {reason}");
-            sleep(PAUSE).await;
+            // A server that is gone for long is not asked all the time.
+            let went_on = self.followed.mark() != before;
+            pause = if went_on { PAUSE } else { PAUSE_MAX.min(pause * 2) };
+            sleep(pause).await;
         }
     }
 
@@ -145,6 +150,8 @@ impl Follower {
     }
 }
 
+/// Between two attempts, at most.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// When nothing has come for so long, the leader is asked whether something should have.
 const SILENCE: Duration = Duration::from_secs(1);
 /// Events noted in one transaction at most.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::cluster::Cluster;
 use super::node::Wanted;
 use super::places::{Mark, Places};
 use super::wire::Seen;
-use super::{Engine, KurrentError};
+use super::{Engine, KurrentError, START_TIME};
 use crate::ledger::append::ReadError;
 use crate::ledger::event::{Recorded, StreamName};
 
@@ -99,10 +99,17 @@ impl Engine {
     pub(super) async fn catch_up(&self) -> Result<(), ReadError> {
         let Some(last) = self.last_event().await? else { return Ok(()) };
         let mut followed = self.followed.mark();
+        let mut moved = Instant::now();
         while followed.after < Some(last.position) {
             let before = followed;
             tokio::time::sleep(Duration::from_millis(20)).await;
             followed = self.followed.mark();
+            if followed != before {
+                moved = Instant::now();
+            }
+            if moved.elapsed() > START_TIME {
+                return Err(ReadError::passing(Arc::new(NotFollowed)));
+            }
             let report = 100_000;
             if followed.next_sequence / report > before.next_sequence / report {
                 let events = followed.next_sequence;

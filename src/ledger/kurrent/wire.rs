@@ -169,6 +169,8 @@ pub(super) enum Verdict {
     Final(AppendError),
     /// Nothing was stored; another node may take it, perhaps this one.
     AskElsewhere(Option<Host>),
+    /// Nothing was stored: the server has too much to do at present.
+    Busy,
     /// The server refuses for a reason that has nothing to do with what is stored.
     Refused,
     /// It may have been stored or not.
@@ -191,7 +193,7 @@ pub(super) fn verdict(error: &Status, append: &Append, prefix: &Prefix) -> Verdi
     }
     match error.code() {
         // Its queue is full: it has not looked at the append.
-        Code::ResourceExhausted => Verdict::AskElsewhere(None),
+        Code::ResourceExhausted => Verdict::Busy,
         Code::PermissionDenied
         | Code::Unauthenticated
         | Code::InvalidArgument

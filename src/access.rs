@@ -27,6 +27,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use data_encoding::BASE64;
+use zeroize::Zeroizing;
+
 use crate::clock::UnixMillis;
 use secrets::Secret;
 
@@ -126,8 +129,28 @@ impl Registry {
     ///
     /// [`Unauthenticated`] unless the header is `Bearer` and a key that is live.
     pub fn authenticate(&self, authorization: Option<&str>) -> Result<Principal, Unauthenticated> {
-        let (id, text) =
-            authorization.and_then(bearer).and_then(ApiKeyText::parse).ok_or(Unauthenticated)?;
+        let text = authorization.and_then(bearer).ok_or(Unauthenticated)?;
+        self.authenticate_text(text)
+    }
+
+    /// [The same](Self::authenticate) for clients that only know user and password: `Basic`, where
+    /// the password is the key and any user name will do (RFC 7617).
+    ///
+    /// # Errors
+    ///
+    /// [`Unauthenticated`] unless the header is `Basic` or `Bearer` and a key that is live.
+    pub fn authenticate_basic(
+        &self,
+        authorization: Option<&str>,
+    ) -> Result<Principal, Unauthenticated> {
+        match authorization.and_then(basic) {
+            Some(password) => self.authenticate_text(&password),
+            None => self.authenticate(authorization),
+        }
+    }
+
+    fn authenticate_text(&self, text: &str) -> Result<Principal, Unauthenticated> {
+        let (id, text) = ApiKeyText::parse(text).ok_or(Unauthenticated)?;
         let record = {
             let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
             records.get(&id).cloned()
@@ -155,6 +178,17 @@ impl fmt::Debug for Registry {
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The password of `Basic <base64 of user:password>`.
+fn basic(header: &str) -> Option<Zeroizing<String>> {
+    let (scheme, credentials) = header.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = Zeroizing::new(BASE64.decode(credentials.trim().as_bytes()).ok()?);
+    let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some(Zeroizing::new(password.to_owned()))
 }
 
 /// Compared against when the key id is unknown; no text is known to have this authenticator.

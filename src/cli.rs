@@ -12,6 +12,7 @@ pub mod explain;
 pub mod inventory;
 pub mod keys;
 mod master_key;
+mod open;
 pub mod openapi;
 mod pipe;
 pub mod pki;
@@ -20,6 +21,7 @@ pub mod rebuild;
 pub mod revocation;
 pub mod serve;
 pub mod service;
+mod shared;
 pub mod voiding;
 pub mod webhooks;
 
@@ -68,6 +70,9 @@ pub struct Place {
     /// Directory of the ledger and what is derived from it
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// KurrentDB cluster that keeps the ledger in place of the data directory, for several processes
+    #[arg(long, value_name = "kurrentdb://HOST:PORT,…")]
+    pub ledger: Option<String>,
     /// Directory of the key files [default: DATA-secrets, beside the data directory]
     #[arg(long, value_name = "DIR")]
     pub secrets: Option<PathBuf>,
@@ -84,6 +89,8 @@ impl Place {
         for (key, name, path) in paths {
             flags.extend(path.as_deref().map(|path| path_flag(key, name, path)));
         }
+        let ledger = self.ledger.clone();
+        flags.extend(ledger.map(|value| Flag { key: "ledger", flag: "--ledger", value }));
         Ok(Sources::of_process(self.config.clone(), flags).load()?)
     }
 }

@@ -42,6 +42,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Directory of the ledger and the read models. See [`Config::data`].
     data: Option<PathBuf>,
+    /// Cluster that keeps the ledger: `kurrentdb://HOST:PORT,…`. The data directory then holds only
+    /// what is derived, and other processes may serve the same ledger. None: the ledger is in the
+    /// data directory.
+    pub ledger: Option<String>,
+    /// How that cluster is used.
+    pub kurrentdb: KurrentDb,
     /// Directory of the public key infrastructure: root, server chain, signing key.
     pub pki: Option<PathBuf>,
     /// Directory of the key files. See [`Config::secrets`].
@@ -75,6 +81,8 @@ pub struct Config {
     pub clearkey: ClearKey,
     /// Who is told what happens.
     pub webhooks: Webhooks,
+    /// The ledger over the KurrentDB protocol.
+    pub grpc: Grpc,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -84,6 +92,8 @@ impl Default for Config {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8290),
             data: None,
+            ledger: None,
+            kurrentdb: KurrentDb::default(),
             pki: None,
             secrets: None,
             authorize: Authorize::default(),
@@ -100,6 +110,7 @@ impl Default for Config {
             playready: PlayReady::default(),
             clearkey: ClearKey::default(),
             webhooks: Webhooks::default(),
+            grpc: Grpc::default(),
             log: Log::default(),
         }
     }
@@ -139,6 +150,17 @@ impl Config {
         beside.push("-secrets");
         Ok(beside.into())
     }
+}
+
+/// How a cluster that keeps the ledger is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KurrentDb {
+    /// File with the user's name and password, `name:password`; none for a cluster without users.
+    pub credentials_file: Option<PathBuf>,
+    /// What the names of the ledger's streams begin with, in a cluster that others use as well.
+    /// Without one all streams but the system's are the ledger's. It never changes.
+    pub stream_prefix: String,
 }
 
 /// Who may be issued a license.
@@ -437,6 +459,30 @@ pub struct ClearKey {
     pub enabled: bool,
     /// The origins whose pages may ask. None: only pages of the service's own origin.
     pub origins: Origins,
+}
+
+/// The ledger over the KurrentDB protocol, for official clients in any language.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Grpc {
+    /// Address to serve the protocol on; not offered if not set. Over TLS if `tls.certificate` and
+    /// `tls.key` are set: most clients send no key otherwise.
+    pub listen: Option<SocketAddr>,
+    /// Calls at once, of all clients. Every open read, subscription and batch is one.
+    pub calls: usize,
+    /// Calls of one API key a minute in the long run. An append is a call, so this is a rate that a
+    /// busy writer reaches and a client in a loop exceeds.
+    pub per_key_per_minute: NonZeroU32,
+    /// Calls of one API key at once.
+    pub burst: NonZeroU32,
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        const PER_MINUTE: NonZeroU32 = NonZeroU32::new(120_000).unwrap();
+        const BURST: NonZeroU32 = NonZeroU32::new(20_000).unwrap();
+        Self { listen: None, calls: 256, per_key_per_minute: PER_MINUTE, burst: BURST }
+    }
 }
 
 /// What is logged, and how.

@@ -21,7 +21,8 @@
 //! [`Cursor`] is the place as the outside sees it.
 //!
 //! The engines deal in bytes: data is stored verbatim and never looked into. [`codec`] says what the
-//! bytes mean, [`tail`] follows the log, and [`state`] is what decisions are made on.
+//! bytes mean, [`tail`] follows the log, and [`state`] is what decisions are made on. [`users`] sets
+//! the streams apart that are not ours.
 
 mod append;
 pub mod codec;
@@ -29,10 +30,12 @@ pub mod codec;
 mod contract;
 pub mod embedded;
 mod event;
+pub mod kurrent;
 mod recent;
 pub mod sqlite;
 pub mod state;
 pub mod tail;
+pub mod users;
 
 use std::sync::Arc;
 
@@ -45,33 +48,33 @@ pub use self::embedded::Embedded;
 pub use self::event::{
     Cursor, Expected, InvalidCursor, InvalidStreamName, NewEvent, Recorded, StreamName,
 };
+pub use self::kurrent::Kurrent;
 use self::recent::Slot;
 
 /// An event log, whichever engine keeps it.
 ///
-/// Appends wait for the disk and are `async`. Reads are short enough, microseconds for a head or a
-/// single event, to be called from a worker thread directly.
+/// Appends wait for the disk, and reads of a cluster for the network. Reads of the embedded engine
+/// are short enough, microseconds for a head or a single event, to be called from a worker thread
+/// directly.
 pub enum Ledger {
     /// One directory on this machine.
     Embedded(Embedded),
+    /// A KurrentDB cluster, which other processes write to as well.
+    Kurrent(Kurrent),
 }
 
 impl Ledger {
     /// Stores the records if all checks hold. See the [module](self) for what that means when events
     /// are stored already.
     ///
+    /// What can be done to learn an outcome that is not known has been done: the embedded engine takes
+    /// no more appends then, and a cluster was sent the same again for as long as a request may wait.
+    ///
     /// Dropping the future does not take the append back.
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         match self {
             Self::Embedded(engine) => engine.append(append).await,
-        }
-    }
-
-    /// [Appends](Self::append); when the outcome is not known, does what can be done to learn it.
-    pub async fn append_knowing_outcome(&self, append: Append) -> Result<Appended, AppendError> {
-        match self {
-            // Where this engine does not know, it takes no more appends.
-            Self::Embedded(engine) => engine.append(append).await,
+            Self::Kurrent(engine) => engine.append(append).await,
         }
     }
 
@@ -79,6 +82,7 @@ impl Ledger {
     pub async fn head(&self, stream: &StreamName) -> Result<Option<u64>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.head(stream),
+            Self::Kurrent(engine) => engine.head(stream).await,
         }
     }
 
@@ -86,6 +90,7 @@ impl Ledger {
     pub async fn last_sequence(&self) -> Result<Option<u64>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.last_sequence(),
+            Self::Kurrent(engine) => engine.last_sequence().await,
         }
     }
 
@@ -99,6 +104,7 @@ impl Ledger {
     ) -> Result<Vec<Recorded>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.read_stream(stream, from_revision, limit),
+            Self::Kurrent(engine) => engine.read_stream(stream, from_revision, limit).await,
         }
     }
 
@@ -112,6 +118,9 @@ impl Ledger {
     ) -> Result<Vec<Recorded>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.read_stream_backwards(stream, from_revision, limit),
+            Self::Kurrent(engine) => {
+                engine.read_stream_backwards(stream, from_revision, limit).await
+            }
         }
     }
 
@@ -120,6 +129,7 @@ impl Ledger {
     pub async fn read_all(&self, from: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.read_all(from, limit),
+            Self::Kurrent(engine) => engine.read_all(from, limit).await,
         }
     }
 
@@ -132,6 +142,7 @@ impl Ledger {
     ) -> Result<Vec<Recorded>, ReadError> {
         match self {
             Self::Embedded(engine) => engine.read_all_backwards(from, limit),
+            Self::Kurrent(engine) => engine.read_all_backwards(from, limit).await,
         }
     }
 
@@ -143,6 +154,7 @@ impl Ledger {
     pub fn subscribe(&self) -> watch::Receiver<Option<u64>> {
         match self {
             Self::Embedded(engine) => engine.subscribe(),
+            Self::Kurrent(engine) => engine.subscribe(),
         }
     }
 
@@ -150,13 +162,20 @@ impl Ledger {
     fn recent(&self, from: u64, limit: usize) -> Option<Vec<Arc<Slot>>> {
         match self {
             Self::Embedded(engine) => engine.recent(from, limit),
+            Self::Kurrent(engine) => engine.recent(from, limit),
         }
     }
 
-    /// The sequence that a cursor of this ledger stands for.
-    pub fn sequence_of(&self, cursor: Cursor) -> u64 {
+    /// Whether other processes may append, so that what this one remembers is not all there is.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Kurrent(_))
+    }
+
+    /// Why the log is not to be relied on at present, if so: its cluster is out of reach.
+    pub fn trouble(&self) -> Option<String> {
         match self {
-            Self::Embedded(_) => cursor.position(),
+            Self::Embedded(_) => None,
+            Self::Kurrent(engine) => engine.trouble(),
         }
     }
 
@@ -165,6 +184,7 @@ impl Ledger {
     pub async fn close(&self) {
         match self {
             Self::Embedded(engine) => engine.close().await,
+            Self::Kurrent(engine) => engine.close().await,
         }
     }
 }

@@ -22,6 +22,7 @@
 //! - [`notify`]: webhooks: the service's own servers are told what happened.
 //! - [`access`]: API keys, scopes, rate limits, key files.
 //! - [`config`]: what an operator can set.
+//! - [`grpc`]: the event log offered over the KurrentDB protocol.
 //! - [`http`]: the outer shell around every request, and the routes.
 //! - [`simulator`]: a device that speaks the protocol, for the demo, tests and people.
 //! - [`clock`]: time as a value that is passed in.
@@ -33,6 +34,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod entitlement;
+pub mod grpc;
 pub mod http;
 pub mod keys;
 pub mod kurrent_protocol;

@@ -109,12 +109,15 @@ pub enum LicensingError {
 }
 
 impl LicensingError {
-    /// Whether trying again later can help: the ledger takes no appends, or too many race.
+    /// Whether trying again later can help: the ledger takes no appends or cannot be reached, or too
+    /// many race.
     pub fn is_temporary(&self) -> bool {
-        matches!(
-            self,
-            Self::Append(AppendError::Unavailable(_) | AppendError::Unknown(_)) | Self::Contended
-        )
+        match self {
+            Self::Append(AppendError::Unavailable(_) | AppendError::Unknown(_))
+            | Self::Contended => true,
+            Self::Read(error) | Self::State(StateError::Ledger(error)) => error.is_passing(),
+            _ => false,
+        }
     }
 }
 

@@ -26,9 +26,11 @@ pub enum Scope {
     KeysWrite,
     /// `keys:deliver`: get content keys for packaging.
     KeysDeliver,
-    /// `events:read`: read the event log, and how telling it by webhooks stands.
+    /// `events:read`: read the event log, and how telling it by webhooks stands; keep streams of
+    /// one's own in it, with names that begin with `user-`.
     EventsRead,
-    /// `ledger:append`: append events of one's own.
+    /// `ledger:append`: append to any stream of the event log, the service's own included. Who may do
+    /// that can change what every device holds: it is for copying a ledger.
     LedgerAppend,
     /// `admin`: manage API keys, and with it everything else.
     Admin,

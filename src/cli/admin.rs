@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::explain::Asked;
 use super::master_key::KeyFiles;
 use super::service::KeyBytes;
-use super::{Place, control, runtime};
+use super::{Place, control, open, runtime};
 use crate::access::Registry as ApiKeys;
 use crate::access::secrets::{self, Secret};
 use crate::access::{ApiKeyId, ApiKeyRecord, ApiKeyText, KEY_RANDOM_BYTES, Scope};
@@ -20,8 +20,6 @@ use crate::domain::event::ApiKeyCreated;
 use crate::domain::quota::QuotaPolicy;
 use crate::domain::{Digest, Reason};
 use crate::keys::{ImportedKey, KeySeed, Keys};
-use crate::ledger::embedded::{OpenError, Options};
-use crate::ledger::{Embedded, Ledger};
 use crate::licensing::{Act, KeyRow, Licensing, Policies, PublishError, Registered, Registry};
 
 /// Who acts, as events name it: a person at the command line of this machine.
@@ -307,7 +305,7 @@ impl Admin {
     }
 }
 
-fn record_of(created: ApiKeyCreated) -> ApiKeyRecord {
+pub(super) fn record_of(created: ApiKeyCreated) -> ApiKeyRecord {
     ApiKeyRecord {
         id: ApiKeyId::from(created.key_id.as_str()),
         name: created.name,
@@ -339,13 +337,11 @@ fn id_of(text: &str) -> &str {
 pub fn execute(place: &Place, command: Command) -> anyhow::Result<Outcome> {
     let config = place.config(Vec::new())?;
     let data = config.data()?;
-    let runtime = runtime()?;
     if let Some(outcome) = control::ask(data, &command)? {
         return Ok(outcome);
     }
-    anyhow::ensure!(data.join("ledger.db").exists(), OpenError::Missing { dir: data.to_owned() });
-    let ledger = Arc::new(Ledger::Embedded(Embedded::open(data, Options::default())?));
-    runtime.block_on(async {
+    runtime()?.block_on(async {
+        let ledger = Arc::new(open::existing_ledger(&config, data).await?);
         let empty = ledger.last_sequence().await?.is_none();
         let secrets = Secrets::open(&config.secrets()?, empty)?;
         let key_files = KeyFiles::new(&config.secrets()?, data);

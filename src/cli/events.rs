@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Place, runtime};
-use crate::ledger::{Embedded, Ledger};
+use super::{Place, open, runtime};
 use crate::projections::History;
 use crate::projections::history::EventView;
 
@@ -36,9 +35,10 @@ pub struct EventsArgs {
 /// Shows events.
 pub fn run(args: EventsArgs) -> anyhow::Result<ExitCode> {
     let config = args.place.config(Vec::new())?;
-    let ledger = Embedded::open_read_only(config.data()?)?;
-    let history = History::new(Arc::new(Ledger::Embedded(ledger)));
-    match runtime()?.block_on(show(&history, &args)) {
+    let (runtime, mut scratch) = (runtime()?, None);
+    let ledger = runtime.block_on(open::for_reading(&config, config.data()?, &mut scratch))?;
+    let history = History::new(Arc::new(ledger));
+    match runtime.block_on(show(&history, &args)) {
         // The reader of a pipe went away; that is its right.
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         shown => shown.map(|()| ExitCode::SUCCESS),
@@ -49,9 +49,9 @@ async fn show(history: &History, args: &EventsArgs) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let mut next = args.from;
     loop {
-        let events = history.all(next, READ_EVENTS).await?;
+        let (events, after) = history.all(next, READ_EVENTS).await?;
+        next = after;
         for event in &events {
-            next = event.sequence + 1;
             if args.json {
                 serde_json::to_writer(&mut out, event).map_err(io::Error::from)?;
                 writeln!(out)?;

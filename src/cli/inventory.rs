@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{Place, print_json, runtime};
+use super::{Place, open, print_json, runtime};
 use crate::clock::Clock;
-use crate::ledger::embedded::{OpenError, Options};
-use crate::ledger::{Embedded, Ledger};
+use crate::config::Config;
+use crate::ledger::Embedded;
 use crate::projections::Inventory;
 use crate::projections::inventory::{ChainPart, DeviceInventory, LicenseStatus};
 
@@ -34,7 +34,7 @@ pub fn run(args: InventoryArgs) -> anyhow::Result<ExitCode> {
     let config = args.place.config(Vec::new())?;
     let data = config.data()?;
     let runtime = runtime()?;
-    let inventory = runtime.block_on(up_to_date(data))?;
+    let inventory = runtime.block_on(up_to_date(&config))?;
     let found = match inventory.resolve(&args.device)? {
         Some(device) => inventory.inventory(&device, Clock::System.now())?,
         None => None,
@@ -58,12 +58,14 @@ pub fn run(args: InventoryArgs) -> anyhow::Result<ExitCode> {
 
 /// The inventory in `data`, with everything the ledger holds at present: kept by the process that
 /// serves it, or brought up to date here if none does.
-async fn up_to_date(data: &Path) -> anyhow::Result<Inventory> {
-    anyhow::ensure!(data.join("ledger.db").exists(), OpenError::Missing { dir: data.to_owned() });
-    let ledger = match Embedded::open(data, Options::default()) {
-        Ok(engine) => Arc::new(Ledger::Embedded(engine)),
-        Err(OpenError::InUse { .. }) => return kept_by_another(data).await,
-        Err(error) => return Err(error.into()),
+async fn up_to_date(config: &Config) -> anyhow::Result<Inventory> {
+    let data = config.data()?;
+    let ledger = match open::existing_ledger(config, data).await {
+        Ok(ledger) => Arc::new(ledger),
+        Err(error) if !open::is_in_use(&error) => return Err(error),
+        // As far as the process that serves has followed the cluster.
+        Err(_) if config.ledger.is_some() => return Ok(Inventory::open_read_only(data)?),
+        Err(_) => return kept_by_another(data).await,
     };
     let inventory = Inventory::open(data, Arc::clone(&ledger)).await?;
     if let Some(last) = ledger.last_sequence().await? {

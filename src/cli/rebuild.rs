@@ -9,10 +9,8 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Place, print_json, runtime};
-use crate::ledger::embedded::{OpenError, Options};
+use super::{Place, open, print_json, runtime};
 use crate::ledger::state::StateStore;
-use crate::ledger::{Embedded, Ledger};
 use crate::projections::Inventory;
 
 /// Make the inventory and the state for deciding anew from the events
@@ -31,14 +29,14 @@ pub struct RebuildArgs {
 pub fn run(args: RebuildArgs) -> anyhow::Result<ExitCode> {
     let config = args.place.config(Vec::new())?;
     let data = config.data()?;
-    anyhow::ensure!(data.join("ledger.db").exists(), OpenError::Missing { dir: data.to_owned() });
-    let engine = Embedded::open(data, Options::default())
-        .context("the service must be stopped while its read models are made anew")?;
-    let ledger = Arc::new(Ledger::Embedded(engine));
-    Inventory::remove(data)?;
-    StateStore::remove(data)?;
     let started = Instant::now();
     let events = runtime()?.block_on(async {
+        let ledger = open::existing_ledger(&config, data)
+            .await
+            .context("the service must be stopped while its read models are made anew")?;
+        let ledger = Arc::new(ledger);
+        Inventory::remove(data)?;
+        StateStore::remove(data)?;
         let inventory = Inventory::open(data, Arc::clone(&ledger)).await?;
         let state = StateStore::open(data, Arc::clone(&ledger)).await?;
         let events = ledger.last_sequence().await?.map_or(0, |last| last + 1);

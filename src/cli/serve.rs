@@ -22,6 +22,10 @@ pub struct ServeArgs {
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:8290]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Address to offer the ledger on over the KurrentDB protocol (gRPC), to official clients in any
+    /// language; port 0 takes a free one [default: not offered]
+    #[arg(long, value_name = "ADDR")]
+    grpc: Option<SocketAddr>,
     /// Folder of the public key infrastructure [default: pki in the secrets directory]
     #[arg(long, value_name = "DIR")]
     pki: Option<PathBuf>,
@@ -39,6 +43,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let flag = |key, flag, value: String| Flag { key, flag, value };
     let mut flags = Vec::new();
     flags.extend(args.listen.map(|listen| flag("listen", "--listen", listen.to_string())));
+    flags.extend(args.grpc.map(|grpc| flag("grpc.listen", "--grpc", grpc.to_string())));
     flags.extend(args.pki.as_deref().map(|pki| path_flag("pki", "--pki", pki)));
     flags.extend(args.authorize.map(|mode| flag("authorize", "--authorize", mode)));
     flags.extend(args.i_know.then(|| flag("i_know", "--i-know", "true".to_owned())));
@@ -52,6 +57,9 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     println!("  pki      {}", service.pki.display());
     if let Some(packaging) = &service.packaging {
         println!("  packagers on {}/playready/packaging.asmx", packaging.url());
+    }
+    if let Some(grpc) = &service.grpc {
+        println!("  ledger   {}", grpc.url());
     }
     if let Some(key) = &service.admin_key {
         println!("  admin API key, shown this once: {}", key.expose());

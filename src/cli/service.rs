@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
 use zeroize::Zeroizing;
@@ -13,21 +13,22 @@ use super::master_key::KeyFiles;
 use super::revocation::{ListFiles, Watch};
 use super::voiding::Sweep;
 use super::webhooks;
-use super::{Place, pki, runtime};
+use super::{Place, open, pki, runtime, shared};
 use crate::access::{ApiKeyText, RateLimiter, Registry as ApiKeys, Scope};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::domain::ReferenceKey;
 use crate::domain::quota::{QuotaPolicy, Voiding};
 use crate::entitlement::{Callback, Entitlement, Open, Token};
+use crate::grpc;
+use crate::http;
 use crate::http::health::Readiness;
 use crate::http::metrics::Metrics;
 use crate::http::routes::{Services, install, install_packaging};
 use crate::http::{Running, Server, Shell};
 use crate::keys::{DEFAULT_SEED, Keys};
-use crate::ledger::embedded::{OpenError, Options};
+use crate::ledger::Ledger;
 use crate::ledger::state::{Deciding, StateStore};
-use crate::ledger::{Embedded, Ledger};
 use crate::licensing::{Licensing, Parts, Policies, Registry, TakenLists};
 use crate::notify::Webhooks;
 use crate::packaging::Packager;
@@ -48,6 +49,8 @@ pub struct Service {
     pub running: Running,
     /// The listener for packagers, if there is one.
     pub packaging: Option<Running>,
+    /// The ledger over the KurrentDB protocol, if it is offered.
+    pub grpc: Option<grpc::Running>,
     /// The admin key, if this start made it: shown once and kept nowhere.
     pub admin_key: Option<ApiKeyText>,
     /// The use cases.
@@ -59,6 +62,7 @@ pub struct Service {
     /// The PKI that it reads.
     pub pki: PathBuf,
     control: Option<Control>,
+    others: Option<shared::Others>,
     webhooks: Option<Webhooks>,
     /// What goes on besides answering; ends with the service.
     background: tokio::task::JoinSet<()>,
@@ -70,10 +74,19 @@ impl Service {
     pub fn start(config: &Config, clock: Clock) -> anyhow::Result<Self> {
         let data = config.data()?.to_owned();
         let runtime = runtime()?;
-        let ledger = Arc::new(Ledger::Embedded(Embedded::open(&data, Options::default())?));
+        let ledger = Arc::new(runtime.block_on(open::ledger(config, &data))?);
         let opened = runtime.block_on(Opened::open(config, &data, &ledger, &clock))?;
-        let Opened { admin, admin_key, licensing, registry, inventory, mut readiness, pki, lists } =
-            opened;
+        let Opened {
+            admin,
+            admin_key,
+            licensing,
+            registry,
+            inventory,
+            mut readiness,
+            pki,
+            lists,
+            others,
+        } = opened;
         let admin = Arc::new(admin);
         let metrics = Arc::new(Metrics::default());
         metrics.register(|registry| licensing.metrics().register(registry));
@@ -100,6 +113,7 @@ impl Service {
             clock,
         });
         let access = Arc::clone(admin.api_keys());
+        let grpc = serve_ledger(config, &access, &ledger, &sweep_clock)?;
         let packaging = serve_packaging(config, &access, &metrics, &services)?;
         let shell = Shell::new(config, access, metrics, readiness);
         let running = Server::start(config, shell, move |routes| install(routes, &services))?;
@@ -111,12 +125,14 @@ impl Service {
         Ok(Self {
             running,
             packaging,
+            grpc,
             admin_key,
             licensing,
             inventory,
             ledger,
             pki,
             control: Some(control),
+            others,
             webhooks,
             background,
             runtime,
@@ -140,8 +156,12 @@ impl Service {
         if let Some(packaging) = self.packaging.take() {
             packaging.stop().context("the packagers' HTTP server failed")?;
         }
+        if let Some(grpc) = self.grpc.take() {
+            grpc.stop();
+        }
         drop(self.control.take());
         drop(self.webhooks.take());
+        drop(self.others.take());
         self.runtime.block_on(async {
             self.background.shutdown().await;
             self.ledger.close().await;
@@ -158,11 +178,10 @@ pub(super) fn execute(place: &Place, command: Command) -> anyhow::Result<Outcome
     if let Some(outcome) = control::ask(data, &command)? {
         return Ok(outcome);
     }
-    anyhow::ensure!(data.join("ledger.db").exists(), OpenError::Missing { dir: data.to_owned() });
-    let ledger = Arc::new(Ledger::Embedded(Embedded::open(data, Options::default())?));
     runtime()?.block_on(async {
+        let ledger = Arc::new(open::existing_ledger(&config, data).await?);
         let served = ledger.last_sequence().await?.is_some();
-        anyhow::ensure!(served, "the ledger in {} was never served", data.display());
+        anyhow::ensure!(served, "the ledger of {} was never served", data.display());
         let opened = Opened::open(&config, data, &ledger, &Clock::System).await?;
         let outcome = opened.admin.execute(command).await;
         ledger.close().await;
@@ -185,6 +204,24 @@ fn serve_packaging(
     let routes = move |routes: &mut _| install_packaging(routes, &services);
     let running = Server::start(&config, shell, routes);
     Ok(Some(running.context("packaging.listen cannot be served")?))
+}
+
+/// Offers the ledger over the KurrentDB protocol on the address that the configuration has for it.
+fn serve_ledger(
+    config: &Config,
+    access: &Arc<ApiKeys>,
+    ledger: &Arc<Ledger>,
+    clock: &Clock,
+) -> anyhow::Result<Option<grpc::Running>> {
+    let Some(listen) = config.grpc.listen else { return Ok(None) };
+    let parts = grpc::Parts {
+        ledger: Arc::clone(ledger),
+        access: Arc::clone(access),
+        clock: clock.clone(),
+    };
+    let tls = http::server::tls_config(&config.tls)?;
+    let running = grpc::Endpoint::start(config, listen, tls, parts);
+    Ok(Some(running.context("grpc.listen cannot be served")?))
 }
 
 /// Tells the endpoints of the configuration what happens, if there are any.
@@ -213,6 +250,8 @@ struct Opened {
     readiness: Readiness,
     pki: PathBuf,
     lists: Watch,
+    /// Takes in what happens through other processes, if there may be any.
+    others: Option<shared::Others>,
 }
 
 impl Opened {
@@ -258,18 +297,29 @@ impl Opened {
         licensing.record_revocation().await?;
         let registry =
             Arc::new(Registry::new(Arc::clone(ledger), Arc::clone(&keys), clock.clone()));
-        let missing = registry.load().await?;
+        let missing = Arc::new(AtomicUsize::new(registry.load().await?));
         let api_keys = Arc::new(ApiKeys::new(secrets.api));
         let policies = Policies::new(Arc::clone(ledger), clock.clone());
         let (of_admin, its_clock) = (Arc::clone(&registry), clock.clone());
+        let next = ledger.subscribe().borrow().map_or(0, |last| last + 1);
+        let (its_keys, its_api_keys) = (Arc::clone(&keys), Arc::clone(&api_keys));
         let admin = Admin::new(of_admin, policies, keys, key_files, api_keys, its_clock).await?;
         let admin = admin.explaining_by(Arc::clone(&licensing));
+        let others = match ledger.is_shared() {
+            true => {
+                let registry = Arc::clone(&registry);
+                let missing = Arc::clone(&missing);
+                let acts = shared::Acts { api_keys: its_api_keys, keys: its_keys };
+                Some(shared::Others::follow(ledger, next, acts, registry, missing).await?)
+            }
+            false => None,
+        };
         let admin_key = admin.first_key(&[Scope::Admin]).await?;
         let readiness = readiness(ledger, &store, &inventory, clock, missing);
         let authorizes = Arc::clone(&licensing);
         let readiness = readiness.check("authorize", move || authorizes.entitlement().ready());
         let pki = pki_dir;
-        Ok(Self { admin, admin_key, licensing, registry, inventory, readiness, pki, lists })
+        Ok(Self { admin, admin_key, licensing, registry, inventory, readiness, pki, lists, others })
     }
 }
 
@@ -365,9 +415,10 @@ fn readiness(
     store: &Arc<StateStore>,
     inventory: &Arc<Inventory>,
     clock: &Clock,
-    missing_keys: usize,
+    missing_keys: Arc<AtomicUsize>,
 ) -> Readiness {
     let (open, ahead) = (ledger.subscribe(), ledger.subscribe());
+    let ledger = Arc::clone(ledger);
     let (state, store) = (Arc::clone(store), Arc::clone(store));
     let (inventory, clock) = (Arc::clone(inventory), clock.clone());
     let lag = move |next: u64| {
@@ -383,7 +434,8 @@ fn readiness(
     };
     Readiness::default()
         .check("ledger", move || {
-            open.has_changed().map(drop).map_err(|_| "takes no more events".to_owned())
+            open.has_changed().map_err(|_| "takes no more events".to_owned())?;
+            ledger.trouble().map_or(Ok(()), Err)
         })
         .check("state", move || {
             let progress = state.progress();
@@ -400,7 +452,7 @@ fn readiness(
             }
             Ok(())
         })
-        .check("keys", move || match missing_keys {
+        .check("keys", move || match missing_keys.load(Ordering::Relaxed) {
             0 => Ok(()),
             n => Err(format!("{n} registered keys or key seeds are missing here")),
         })

@@ -116,6 +116,9 @@ const MINUTE_MS: i64 = 60_000;
 pub const KEYS: &[Key] = &[
     key("listen", Kind::Address),
     key("data", Kind::Path),
+    key("ledger", Kind::Text),
+    key("kurrentdb.credentials_file", Kind::Path),
+    key("kurrentdb.stream_prefix", Kind::Text),
     key("pki", Kind::Path),
     key("secrets", Kind::Path),
     key("authorize", Kind::OneOf(&["open", "token", "callback"])),
@@ -166,6 +169,10 @@ pub const KEYS: &[Key] = &[
     key("clearkey.origins", Kind::Origins),
     key("webhooks.endpoints", Kind::Tables),
     key("webhooks.thresholds_percent", Kind::Percents),
+    key("grpc.listen", Kind::Address),
+    key("grpc.calls", Kind::Integer(1, 1 << 16)),
+    key("grpc.per_key_per_minute", Kind::Integer(1, 1_000_000_000)),
+    key("grpc.burst", Kind::Integer(1, 1_000_000_000)),
     key("log.format", Kind::OneOf(&["text", "json"])),
     key("log.level", Kind::Text),
 ];

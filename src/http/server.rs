@@ -378,7 +378,12 @@ fn died() -> io::Error {
     io::Error::other("a thread of the server panicked")
 }
 
-fn tls_config(tls: &Tls) -> Result<Option<ServerConfig>, StartError> {
+/// Certificate and key of the configuration, read and checked; `None` if there are none.
+///
+/// # Errors
+///
+/// [`StartError::TlsFile`] and [`StartError::TlsPair`].
+pub fn tls_config(tls: &Tls) -> Result<Option<ServerConfig>, StartError> {
     let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) else {
         return Ok(None);
     };

@@ -95,7 +95,8 @@ pub struct Appended {
 }
 
 impl Appended {
-    /// Sums up where each of the records went, as (stream, revision, sequence).
+    /// Sums up where each of the records went, as (stream, revision, sequence). The
+    /// cursor is that of an engine whose cursors are sequences.
     pub(super) fn summarize(
         places: impl IntoIterator<Item = (StreamName, u64, u64)>,
         already_stored: bool,
@@ -192,6 +193,12 @@ pub enum Unavailable {
     /// A commit failed earlier. What is on disk is only known after a new start.
     #[error("an earlier commit failed: check the disk and start the service again")]
     Stopped,
+    /// The cluster that keeps the log cannot be reached, or has no leader.
+    #[error("the event log cannot be reached")]
+    Unreachable(#[source] Cause),
+    /// The server that keeps the log refuses for a reason of its own, for example missing rights.
+    #[error("the server of the event log refused the append: check its log and our credentials")]
+    Refused(#[source] Cause),
     /// The storage refused, for example because the disk is full. Nothing was stored.
     #[error("the storage refused the append: check for free space")]
     Storage(#[source] Cause),
@@ -244,7 +251,29 @@ pub enum InvalidAppend {
     },
 }
 
-/// The log could not be read: the storage failed, or holds what was never written.
+/// The log could not be read: the storage failed, or holds what was never written; or the cluster
+/// that keeps it cannot be reached.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the event log could not be read")]
-pub struct ReadError(#[source] pub(super) Cause);
+pub struct ReadError {
+    #[source]
+    cause: Cause,
+    is_passing: bool,
+}
+
+impl ReadError {
+    /// A failure that is there to stay.
+    pub(super) fn lasting(cause: Cause) -> Self {
+        Self { cause, is_passing: false }
+    }
+
+    /// A failure that the same read may not meet again.
+    pub(super) fn passing(cause: Cause) -> Self {
+        Self { cause, is_passing: true }
+    }
+
+    /// Whether reading again later can help.
+    pub fn is_passing(&self) -> bool {
+        self.is_passing
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! A body is JSON, stored verbatim and never re-serialized. Every version ever written is read
 //! here. In our own streams an unknown type is an error: it stops the reader and is never skipped,
-//! since a state folded without it would be wrong.
+//! since a state folded without it would be wrong. Streams of the [users](super::users) are not read.
 
 use serde::de::DeserializeOwned;
 

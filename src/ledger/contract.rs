@@ -1,11 +1,17 @@
 //! What every engine does, in small tests that know nothing of the engine.
+//!
+//! They run on the embedded engine; on the engine for clusters, over a real connection to this
+//! program's own endpoint; and on a KurrentDB server if `KURRENTDB_URL` says where one is
+//! (`KURRENTDB_CREDENTIALS` is `name:password` for it).
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::embedded::Options;
+use super::kurrent::tests::server::Server;
 use super::*;
 
 #[tokio::test]
@@ -21,7 +27,6 @@ async fn sequences_and_revisions_are_gapless_from_zero() {
         assert_eq!(third.revisions, [(name("a"), 1)]);
         assert_eq!(third.last_sequence, 2);
         assert!(first.cursor < second.cursor && second.cursor < third.cursor);
-        assert_eq!(ledger.sequence_of(third.cursor), 2);
         assert_eq!(ledger.last_sequence().await.unwrap(), Some(2));
         assert_eq!(ledger.head(&name("a")).await.unwrap(), Some(1));
     })
@@ -198,9 +203,10 @@ async fn refuses_what_can_never_be_stored() {
     .await;
 }
 
+// Only where all appends wait in one queue: over a network they may arrive in any order.
 #[tokio::test]
 async fn appends_that_wait_together_see_each_others_effects() {
-    on_every_engine(async |ledger| {
+    on_the_embedded_engine(&async |ledger: Arc<Ledger>| {
         // Handed in one after the other without waiting: the second relies on the first.
         let (first, second, third) = tokio::join!(
             ledger.append(one("a", Expected::NoStream, event(1))),
@@ -415,9 +421,34 @@ async fn closing_finishes_what_was_handed_in_and_takes_no_more() {
     .await;
 }
 
-/// Runs a test on a fresh ledger of each engine. The second runs the first with an index so small
-/// that everything it does happens within a few events.
+#[test]
+fn says_when_no_server_was_at_hand() {
+    if std::env::var_os(SERVER_URL).is_none() {
+        // Not through the harness, which hides what a test prints.
+        let said = writeln!(
+            std::io::stderr(),
+            "SKIPPED: the contract of the ledger was not run on a KurrentDB server: set {SERVER_URL}"
+        );
+        said.unwrap();
+    }
+}
+
+/// Runs a test on a fresh ledger of each engine.
 async fn on_every_engine(test: impl AsyncFn(Arc<Ledger>)) {
+    on_the_embedded_engine(&test).await;
+    eprintln!("engine: a cluster, played by this program");
+    let server = Server::start();
+    let ledger = Arc::new(Ledger::Kurrent(server.connect("client").await));
+    test(ledger).await;
+    if let Ok(url) = std::env::var(SERVER_URL) {
+        eprintln!("engine: the cluster at {url}");
+        let dir = tempfile::tempdir().unwrap();
+        test(Arc::new(Ledger::Kurrent(connect(&url, dir.path()).await))).await;
+    }
+}
+
+/// The second run has an index so small that everything it does happens within a few events.
+async fn on_the_embedded_engine(test: &impl AsyncFn(Arc<Ledger>)) {
     let small = Options { run_events: 3, heads_max: 2, ..Options::default() };
     for (engine, options) in [("embedded", Options::default()), ("embedded, small", small)] {
         eprintln!("engine: {engine}");
@@ -425,6 +456,17 @@ async fn on_every_engine(test: impl AsyncFn(Arc<Ledger>)) {
         let ledger = Embedded::open(dir.path(), options).unwrap();
         test(Arc::new(Ledger::Embedded(ledger))).await;
     }
+}
+
+/// A ledger of its own on a server that others use as well.
+async fn connect(url: &str, dir: &std::path::Path) -> Kurrent {
+    let credentials = std::env::var("KURRENTDB_CREDENTIALS").ok().map(|text| {
+        let (user, password) = text.split_once(':').unwrap();
+        kurrent::Credentials { user: user.to_owned(), password: password.to_owned().into() }
+    });
+    let stream_prefix = format!("contract-{}-", Uuid::new_v4().simple());
+    let options = kurrent::Options { address: url.parse().unwrap(), credentials, stream_prefix };
+    Kurrent::open(dir, options).await.unwrap()
 }
 
 /// Stores [`EVENTS`] events in three streams of different length, so that they end in different
@@ -481,3 +523,5 @@ fn assert_conflict(
 }
 
 const EVENTS: u64 = 60;
+/// Where a KurrentDB server is.
+const SERVER_URL: &str = "KURRENTDB_URL";

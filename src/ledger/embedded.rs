@@ -26,7 +26,7 @@
 
 mod heads;
 mod log;
-mod open;
+pub(super) mod open;
 mod queue;
 mod reader;
 #[cfg(test)]

@@ -176,17 +176,13 @@ pub struct Recorded {
 
 /// A place in the log as the outside sees it: opaque text, ordered only within one ledger.
 ///
-/// The embedded engine's cursor is the sequence in decimal.
+/// The embedded engine's cursor is the sequence in decimal, that of a cluster its log position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cursor(u64);
 
 impl Cursor {
     pub(super) fn new(position: u64) -> Self {
         Self(position)
-    }
-
-    pub(super) fn position(self) -> u64 {
-        self.0
     }
 }
 

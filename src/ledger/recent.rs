@@ -74,12 +74,21 @@ impl Recent {
 }
 
 impl Slot {
-    /// The event with what it says.
-    pub(super) fn fact(&self) -> Result<Arc<Fact>, CodecError> {
+    /// The event as the log holds it.
+    pub(super) fn recorded(&self) -> Recorded {
+        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Stored(recorded) => recorded.clone(),
+            State::Decoded(fact) => fact.recorded.clone(),
+        }
+    }
+
+    /// The event with what it says; `None` for one of the users.
+    pub(super) fn fact(&self) -> Result<Option<Arc<Fact>>, CodecError> {
         // Set as a whole, at the end.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let fact = match &mut *state {
-            State::Decoded(fact) => return Ok(Arc::clone(fact)),
+            State::Decoded(fact) => return Ok(Some(Arc::clone(fact))),
+            State::Stored(recorded) if recorded.stream.is_users() => return Ok(None),
             State::Stored(recorded) => {
                 let event = codec::decode(&recorded.kind, &recorded.data)?;
                 let (data, metadata) =
@@ -89,7 +98,7 @@ impl Slot {
             }
         };
         *state = State::Decoded(Arc::clone(&fact));
-        Ok(fact)
+        Ok(Some(fact))
     }
 }
 
@@ -117,11 +126,7 @@ mod tests {
 
     fn sequences(recent: &Recent, from: u64, limit: usize) -> Option<Vec<u64>> {
         let slots = recent.from(from, limit)?;
-        let sequence = |slot: &Arc<Slot>| match &*slot.state.lock().unwrap() {
-            State::Stored(recorded) => recorded.sequence,
-            State::Decoded(fact) => fact.recorded.sequence,
-        };
-        Some(slots.iter().map(sequence).collect())
+        Some(slots.iter().map(|slot| slot.recorded().sequence).collect())
     }
 
     #[test]
@@ -163,11 +168,14 @@ mod tests {
         let data = codec::encode(&unblocked).unwrap();
         recent.push([recorded(0, data.clone()), recorded(1, b"{".to_vec())]);
         let slots = recent.from(0, 2).unwrap();
-        let fact = slots[0].fact().unwrap();
+        let fact = slots[0].fact().unwrap().unwrap();
         assert_eq!(fact.recorded, recorded(0, data));
         assert!(matches!(&fact.event, Event::DeviceUnblocked(by) if by.actor == "ops"));
-        assert!(Arc::ptr_eq(&fact, &slots[0].fact().unwrap()));
+        assert!(Arc::ptr_eq(&fact, &slots[0].fact().unwrap().unwrap()));
         assert!(slots[1].fact().is_err());
         assert!(slots[1].fact().is_err());
+        let stream = StreamName::new("user-a").unwrap();
+        recent.push([Recorded { stream, ..recorded(2, b"{".to_vec()) }]);
+        assert!(recent.from(2, 1).unwrap()[0].fact().unwrap().is_none());
     }
 }

@@ -14,6 +14,9 @@ use crate::domain::Event;
 /// transaction stays small.
 const BATCH_EVENTS: usize = 4096;
 
+/// How long a log that cannot be read for the moment is left alone, at least.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// A stored event together with what it says.
 #[derive(Clone, Debug)]
 pub struct Fact {
@@ -28,6 +31,11 @@ impl Fact {
     pub fn of(recorded: Recorded) -> Result<Self, CodecError> {
         let event = codec::decode(&recorded.kind, &recorded.data)?;
         Ok(Self { recorded, event })
+    }
+
+    /// Decodes a stored event of any stream; `None` for one of the [users](super::users).
+    pub fn of_ours(recorded: Recorded) -> Result<Option<Self>, CodecError> {
+        if recorded.stream.is_users() { Ok(None) } else { Self::of(recorded).map(Some) }
     }
 }
 
@@ -216,30 +224,59 @@ impl<A: Apply> Follower<A> {
 
     /// Applies what is there, up to one batch; tells whether there is likely more at once.
     async fn apply_next_batch(&mut self) -> Result<bool, TailError> {
-        let batch = self.next_batch().await?;
-        let (full, sequence) = (batch.len() == BATCH_EVENTS, self.next_sequence);
-        if let Some(last) = batch.last() {
-            let next_sequence = last.recorded.sequence + 1;
+        let (batch, events) = self.next_batch().await?;
+        if events == 0 {
+            return Ok(false);
+        }
+        if !batch.is_empty() {
+            let sequence = self.next_sequence;
             let times = batch.iter().map(|fact| fact.event.at_ms());
             self.last_at_ms = times.fold(self.last_at_ms, i64::max);
             self.apply.apply(&batch).map_err(|source| TailError::Apply { sequence, source })?;
-            self.next_sequence = next_sequence;
-            self.report();
         }
-        Ok(full)
+        self.next_sequence += events as u64;
+        self.report();
+        Ok(events == BATCH_EVENTS)
     }
 
-    async fn next_batch(&self) -> Result<Vec<Arc<Fact>>, TailError> {
+    /// The next facts, and out of how many events: those of the users are none.
+    async fn next_batch(&self) -> Result<(Vec<Arc<Fact>>, usize), TailError> {
         let decoded = |(fact, sequence): (Result<_, CodecError>, u64)| {
-            fact.map_err(|source| TailError::Decode { sequence, source })
+            fact.map_err(|source| TailError::Decode { sequence, source }).transpose()
         };
         let from = self.next_sequence;
         if let Some(recent) = self.ledger.recent(from, BATCH_EVENTS) {
-            return recent.iter().map(|slot| slot.fact()).zip(from..).map(decoded).collect();
+            let facts = recent.iter().map(|slot| slot.fact()).zip(from..).filter_map(decoded);
+            return Ok((facts.collect::<Result<_, _>>()?, recent.len()));
         }
-        let stored = self.ledger.read_all(from, BATCH_EVENTS).await?;
-        let facts = stored.into_iter().map(|recorded| Fact::of(recorded).map(Arc::new));
-        facts.zip(from..).map(decoded).collect()
+        let stored = self.read().await?;
+        let events = stored.len();
+        let facts = stored.into_iter().map(|recorded| Ok(Fact::of_ours(recorded)?.map(Arc::new)));
+        let facts = facts.zip(from..).filter_map(decoded);
+        Ok((facts.collect::<Result<_, _>>()?, events))
+    }
+
+    /// Reads the next batch. A failure that may pass is waited out: nothing is lost by it. Nothing is
+    /// read once the tail was told to stop.
+    async fn read(&self) -> Result<Vec<Recorded>, ReadError> {
+        loop {
+            let read = tokio::select! {
+                biased;
+                () = self.stop.notified() => {
+                    self.stop.notify_one();
+                    return Ok(Vec::new());
+                }
+                read = self.ledger.read_all(self.next_sequence, BATCH_EVENTS) => read,
+            };
+            match read {
+                Err(error) if error.is_passing() => {
+                    let reason = error_text(&error);
+                    tracing::warn!(%reason, "a tail waits for the event log: {reason}");
+                    tokio::time::sleep(self.pause.max(RETRY)).await;
+                }
+                read => return read,
+            }
+        }
     }
 
     fn store(&mut self) -> Result<(), TailError> {
@@ -256,11 +293,19 @@ impl<A: Apply> Follower<A> {
     }
 }
 
-/// The time of the ledger's last event; 0 if there is none. If it cannot be read, neither can the
+/// The time of the last event that is ours; 0 if there is none. If it cannot be read, neither can the
 /// first batch, and that is reported.
 async fn newest_time(ledger: &Ledger) -> i64 {
-    let recorded = ledger.read_all_backwards(u64::MAX, 1).await.unwrap_or_default().pop();
-    recorded.map(Fact::of).and_then(Result::ok).map_or(0, |fact| fact.event.at_ms())
+    let (mut from, mut limit) = (u64::MAX, 1);
+    loop {
+        let recorded = ledger.read_all_backwards(from, limit).await.unwrap_or_default();
+        let Some(oldest) = recorded.last().map(|oldest| oldest.sequence) else { return 0 };
+        if let Some(newest) = recorded.into_iter().find(|recorded| !recorded.stream.is_users()) {
+            return Fact::of(newest).map_or(0, |fact| fact.event.at_ms());
+        }
+        let Some(before) = oldest.checked_sub(1) else { return 0 };
+        (from, limit) = (before, BATCH_EVENTS);
+    }
 }
 
 /// An error and its causes in one line.

@@ -201,7 +201,7 @@ impl Licensing {
         for (stream, event) in &events {
             records.push((stream.clone(), NewEvent::of(stream, event, correlation)?));
         }
-        let appended = match self.ledger.append_knowing_outcome(Append { records, checks }).await {
+        let appended = match self.ledger.append(Append { records, checks }).await {
             Ok(appended) => appended,
             Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),

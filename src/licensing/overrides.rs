@@ -226,7 +226,7 @@ impl Licensing {
             records: vec![(stream.clone(), record)],
             checks: vec![(stream, Expected::at_head(head)), self.policy.check(policy)],
         };
-        match self.ledger.append_knowing_outcome(append).await {
+        match self.ledger.append(append).await {
             Ok(appended) => Ok(Attempt::Done(Some(appended.last_sequence + 1))),
             Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => Ok(Attempt::Again),
             Err(error) => Err(error.into()),

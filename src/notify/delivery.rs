@@ -190,13 +190,15 @@ impl Courier {
             self.office.store.crossings(next, next + events.len() as u64)?.into_iter().peekable();
         for recorded in events {
             let sequence = recorded.sequence;
-            let fact = Fact::of(recorded).map_err(|source| Trouble::Decode(sequence, source))?;
+            bag.end = sequence + 1;
+            let fact = Fact::of_ours(recorded);
+            let fact = fact.map_err(|source| Trouble::Decode(sequence, source))?;
+            let Some(fact) = fact else { continue };
             let unmade = |source| Trouble::Message(sequence, source);
             bag.messages.extend(Message::of_event(&fact).map_err(unmade)?);
             while let Some((_, crossing)) = crossings.next_if(|(at, _)| *at <= sequence) {
                 bag.messages.push_back(Message::of_crossing(&fact, &crossing).map_err(unmade)?);
             }
-            bag.end = sequence + 1;
         }
         bag.messages.retain(|message| self.endpoint.card.types.contains(message.r#type));
         Ok(())

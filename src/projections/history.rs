@@ -26,7 +26,7 @@ pub struct History {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Event)]
 pub struct EventView {
-    /// Place in the ledger, gapless from 0.
+    /// Place in the ledger. Numbers that are missing belong to events of users.
     pub sequence: u64,
     /// The ledger engine's own position.
     #[schema(example = "3")]
@@ -77,9 +77,33 @@ impl History {
         Ok(self.ledger.last_sequence().await?)
     }
 
-    /// Up to `limit` events of the whole ledger from sequence `from` on.
-    pub async fn all(&self, from: u64, limit: usize) -> Result<Vec<EventView>, HistoryError> {
-        self.ledger.read_all(from, limit).await?.into_iter().map(view).collect()
+    /// Up to `limit` events of the service's own streams from sequence `from` on, and the sequence to
+    /// go on with. Events that users keep in the ledger are passed over.
+    pub async fn all(
+        &self,
+        from: u64,
+        limit: usize,
+    ) -> Result<(Vec<EventView>, u64), HistoryError> {
+        let (mut next, mut views) = (from, Vec::with_capacity(limit));
+        let mut step = limit;
+        while views.len() < limit {
+            let read = self.ledger.read_all(next, step).await?;
+            if read.is_empty() {
+                break;
+            }
+            for recorded in read {
+                if views.len() == limit {
+                    break;
+                }
+                next = recorded.sequence + 1;
+                if !recorded.stream.is_users() {
+                    views.push(view(recorded)?);
+                }
+            }
+            // There may be many of the users' in a row.
+            step = step.max(PASSED_OVER_AT_ONCE);
+        }
+        Ok((views, next))
     }
 
     /// Up to `limit` events of one device from revision `from` on.
@@ -93,6 +117,8 @@ impl History {
         self.ledger.read_stream(&stream, from, limit).await?.into_iter().map(view).collect()
     }
 }
+
+const PASSED_OVER_AT_ONCE: usize = 1000;
 
 fn view(recorded: Recorded) -> Result<EventView, HistoryError> {
     let sequence = recorded.sequence;

@@ -5,6 +5,8 @@ mod authorize;
 use std::path::{Path, PathBuf};
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
+use license_ledger::kurrent_protocol::shared::Expectation;
+use license_ledger::kurrent_protocol::streams::AllStart;
 use license_ledger::playready::acquire::AcquireRequest;
 use license_ledger::playready::policy::SecurityLevel;
 use license_ledger::playready::xml::Document;
@@ -12,6 +14,7 @@ use uuid::Uuid;
 
 use crate::client::Client;
 use crate::device::{Device, PERSISTENT, fresh_nonce, kid, request};
+use crate::grpc::client::{Kurrent, basic, in_log, noted};
 use crate::packaging::{cpix, exchange, values};
 use crate::process::{Serving, run};
 use crate::service::make_device;
@@ -133,7 +136,8 @@ fn no_secret_is_written_or_told_anywhere() {
         "[clearkey]\nenabled = true\n[packaging]\nplain_keys = true\n[log]\nlevel = \"debug,license_ledger=trace\"\n",
     )
     .unwrap();
-    let start = || Serving::start(&data, &["--config", config.to_str().unwrap()]);
+    let args = ["--config", config.to_str().unwrap(), "--grpc", "127.0.0.1:0"];
+    let start = || Serving::start(&data, &args);
     let service = start();
     let admin_key = service.admin_key.clone().unwrap();
 
@@ -166,6 +170,7 @@ fn no_secret_is_written_or_told_anywhere() {
 
     let device = make_device(&service.pki, "canary", SecurityLevel::Software);
     said.extend(a_day(&service.client(&admin_key), &device, &reader_key));
+    said.extend(over_grpc(&service.greeting, &reader_key));
     service.stop();
     // A second start reads it all again.
     let service = start();
@@ -206,6 +211,20 @@ fn no_secret_is_written_or_told_anywhere() {
             secret.check(&path.display().to_string(), bytes);
         }
     }
+}
+
+/// Uses the ledger over the KurrentDB protocol, rightly and wrongly. Returns what was refused.
+fn over_grpc(greeting: &str, reader_key: &str) -> Vec<u8> {
+    let (_, address) = greeting.split_once("kurrentdb://").unwrap();
+    let address = address.split(['?', '\n']).next().unwrap();
+    let client = |password: &str| Kurrent::at(address, Some(basic(password)));
+    let all = || in_log(AllStart::Start(()), 100_000);
+    let reader = client(reader_key);
+    assert!(!reader.events(all()).is_empty());
+    reader.append_any("user-canary", vec![noted(1)]);
+    let foreign = reader.append("policy", Expectation::Any(()), vec![noted(2)]).unwrap_err();
+    let unknown = client(&format!("{reader_key}x")).read(all()).unwrap_err();
+    format!("{foreign:?} {unknown:?}").into_bytes()
 }
 
 /// Has keys made and refused for a packager. Returns the key that was made, and the refusals.

@@ -52,6 +52,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("actix_service", &["http"]),
     ("actix_tls", &["http"]),
     ("tonic", &["grpc", "ledger/kurrent"]),
+    ("eventstore", &["ledger/kurrent"]),
     ("prost", &["kurrent_protocol", "grpc", "ledger/kurrent"]),
     ("clap", &["cli"]),
     // What was delivered is derived from no event, and kept apart from what is.

@@ -101,7 +101,8 @@ impl Serving {
     /// `serve` on `data` with more arguments, on a free port and without limits on rates. Its log
     /// goes to `<data>.log`.
     pub fn start(data: &Path, args: &[&str]) -> Self {
-        let fresh = !data.join("ledger.db").exists();
+        // In a cluster others may have made the ledger, and its key.
+        let fresh = !data.join("ledger.db").exists() && !args.contains(&"--ledger");
         let log = data.with_extension("log");
         let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let mut child = program()

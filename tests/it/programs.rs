@@ -1,7 +1,8 @@
 //! Programs of others that a test needs: found, installed, or named as missing.
 
+use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// For how long packages may take to be installed, in seconds.
@@ -55,4 +56,71 @@ pub fn ran_well(command: &mut Command) -> Result<(), String> {
         }
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Installs packages from PyPI into a virtual environment of their own, beside what Cargo builds, once
+/// for each content of `requirements`; its folder.
+///
+/// # Errors
+/// What is missing.
+pub fn venv(name: &str, requirements: &str) -> Result<PathBuf, String> {
+    install_once(name, requirements, |venv| {
+        make_venv(venv)?;
+        let file = venv.join("requirements.txt");
+        fs::write(&file, requirements).map_err(|error| error.to_string())?;
+        let mut pip = Command::new("timeout");
+        pip.arg(INSTALL_SECONDS).arg(venv.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", "-r"]).arg(file);
+        ran_well(&mut pip).map_err(|said| format!("pip could not install {name}: {said}"))
+    })
+}
+
+/// Installs packages from npm, without running what they bring; the folder that holds `node_modules`.
+///
+/// # Errors
+/// What is missing.
+pub fn node_modules(name: &str, package: &str, lock: &str) -> Result<PathBuf, String> {
+    install_once(name, lock, |folder| {
+        for program in ["node", "npm"] {
+            on_path(program).ok_or_else(|| format!("there is no {program}"))?;
+        }
+        let write = |name: &str, text: &str| fs::write(folder.join(name), text);
+        write("package.json", package).map_err(|error| error.to_string())?;
+        write("package-lock.json", lock).map_err(|error| error.to_string())?;
+        let mut npm = Command::new("timeout");
+        npm.args([INSTALL_SECONDS, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+        ran_well(npm.current_dir(folder)).map_err(|said| format!("npm could not install: {said}"))
+    })
+}
+
+/// A folder beside what Cargo builds, in which `install` has succeeded for this `what`. Of several
+/// tests that want it, one installs.
+fn install_once(
+    name: &str,
+    what: &str,
+    install: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let lock =
+        File::create(home.join(format!("{name}.lock"))).map_err(|error| error.to_string())?;
+    lock.lock().map_err(|error| error.to_string())?;
+    let (folder, installed) = (home.join(name), home.join(name).join("installed.txt"));
+    if fs::read_to_string(&installed).is_ok_and(|installed| installed == what) {
+        return Ok(folder);
+    }
+    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    install(&folder)?;
+    fs::write(&installed, what).map_err(|error| error.to_string())?;
+    Ok(folder)
+}
+
+fn make_venv(at: &Path) -> Result<(), String> {
+    let make = || ran_well(Command::new("python3").args(["-m", "venv", "--clear"]).arg(at));
+    let Err(said) =
+        on_path("python3").ok_or_else(|| "there is none".to_owned()).and_then(|_| make())
+    else {
+        return Ok(());
+    };
+    let no_apt = apt_install(&["python3", "python3-venv"]).err().unwrap_or_default();
+    make().map_err(|_| format!("Python 3 cannot make a venv ({said}){no_apt}"))
 }

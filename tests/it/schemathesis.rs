@@ -3,7 +3,7 @@
 //!
 //! Schemathesis comes from PyPI, into a folder beside what Cargo builds.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::contract::DOCUMENT;
 use crate::device::{Device, PERSISTENT, kid, request};
-use crate::programs::{apt_install, on_path, ran_well, skip};
+use crate::programs::{skip, venv};
 use crate::service::{Setup, TestService, golden_flow};
 
 /// Set to `required`: a missing Schemathesis is a failure.
@@ -21,8 +21,6 @@ const SETTING: &str = "LICENSE_LEDGER_TEST_SCHEMATHESIS";
 const REQUIREMENTS: &str = include_str!("schemathesis/requirements.txt");
 /// Requests for each operation at most, in each of the phases that make requests at random.
 const EXAMPLES: &str = "100";
-/// For how long packages may take to be installed, in seconds.
-const INSTALL_SECONDS: &str = "180";
 /// For how long a run may take, in seconds.
 const RUN_SECONDS: &str = "540";
 
@@ -93,42 +91,11 @@ fn run(schemathesis: &Path, document: &Value, args: &[&str]) -> Output {
 
 /// The program, installed if it is not there. `None` after it was said that this is not tested.
 fn find_or_install() -> Option<PathBuf> {
-    let missing = match install() {
-        Ok(program) => return Some(program),
+    let missing = match venv("schemathesis", REQUIREMENTS) {
+        Ok(venv) => return Some(venv.join("bin/schemathesis")),
         Err(missing) => missing,
     };
     let remedy = "install Python 3 with venv, and let pip reach PyPI";
     skip("the HTTP API against its document with Schemathesis", &missing, remedy, SETTING);
     None
-}
-
-fn install() -> Result<PathBuf, String> {
-    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let lock = File::create(home.join("schemathesis.lock")).map_err(|error| error.to_string())?;
-    lock.lock().map_err(|error| error.to_string())?;
-    let (venv, installed) = (home.join("schemathesis"), home.join("schemathesis/installed.txt"));
-    let program = venv.join("bin/schemathesis");
-    if fs::read_to_string(&installed).is_ok_and(|what| what == REQUIREMENTS) {
-        return Ok(program);
-    }
-    make_venv(&venv)?;
-    let requirements = home.join("schemathesis.txt");
-    fs::write(&requirements, REQUIREMENTS).map_err(|error| error.to_string())?;
-    let mut pip = Command::new("timeout");
-    pip.arg(INSTALL_SECONDS).arg(venv.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", "-r"]).arg(requirements);
-    ran_well(&mut pip).map_err(|said| format!("pip could not install Schemathesis: {said}"))?;
-    fs::write(&installed, REQUIREMENTS).map_err(|error| error.to_string())?;
-    Ok(program)
-}
-
-fn make_venv(at: &Path) -> Result<(), String> {
-    let make = || ran_well(Command::new("python3").args(["-m", "venv", "--clear"]).arg(at));
-    let Err(said) =
-        on_path("python3").ok_or_else(|| "there is none".to_owned()).and_then(|_| make())
-    else {
-        return Ok(());
-    };
-    let no_apt = apt_install(&["python3", "python3-venv"]).err().unwrap_or_default();
-    make().map_err(|_| format!("Python 3 cannot make a venv ({said}){no_apt}"))
 }

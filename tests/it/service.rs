@@ -163,11 +163,11 @@ impl TestService {
         self.client.with_key(&key)
     }
 
-    /// Every event, in order.
+    /// Every event of the service's own, in order.
     pub fn facts(&self) -> Vec<Fact> {
         let ledger = &self.inner().ledger;
         let recorded = block_on(ledger.read_all(0, usize::MAX >> 1)).unwrap();
-        recorded.into_iter().map(|recorded| Fact::of(recorded).unwrap()).collect()
+        recorded.into_iter().filter_map(|recorded| Fact::of_ours(recorded).unwrap()).collect()
     }
 
     /// How many events there are.

@@ -9,7 +9,9 @@ use crate::http::page::{Cursor, Page, PageQuery, PageRequest};
 use crate::http::problem::Problem;
 use crate::projections::history::EventView;
 
-/// The whole ledger, oldest first, from the position `from` on
+/// The service's own events, oldest first, from the position `from` on
+///
+/// Streams that users keep in the ledger, `user-…`, are left out.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "list_events", tag = "events",
     security(("api_key" = ["events:read"])),
@@ -26,7 +28,7 @@ pub(super) async fn list(
     let end = end_of_ledger(&services).await?;
     let wanted = Wanted::read(&query, LIST, end)?;
     let events = services.history.all(wanted.from, wanted.limit + 1).await;
-    let events = events.map_err(Problem::internal)?;
+    let (events, _) = events.map_err(Problem::internal)?;
     wanted.page(LIST, events, |event| event.sequence)
 }
 

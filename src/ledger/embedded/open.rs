@@ -124,7 +124,6 @@ pub(super) struct Opened {
 pub(super) fn open(dir: &Path, cache_kib: u32) -> Result<(Opened, File), OpenError> {
     let not_writable =
         |source: io::Error| OpenError::NotWritable { dir: dir.into(), source: Arc::new(source) };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(not_writable)?;
     let lock = lock(dir)?;
     let database = dir.join(DATABASE);
     create(dir, &database).map_err(not_writable)?;
@@ -174,11 +173,13 @@ fn connect(database: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The lock is the system's, so it goes with the process however that ends.
-fn lock(dir: &Path) -> Result<File, OpenError> {
+/// Makes the directory if there is none, and claims it for this process. The lock is the system's,
+/// so it goes with the process however that ends.
+pub(in crate::ledger) fn lock(dir: &Path) -> Result<File, OpenError> {
+    let failed = |source| OpenError::NotWritable { dir: dir.into(), source: Arc::new(source) };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let mut options = OpenOptions::new();
     let lock = options.create(true).truncate(false).write(true).mode(0o600).open(dir.join(LOCK));
-    let failed = |source| OpenError::NotWritable { dir: dir.into(), source: Arc::new(source) };
     let lock = lock.map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),

@@ -139,7 +139,7 @@ impl Reader {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, ReadError> {
-        let failed = |error| ReadError(Arc::new(error));
+        let failed = |error| ReadError::lasting(Arc::new(error));
         let connection = self.connection();
         self.catch_up(&connection).map_err(failed)?;
         read(&connection).map_err(failed)

@@ -33,15 +33,18 @@ async fn append(ledger: &Ledger, times: impl IntoIterator<Item = i64>) {
     }
 }
 
-async fn append_unknown(ledger: &Ledger) {
-    let stream = StreamName::new("other").unwrap();
+/// Appends something that is no event of ours.
+async fn append_unknown(ledger: &Ledger, stream: &str) {
+    let stream = StreamName::new(stream).unwrap();
+    let sequence = ledger.last_sequence().await.unwrap().map_or(0, |last| last + 1);
     let event = NewEvent {
-        id: uuid::Uuid::from_u128(1),
+        id: uuid::Uuid::from_u128(sequence.into()),
         kind: "unheard-of.v1".into(),
         data: b"{}".to_vec(),
         metadata: b"{}".to_vec(),
     };
-    let checks = vec![(stream.clone(), Expected::NoStream)];
+    let head = Expected::at_head(ledger.head(&stream).await.unwrap());
+    let checks = vec![(stream.clone(), head)];
     ledger.append(Append { records: vec![(stream, event)], checks }).await.unwrap();
 }
 
@@ -97,6 +100,35 @@ async fn applies_every_event_once_and_in_order_in_batches_of_bounded_size() {
 }
 
 #[tokio::test]
+async fn events_of_users_are_passed_over() {
+    let (dir, ledger) = ledger();
+    append(&ledger, [7]).await;
+    append_unknown(&ledger, "user-a").await;
+    append(&ledger, [8]).await;
+    for _ in 0..3 {
+        append_unknown(&ledger, "user-b").await;
+    }
+    let (tail, batches) = follow(&ledger, 0, AT_ONCE).await;
+    assert!(tail.wait_for(5).await);
+    append_unknown(&ledger, "user-a").await;
+    assert!(tail.wait_for(6).await);
+    let progress = tail.progress();
+    assert_eq!((progress.next_sequence, progress.last_at_ms), (7, 8));
+    drop(tail);
+    assert_eq!(batches.iter().collect::<Vec<_>>().concat(), [0, 2]);
+    // And when they are read from disk, behind the last event of ours.
+    ledger.close().await;
+    drop(ledger);
+    let reopened = Embedded::open(dir.path(), Options::default()).unwrap();
+    let ledger = Arc::new(Ledger::Embedded(reopened));
+    let (tail, batches) = follow(&ledger, 1, AT_ONCE).await;
+    assert_eq!(tail.progress().last_at_ms, 8);
+    assert!(tail.wait_for(6).await);
+    drop(tail);
+    assert_eq!(batches.iter().collect::<Vec<_>>().concat(), [2]);
+}
+
+#[tokio::test]
 async fn whoever_waits_does_not_wait_for_events_to_gather() {
     let (_dir, ledger) = ledger();
     let (tail, batches) = follow(&ledger, 0, FOR_EVER).await;
@@ -119,7 +151,7 @@ async fn waits_for_an_event_that_is_still_to_come() {
 async fn stops_at_an_event_it_cannot_read_and_says_why() {
     let (_dir, ledger) = ledger();
     append(&ledger, [0]).await;
-    append_unknown(&ledger).await;
+    append_unknown(&ledger, "other").await;
     let (tail, batches) = follow(&ledger, 0, AT_ONCE).await;
     let reason = failure(&tail).await;
     assert!(reason.contains("event 1") && reason.contains("unheard-of.v1"), "{reason}");

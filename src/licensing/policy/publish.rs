@@ -157,7 +157,7 @@ impl Policies {
             records: vec![(stream.clone(), NewEvent::of(stream, &event, correlation)?)],
             checks: vec![(stream.clone(), expected)],
         };
-        let appended = match self.ledger.append_knowing_outcome(append).await {
+        let appended = match self.ledger.append(append).await {
             Ok(appended) => appended,
             Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),

@@ -1,0 +1,69 @@
+//! Opens the ledger that the configuration names.
+
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::access::secrets;
+use crate::config::Config;
+use crate::ledger::embedded::{OpenError, Options};
+use crate::ledger::kurrent::{self, Credentials, KurrentError};
+use crate::ledger::{Embedded, Kurrent, Ledger};
+
+/// Opens the ledger, in `data` or in a cluster, and makes it if there is none.
+pub(crate) async fn ledger(config: &Config, data: &Path) -> anyhow::Result<Ledger> {
+    let Some(address) = &config.ledger else {
+        return Ok(Ledger::Embedded(Embedded::open(data, Options::default())?));
+    };
+    let address = address.parse();
+    let address = address.with_context(|| "ledger is no address of a cluster".to_owned())?;
+    let file = config.kurrentdb.credentials_file.as_deref();
+    let credentials = file.map(credentials).transpose()?;
+    let stream_prefix = config.kurrentdb.stream_prefix.clone();
+    let options = kurrent::Options { address, credentials, stream_prefix };
+    Ok(Ledger::Kurrent(Kurrent::open(data, options).await?))
+}
+
+/// The same for what makes no sense with a ledger that is not there yet.
+pub(crate) async fn existing_ledger(config: &Config, data: &Path) -> anyhow::Result<Ledger> {
+    let missing = config.ledger.is_none() && !data.join("ledger.db").exists();
+    anyhow::ensure!(!missing, OpenError::Missing { dir: data.to_owned() });
+    ledger(config, data).await
+}
+
+/// Opens the ledger for reading, also beside the process that serves it from `data`. From a cluster
+/// it is read by way of a directory of its own then, which `scratch` keeps.
+pub(crate) async fn for_reading(
+    config: &Config,
+    data: &Path,
+    scratch: &mut Option<tempfile::TempDir>,
+) -> anyhow::Result<Ledger> {
+    if config.ledger.is_none() {
+        return Ok(Ledger::Embedded(Embedded::open_read_only(data)?));
+    }
+    match ledger(config, data).await {
+        Err(error) if is_in_use(&error) => {
+            let dir = scratch.insert(tempfile::tempdir()?);
+            ledger(config, dir.path()).await
+        }
+        opened => opened,
+    }
+}
+
+/// Whether another process has the data directory.
+pub(crate) fn is_in_use(error: &anyhow::Error) -> bool {
+    let directory = match error.downcast_ref::<KurrentError>() {
+        Some(KurrentError::Directory(error)) => Some(error),
+        _ => error.downcast_ref::<OpenError>(),
+    };
+    matches!(directory, Some(OpenError::InUse { .. }))
+}
+
+/// Name and password in one line, `name:password`.
+fn credentials(path: &Path) -> anyhow::Result<Credentials> {
+    let text = secrets::read_text(path).context("cannot use kurrentdb.credentials_file")?;
+    let (user, password) = text.trim_end().split_once(':').with_context(|| {
+        format!("{} must hold one line of the form name:password", path.display())
+    })?;
+    Ok(Credentials { user: user.to_owned(), password: password.to_owned().into() })
+}

@@ -116,5 +116,5 @@ fn refusals_of_many_rules_on_many_days() {
     assert_eq!((&day["refusals"], &day["other_rules"]), (&json!(70), &json!(6)));
     assert_eq!(day["rules"].as_object().unwrap().len(), 64);
     let last = json!({ "refusals": 1, "rules": { "constructor": 1 }, "other_rules": 0 });
-    assert_eq!(days.values().last(), Some(&last));
+    assert_eq!(days.values().next_back(), Some(&last));
 }

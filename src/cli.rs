@@ -22,6 +22,7 @@ pub mod revocation;
 pub mod serve;
 pub mod service;
 mod shared;
+pub mod support;
 pub mod voiding;
 pub mod webhooks;
 
@@ -51,6 +52,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    #[command(subcommand)]
+    Support(support::SupportCommand),
     Events(events::EventsArgs),
     Rebuild(rebuild::RebuildArgs),
     #[command(subcommand)]
@@ -117,6 +120,7 @@ fn run_command() -> ExitCode {
         Command::Inventory(args) => inventory::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Policy(command) => policy::run(command),
+        Command::Support(command) => support::run(command),
         Command::Events(args) => events::run(args),
         Command::Rebuild(args) => rebuild::run(args),
         Command::Webhooks(command) => webhooks::run(command),

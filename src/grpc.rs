@@ -35,6 +35,9 @@
 //! refused. One append holds at most 1,024 events of 4 MiB each and 16 MiB together. Stream names
 //! have at most 200 bytes and do not begin with `$`.
 
+// `Status` is large, and it is what tonic's handlers return.
+#![allow(clippy::result_large_err)]
+
 mod about;
 mod append;
 mod caller;

@@ -17,6 +17,7 @@ mod identities;
 mod key_types;
 mod metrics;
 mod once;
+mod outside;
 mod overrides;
 mod policy;
 mod register;

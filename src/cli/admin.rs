@@ -11,12 +11,13 @@ use zeroize::Zeroizing;
 use super::explain::Asked;
 use super::master_key::KeyFiles;
 use super::service::KeyBytes;
+use super::support::Order;
 use super::{Place, control, open, runtime};
 use crate::access::Registry as ApiKeys;
 use crate::access::secrets::{self, Secret};
 use crate::access::{ApiKeyId, ApiKeyRecord, ApiKeyText, KEY_RANDOM_BYTES, Scope};
 use crate::clock::{Clock, UnixMillis};
-use crate::domain::event::ApiKeyCreated;
+use crate::domain::event::{ApiKeyCreated, WebhookChange};
 use crate::domain::quota::QuotaPolicy;
 use crate::domain::{Digest, Reason};
 use crate::keys::{ImportedKey, KeySeed, Keys};
@@ -70,6 +71,15 @@ pub enum Command {
     },
     /// Explain a decision about a quota.
     Explain(Asked),
+    /// Say what became of a device.
+    Support(Order),
+    /// Take note of what was changed of a webhook endpoint.
+    NoteWebhook {
+        /// The endpoint.
+        endpoint: String,
+        /// What was changed.
+        change: WebhookChange,
+    },
     /// Make an API key.
     CreateApiKey {
         /// Its label.
@@ -114,6 +124,12 @@ pub enum Outcome {
     },
     /// A decision, as the API shows it.
     Decision(serde_json::Value),
+    /// What an act of support did, as the API shows it.
+    Support(serde_json::Value),
+    /// An act of support was refused, and why.
+    SupportRefused(String),
+    /// It is noted.
+    Noted,
     /// An API key was made.
     ApiKey {
         /// Its id.
@@ -207,7 +223,7 @@ impl Admin {
         Ok(Self { registry, policies, licensing: None, keys, key_files, api_keys, clock, turn })
     }
 
-    /// Lets it explain decisions.
+    /// Lets it explain decisions, and support act.
     pub(crate) fn explaining_by(self, licensing: Arc<Licensing>) -> Self {
         Self { licensing: Some(licensing), ..self }
     }
@@ -266,6 +282,17 @@ impl Admin {
             Command::Explain(asked) => {
                 let licensing = self.licensing.as_ref().context("nothing is decided here")?;
                 Outcome::Decision(serde_json::to_value(asked.decide(licensing).await?)?)
+            }
+            Command::Support(order) => {
+                let licensing = self.licensing.clone().context("nothing is decided here")?;
+                // The future of a command cannot be sent to another thread.
+                let here = tokio::runtime::Handle::current();
+                let carry_out = move || here.block_on(order.carry_out(&licensing, ACTOR));
+                tokio::task::spawn_blocking(carry_out).await??
+            }
+            Command::NoteWebhook { endpoint, change } => {
+                self.registry.webhook_changed(&endpoint, &change, ACTOR).await?;
+                Outcome::Noted
             }
             Command::CreateApiKey { name, scopes } => {
                 let (key_id, key) = self.create_api_key(&name, scopes).await?;

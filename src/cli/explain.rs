@@ -47,7 +47,7 @@ pub struct Asked {
 impl Asked {
     /// Decides, and records nothing.
     pub(super) async fn decide(&self, licensing: &Licensing) -> Result<Decision, LicensingError> {
-        let device = licensing.device_called(&self.device).await?;
+        let device = licensing.device_named(&self.device).await?;
         let named = |name: &String| name.parse().unwrap_or_else(|_| licensing.account_of(name));
         let account = self.account.as_ref().map(named);
         let wanted = Wanted {

@@ -95,6 +95,7 @@ fn print(inventory: &DeviceInventory) {
         "live {}  confirmed {}  possible {}  as of {}",
         inventory.live, inventory.confirmed, inventory.possible, inventory.as_of
     );
+    print_reservations(inventory);
     print_voided(inventory);
     if inventory.licenses.is_empty() {
         println!("holds no persistent license");
@@ -128,6 +129,21 @@ fn print(inventory: &DeviceInventory) {
             license.license_id.to_string(),
             license.acquired_at.to_rfc3339(),
         );
+    }
+}
+
+fn print_reservations(inventory: &DeviceInventory) {
+    if inventory.reserved > 0 {
+        println!("reserved {}, counted as well:", inventory.reserved);
+    }
+    for reservation in &inventory.reservations {
+        for key_id in &reservation.key_ids {
+            println!(
+                "  {key_id}  until {}  reservation {}",
+                reservation.expires_at.to_rfc3339(),
+                reservation.reservation_id
+            );
+        }
     }
 }
 

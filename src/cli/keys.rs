@@ -216,7 +216,10 @@ fn print(outcome: Outcome, json: bool) -> anyhow::Result<ExitCode> {
         | Outcome::Policy(_)
         | Outcome::Policies(_)
         | Outcome::PolicySuperseded { .. }
-        | Outcome::Decision(_) => {}
+        | Outcome::Decision(_)
+        | Outcome::Support(_)
+        | Outcome::SupportRefused(_)
+        | Outcome::Noted => {}
         Outcome::MasterRotated => println!(
             "there is a new master key; back it up, and keep the old one for old backups of the data"
         ),

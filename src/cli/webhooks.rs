@@ -9,10 +9,12 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::admin::{Command, execute};
 use super::{Place, print_json};
 use crate::access::secrets;
 use crate::clock::Clock;
 use crate::config::{Config, WebhookEndpoint};
+use crate::domain::event::WebhookChange;
 use crate::notify::{Card, Desk, DeskError, Endpoint, TYPES, View};
 use crate::outbound::signing::SigningKey;
 use crate::outbound::{Outbound, Reach, Target};
@@ -92,13 +94,14 @@ pub fn run(command: WebhooksCommand) -> anyhow::Result<ExitCode> {
         WebhooksCommand::List(args) => list(&args),
         WebhooksCommand::DeadLetters(args) => dead_letters(&args),
         WebhooksCommand::Replay(ReplayArgs { endpoint, what }) => {
-            changed(&endpoint, |desk| match (what.from.zip(what.to), what.message) {
-                (Some((from, to)), _) => desk.replay_range(&endpoint.id, from, to),
-                (None, message) => desk.replay_dead_letters(&endpoint.id, message),
-            })
+            let change = match what.from.zip(what.to) {
+                Some((from, to)) => WebhookChange::RangeReplayed { from, to },
+                None => WebhookChange::DeadLettersReplayed { message_id: what.message },
+            };
+            changed(&endpoint, change)
         }
-        WebhooksCommand::Enable(args) => changed(&args, |desk| desk.enable(&args.id)),
-        WebhooksCommand::Disable(args) => changed(&args, |desk| desk.disable(&args.id)),
+        WebhooksCommand::Enable(args) => changed(&args, WebhookChange::Enabled),
+        WebhooksCommand::Disable(args) => changed(&args, WebhookChange::Disabled),
     };
     match done {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -162,11 +165,12 @@ fn dead_letters(args: &EndpointArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn changed(
-    args: &EndpointArgs,
-    change: impl FnOnce(&Desk) -> Result<View, DeskError>,
-) -> anyhow::Result<()> {
-    let view = change(&desk(&args.place)?)?;
+/// Changes an endpoint, and has the ledger take note of it.
+fn changed(args: &EndpointArgs, change: WebhookChange) -> anyhow::Result<()> {
+    let view = desk(&args.place)?.change(&args.id, &change)?;
+    let endpoint = args.id.clone();
+    execute(&args.place, Command::NoteWebhook { endpoint, change })
+        .context("it is done, and the ledger could not take note of it")?;
     if args.json {
         return print_json(&view);
     }

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::device::Device;
 use super::event::{
-    Event, Grade, LicenseAcquired, LicenseRecorded, ReservationClosed, ReservationMade,
-    SlotConfirmed, SlotEnd, SlotReleased, SlotTaken, SlotsMoved,
+    DeletionRecorded, Event, Grade, LicenseAcquired, LicenseDeleted, LicenseRecorded,
+    ReservationClosed, ReservationMade, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
+    SlotsMoved,
 };
-use super::holding::{Doubtful, Held, Issued, IssuedLog, Overrides};
+use super::holding::{Doubt, Doubtful, Held, IssuedLog, Overrides};
 use super::ids::{AccountRef, DeviceRef, KeyId, LicenseId, Tag};
 use super::quota::WINDOW_SECONDS_MAX;
 
@@ -80,11 +81,12 @@ impl Account {
     }
 
     fn take(&mut self, e: &SlotTaken) {
-        let title = e.title.as_deref().map(Tag::of);
-        let content_group = e.content_group.as_deref().map(Tag::of);
+        let (title, group) = (e.title.as_deref(), e.content_group.as_deref());
+        let held = Held::new(e.license_id, e.counted_until_ms, title, group);
+        let held = Held { reserved: e.reserved, ..held };
         if !e.reserved {
             let device = Some(Tag::of(&e.device.to_string()));
-            self.issued.add(Issued { at_ms: e.at_ms, device, title, content_group });
+            self.issued.add(held.issued(e.at_ms, device));
         }
         let member = self.members.entry(e.device.clone()).or_insert_with(|| Member {
             added_ms: e.at_ms,
@@ -96,17 +98,13 @@ impl Account {
         if !e.model.is_empty() && member.model != e.model {
             member.model.clone_from(&e.model);
         }
-        member.slots.entry(e.key_id).or_default().push(Held {
-            license_id: e.license_id,
-            counted_until_ms: e.counted_until_ms,
-            confirmed: false,
-            reserved: e.reserved,
-            title,
-            content_group,
-        });
+        member.slots.entry(e.key_id).or_default().push(held);
     }
 
     fn release(&mut self, e: &SlotReleased) {
+        if !e.weak {
+            self.doubtful.settle(e.license_id);
+        }
         let Some(member) = self.members.get_mut(&e.device) else { return };
         let Some(held) = member.find(e.key_id, e.license_id) else { return };
         let counted_until_ms = held.counted_until_ms;
@@ -119,12 +117,20 @@ impl Account {
             }
         }
         if e.weak {
-            self.doubtful.add(Some(e.device.clone()), e.key_id, counted_until_ms);
+            self.doubtful.add(Doubt {
+                license_id: Some(e.license_id),
+                key_id: e.key_id,
+                until_ms: counted_until_ms,
+                device: Some(e.device.clone()),
+                account: None,
+            });
         }
     }
 
     /// The one device is the other from here on, and was added when the first of them was.
     fn move_slots(&mut self, e: &SlotsMoved) {
+        self.issued.rename(Tag::of(&e.from.to_string()), Tag::of(&e.into.to_string()));
+        self.doubtful.rename(&e.from, &e.into);
         let Some(source) = self.members.remove(&e.from) else { return };
         let target = self.members.entry(e.into.clone()).or_insert_with(|| Member {
             added_ms: source.added_ms,
@@ -136,8 +142,6 @@ impl Account {
         for (key_id, held) in source.slots {
             target.slots.entry(key_id).or_default().extend(held);
         }
-        self.issued.rename(Tag::of(&e.from.to_string()), Tag::of(&e.into.to_string()));
-        self.doubtful.rename(&e.from, &e.into);
     }
 
     /// Drops what can no longer matter, as [`Device::evolve`] does.
@@ -177,8 +181,9 @@ impl Account {
 }
 
 /// What `events`, about to be stored in the stream of `device` whose state they were decided on is
-/// `before`, change in the streams of accounts. Of a license that is not live nothing changes: it
-/// has stopped counting everywhere by itself.
+/// `before`, change in the streams of accounts. Of a license that is not live nothing changes, since
+/// it has stopped counting everywhere by itself; but where it was still possible, proof that it is
+/// gone is told.
 pub fn mirror<'a>(
     device: &DeviceRef,
     before: &Device,
@@ -231,12 +236,45 @@ pub fn mirror<'a>(
                 };
                 (account.clone(), Event::SlotsMoved(moved))
             })),
-            Event::LicenseDeleted(e) if e.releases => {
-                let weak = e.grade >= Grade::C;
-                mirrored.extend(released(e.key_id, e.license_id, SlotEnd::Deleted, weak, e.at_ms));
-            }
-            Event::LicenseDeleted(e) => {
-                mirrored.extend(confirmed(e.key_id, e.license_id, false, e.at_ms));
+            Event::LicenseDeleted(LicenseDeleted {
+                license_id,
+                key_id,
+                grade,
+                releases,
+                at_ms,
+                ..
+            })
+            | Event::DeletionRecorded(DeletionRecorded {
+                license_id,
+                key_id,
+                grade,
+                releases,
+                at_ms,
+                ..
+            }) => {
+                let (license_id, key_id, at_ms) = (*license_id, *key_id, *at_ms);
+                let weak = *grade >= Grade::C;
+                mirrored.extend(match releases {
+                    true => released(key_id, license_id, SlotEnd::Deleted, weak, at_ms),
+                    false => confirmed(key_id, license_id, false, at_ms),
+                });
+                let proven = before
+                    .in_doubt(license_id)
+                    .filter(|_| !weak && before.account_of(key_id, license_id, at_ms).is_none());
+                mirrored.extend(proven.map(|account| {
+                    let (device, cause) = (device.clone(), SlotEnd::Deleted);
+                    let (weak, frees_at_ms) = (false, None);
+                    let released = SlotReleased {
+                        license_id,
+                        device,
+                        key_id,
+                        cause,
+                        weak,
+                        frees_at_ms,
+                        at_ms,
+                    };
+                    (account.clone(), Event::SlotReleased(released))
+                }));
             }
             Event::LicenseRecorded(e) if e.persistent => {
                 mirrored.extend(e.account.clone().map(|account| (account, recorded(device, e))));
@@ -244,13 +282,6 @@ pub fn mirror<'a>(
             Event::StorageRecorded(e) if e.stored => {
                 let keeps = before.keeps(e.key_id, e.license_id, e.at_ms);
                 mirrored.extend(confirmed(e.key_id, e.license_id, keeps, e.at_ms));
-            }
-            Event::DeletionRecorded(e) if e.releases => {
-                let weak = e.grade >= Grade::C;
-                mirrored.extend(released(e.key_id, e.license_id, SlotEnd::Deleted, weak, e.at_ms));
-            }
-            Event::DeletionRecorded(e) => {
-                mirrored.extend(confirmed(e.key_id, e.license_id, false, e.at_ms));
             }
             Event::ReservationMade(e) => mirrored.extend(reserved(device, e)),
             Event::ReservationClosed(ReservationClosed { license_ids, at_ms, .. }) => {

@@ -13,10 +13,11 @@ use super::event::{
     AcquisitionRefused, Event, Grade, KeySource, LicenseAcquired, LicenseVoided, LicenseWrittenOff,
     ReservationClosed, ReservationMade, VoidReason,
 };
-use super::holding::{Doubtful, Held, Issued, IssuedLog, Overrides};
+use super::holding::{Doubt, Doubtful, Held, IssuedLog, Overrides};
 use super::ids::{AccountRef, DeviceRef, Identity, KeyId, LicenseId, Tag};
 use super::quota::{QuotaPolicy, Voiding};
 use super::reserve::Reserved;
+use elsewhere::Ended;
 
 /// One refusal event for a device, KID and rule in this time, so that a device that keeps asking
 /// cannot flood the ledger.
@@ -28,7 +29,8 @@ pub const REFUSAL_KIDS_MAX: usize = 50;
 /// Deletions that match no license for sure, of one device and day, that become events; each could
 /// name a session of its own, so that nothing else would bound them.
 pub const UNMATCHED_PER_DAY: usize = 100;
-/// Accounts that a device remembers as having paid for something on it, the latest.
+/// Accounts that a device remembers as having paid for something on it, the latest: to any other
+/// that pays for nothing live there, a device that goes on with what this one had is a new one.
 const PAYERS_KEPT: usize = 8;
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -63,6 +65,8 @@ pub struct Device {
     pub(super) doubtful: Doubtful,
     /// Limits set for it.
     pub(super) overrides: Overrides,
+    /// Licenses that other systems issued and that ended lately.
+    ended: Ended,
     refusals: VecDeque<RecordedRefusal>,
     /// Times of the unmatched deletions recorded within a day.
     unmatched: VecDeque<i64>,
@@ -106,6 +110,24 @@ struct RecordedRefusal {
 }
 
 impl LiveLicense {
+    /// One of which nothing is said yet.
+    fn new(held: Held, account: Option<AccountRef>, acquired_ms: i64, security_level: u32) -> Self {
+        Self {
+            held,
+            identity: None,
+            account,
+            acquired_ms,
+            security_level,
+            stored: false,
+            store_failed: false,
+            deleted: false,
+            written_off: false,
+            root_key: None,
+            reservation: None,
+            reported: None,
+        }
+    }
+
     fn is_live(&self, now_ms: i64) -> bool {
         self.held.is_live(now_ms)
     }
@@ -113,6 +135,17 @@ impl LiveLicense {
     /// Whether the device has it as far as everybody says: it is not deleted, nor written off.
     fn is_kept(&self) -> bool {
         !self.deleted && !self.written_off
+    }
+
+    /// What is in doubt once it is released.
+    fn doubt(&self, key_id: KeyId) -> Doubt {
+        Doubt {
+            license_id: Some(self.held.license_id),
+            key_id,
+            until_ms: self.held.counted_until_ms,
+            device: None,
+            account: self.account.clone(),
+        }
     }
 
     /// Why `rule` voids it, if it does.
@@ -157,16 +190,14 @@ impl Device {
             Event::DeviceMerged(e) => self.give_up_for(&e.into),
             Event::DeviceReplaced(e) => self.be_replaced(e),
             Event::DeviceTookOver(e) => self.take_over(e),
-            Event::LicenseDeleted(e) if e.releases => {
-                self.release(e.key_id, e.license_id, e.grade >= Grade::C);
+            Event::LicenseDeleted(e) => {
+                self.delete_license(e.key_id, e.license_id, e.grade, e.releases)
             }
-            Event::LicenseDeleted(e) => self.remember_deletion(e.key_id, e.license_id),
             Event::LicenseRecorded(e) => self.hold_recorded(e),
             Event::StorageRecorded(e) => self.remember_storing(e.key_id, e.license_id, e.stored),
-            Event::DeletionRecorded(e) if e.releases => {
-                self.release(e.key_id, e.license_id, e.grade >= Grade::C);
+            Event::DeletionRecorded(e) => {
+                self.delete_license(e.key_id, e.license_id, e.grade, e.releases)
             }
-            Event::DeletionRecorded(e) => self.remember_deletion(e.key_id, e.license_id),
             Event::ReservationMade(e) => self.reserve(e),
             Event::ReservationClosed(e) => self.close_reservation(e),
             Event::QuotaOverrideSet(e) => self.overrides.set(e),
@@ -185,46 +216,48 @@ impl Device {
     }
 
     fn hold(&mut self, e: &LicenseAcquired) {
-        let title = e.title.as_deref().map(Tag::of);
-        let content_group = e.content_group.as_deref().map(Tag::of);
-        self.issued.add(Issued { at_ms: e.at_ms, device: None, title, content_group });
+        let (title, group) = (e.title.as_deref(), e.content_group.as_deref());
+        let held = Held::new(e.license_id, e.counted_until_ms, title, group);
+        self.issued.add(held.issued(e.at_ms, None));
         self.paid_by(e.account.as_ref());
         self.slots.entry(e.key_id).or_default().push(LiveLicense {
-            held: Held {
-                license_id: e.license_id,
-                counted_until_ms: e.counted_until_ms,
-                confirmed: false,
-                reserved: false,
-                title,
-                content_group,
-            },
             identity: Some(e.identity),
-            account: e.account.clone(),
-            acquired_ms: e.at_ms,
-            security_level: e.security_level,
-            stored: false,
-            store_failed: false,
-            deleted: false,
-            written_off: false,
             root_key: e.is_root().then(|| e.key_source.label()),
-            reservation: None,
-            reported: None,
+            ..LiveLicense::new(held, e.account.clone(), e.at_ms, e.security_level)
         });
     }
 
     /// Whether the device stored a license.
     fn remember_storing(&mut self, key_id: KeyId, license_id: LicenseId, stored: bool) {
+        self.ended.speak(license_id);
         let Some(license) = self.license_mut(key_id, license_id) else { return };
         license.stored |= stored;
         license.store_failed |= !stored;
         license.held.confirmed = license.stored && license.is_kept();
     }
 
-    /// A deletion that is too weak to end the license.
-    fn remember_deletion(&mut self, key_id: KeyId, license_id: LicenseId) {
-        let Some(license) = self.license_mut(key_id, license_id) else { return };
-        license.deleted = true;
-        license.held.confirmed = false;
+    /// A deletion, which ends the license if it `releases`. What had ended before is not possible any
+    /// more, if the grade is good.
+    fn delete_license(
+        &mut self,
+        key_id: KeyId,
+        license_id: LicenseId,
+        grade: Grade,
+        releases: bool,
+    ) {
+        let weak = grade >= Grade::C;
+        if let Some(license) = self.license_mut(key_id, license_id) {
+            license.deleted = true;
+            license.held.confirmed = false;
+            if !releases {
+                return;
+            }
+            self.release(key_id, license_id, weak);
+        }
+        self.ended.delete(license_id);
+        if !weak {
+            self.doubtful.settle(license_id);
+        }
     }
 
     fn paid_by(&mut self, account: Option<&AccountRef>) {
@@ -241,26 +274,13 @@ impl Device {
     fn reserve(&mut self, e: &ReservationMade) {
         self.paid_by(e.account.as_ref());
         for slot in &e.slots {
+            let (title, group) = (slot.title.as_deref(), slot.content_group.as_deref());
+            let held = Held::new(slot.license_id, Some(e.expires_ms), title, group);
+            let held = Held { reserved: true, ..held };
+            let level = e.security_level.unwrap_or_default();
             self.slots.entry(slot.key_id).or_default().push(LiveLicense {
-                held: Held {
-                    license_id: slot.license_id,
-                    counted_until_ms: Some(e.expires_ms),
-                    confirmed: false,
-                    reserved: true,
-                    title: slot.title.as_deref().map(Tag::of),
-                    content_group: slot.content_group.as_deref().map(Tag::of),
-                },
-                identity: None,
-                account: e.account.clone(),
-                acquired_ms: e.at_ms,
-                security_level: e.security_level.unwrap_or_default(),
-                stored: false,
-                store_failed: false,
-                deleted: false,
-                written_off: false,
-                root_key: None,
                 reservation: Some(e.reservation_id),
-                reported: None,
+                ..LiveLicense::new(held, e.account.clone(), e.at_ms, level)
             });
         }
     }
@@ -285,8 +305,9 @@ impl Device {
         if licenses.is_empty() {
             self.slots.remove(&key_id);
         }
+        self.ended.add(key_id, &released);
         if weak {
-            self.doubtful.add(None, key_id, released.held.counted_until_ms);
+            self.doubtful.add(released.doubt(key_id));
         }
     }
 
@@ -295,10 +316,10 @@ impl Device {
             return self.release(e.key_id, e.license_id, true);
         };
         let Some(license) = self.license_mut(e.key_id, e.license_id) else { return };
-        let ends_ms = license.held.counted_until_ms;
+        let doubt = license.doubt(e.key_id);
         license.held.give_up(frees_at_ms);
         license.written_off = true;
-        self.doubtful.add(None, e.key_id, ends_ms);
+        self.doubtful.add(doubt);
     }
 
     fn remember_refusal(&mut self, e: &AcquisitionRefused) {
@@ -313,8 +334,15 @@ impl Device {
     /// last event stays expired.
     fn forget_expired(&mut self) {
         let now_ms = self.at_ms;
-        self.slots.retain(|_, licenses| {
-            licenses.retain(|license| license.is_live(now_ms));
+        let Self { slots, ended, .. } = self;
+        slots.retain(|key_id, licenses| {
+            licenses.retain(|license| {
+                let is_live = license.is_live(now_ms);
+                if !is_live {
+                    ended.add(*key_id, license);
+                }
+                is_live
+            });
             !licenses.is_empty()
         });
         self.doubtful.forget_expired(now_ms);
@@ -361,13 +389,20 @@ impl Device {
         self.live_in(key_id, now_ms).find(is_it)?.account.as_ref()
     }
 
-    /// The accounts that pay for what is live on the device.
+    /// The accounts that pay for what is live on the device, or paid for what it may still hold.
     pub fn accounts(&self, now_ms: i64) -> BTreeSet<&AccountRef> {
         let live = self.slots.values().flatten().filter(|license| license.is_live(now_ms));
-        live.filter_map(|license| license.account.as_ref()).collect()
+        let live = live.filter_map(|license| license.account.as_ref());
+        live.chain(self.doubtful.all().filter_map(|doubt| doubt.account.as_ref())).collect()
     }
 
-    /// The accounts that pay for what is live on the device, and those that paid lately.
+    /// The account that paid for a license that the device may still hold although it was released.
+    pub fn in_doubt(&self, license_id: LicenseId) -> Option<&AccountRef> {
+        let mut all = self.doubtful.all();
+        all.find(|doubt| doubt.license_id == Some(license_id))?.account.as_ref()
+    }
+
+    /// Those accounts, and the last that paid for anything, up to eight.
     pub fn payers(&self, now_ms: i64) -> BTreeSet<&AccountRef> {
         self.accounts(now_ms).into_iter().chain(&self.payers).collect()
     }

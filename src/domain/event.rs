@@ -11,6 +11,7 @@ mod keys;
 mod quota;
 mod revocation;
 mod support;
+mod webhooks;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -36,8 +37,9 @@ pub use quota::{
 pub use revocation::RevocationListsTaken;
 pub use support::{
     DeviceBlock, DeviceMerged, DeviceReplaced, DeviceTookOver, LicenseWrittenOff, MovedDoubt,
-    MovedIssue, MovedLicense, Replaced, SlotsMoved,
+    MovedEnd, MovedIssue, MovedLicense, MovedLimit, Replaced, SlotsMoved,
 };
+pub use webhooks::{WebhookChange, WebhookChanged};
 
 /// A fact. The stored type tag is [`Event::kind`], chosen by us and independent of Rust names.
 #[derive(Clone, Debug)]
@@ -81,6 +83,7 @@ pub enum Event {
     RevocationListsTaken(RevocationListsTaken),
     ApiKeyCreated(ApiKeyCreated),
     ApiKeyRevoked(ApiKeyRevoked),
+    WebhookChanged(WebhookChanged),
 }
 
 /// A device was seen for the first time: before this, its stream holds only what back ends said.
@@ -465,6 +468,7 @@ impl Event {
             Self::RevocationListsTaken(_) => "revocation-lists-taken.v1",
             Self::ApiKeyCreated(_) => "api-key-created.v1",
             Self::ApiKeyRevoked(_) => "api-key-revoked.v1",
+            Self::WebhookChanged(_) => "webhook-changed.v1",
         }
     }
 
@@ -507,6 +511,7 @@ impl Event {
             Self::RevocationListsTaken(e) => e.at_ms,
             Self::ApiKeyCreated(e) => e.at_ms,
             Self::ApiKeyRevoked(e) => e.at_ms,
+            Self::WebhookChanged(e) => e.at_ms,
         }
     }
 
@@ -570,6 +575,7 @@ impl Event {
             Self::RevocationListsTaken(e) => e.sequence.to_string(),
             Self::ApiKeyCreated(e) => e.key_id.clone(),
             Self::ApiKeyRevoked(e) => e.key_id.clone(),
+            Self::WebhookChanged(e) => format!("{} {}", e.endpoint, e.at_ms),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::event::QuotaOverrideSet;
-use super::ids::{DeviceRef, KeyId, LicenseId, Tag};
+use super::event::{MovedLimit, QuotaOverrideSet};
+use super::ids::{AccountRef, DeviceRef, KeyId, LicenseId, Tag};
 use super::quota::WINDOW_SECONDS_MAX;
 
 /// Issued licenses that a device or an account remembers for rules that look back.
@@ -35,6 +35,28 @@ pub struct Held {
 }
 
 impl Held {
+    /// A license that nobody has confirmed.
+    pub(super) fn new(
+        license_id: LicenseId,
+        counted_until_ms: Option<i64>,
+        title: Option<&str>,
+        content_group: Option<&str>,
+    ) -> Self {
+        Self {
+            license_id,
+            counted_until_ms,
+            confirmed: false,
+            reserved: false,
+            title: title.map(Tag::of),
+            content_group: content_group.map(Tag::of),
+        }
+    }
+
+    /// What is remembered of its having been issued; accounts name the device.
+    pub(super) fn issued(&self, at_ms: i64, device: Option<Tag>) -> Issued {
+        Issued { at_ms, device, title: self.title, content_group: self.content_group }
+    }
+
     /// Whether it counts at this time.
     pub fn is_live(&self, now_ms: i64) -> bool {
         self.counted_until_ms.is_none_or(|until| now_ms < until)
@@ -108,39 +130,65 @@ impl IssuedLog {
 /// What a device may still hold although it no longer counts: released on weak evidence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Doubtful(VecDeque<(Option<DeviceRef>, KeyId, Option<i64>)>);
+pub struct Doubtful(VecDeque<Doubt>);
+
+/// A license that was released on weak evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Doubt {
+    /// The license; `None` of what was moved by an event that does not say.
+    pub(super) license_id: Option<LicenseId>,
+    pub(super) key_id: KeyId,
+    /// When it ends by itself.
+    pub(super) until_ms: Option<i64>,
+    /// The device that may hold it; only accounts say.
+    pub(super) device: Option<DeviceRef>,
+    /// The account that paid for it; only devices say.
+    pub(super) account: Option<AccountRef>,
+}
+
+impl Doubt {
+    fn is_live(&self, now_ms: i64) -> bool {
+        self.until_ms.is_none_or(|until| now_ms < until)
+    }
+}
 
 impl Doubtful {
-    pub(super) fn add(&mut self, device: Option<DeviceRef>, key_id: KeyId, until_ms: Option<i64>) {
-        self.0.retain(|(d, k, _)| (d, k) != (&device, &key_id));
+    pub(super) fn add(&mut self, doubt: Doubt) {
+        if doubt.license_id.is_some() {
+            self.0.retain(|other| other.license_id != doubt.license_id);
+        }
         if self.0.len() >= DOUBTFUL_KEPT {
             self.0.pop_front();
         }
-        self.0.push_back((device, key_id, until_ms));
+        self.0.push_back(doubt);
+    }
+
+    /// Nobody holds this license any more.
+    pub(super) fn settle(&mut self, license_id: LicenseId) {
+        self.0.retain(|doubt| doubt.license_id != Some(license_id));
     }
 
     /// Has one device in the place of another.
     pub(super) fn rename(&mut self, from: &DeviceRef, into: &DeviceRef) {
-        for (device, key_id, until_ms) in std::mem::take(&mut self.0) {
-            let device = device.map(|device| if device == *from { into.clone() } else { device });
-            self.add(device, key_id, until_ms);
+        for doubt in self.0.iter_mut().filter(|doubt| doubt.device.as_ref() == Some(from)) {
+            doubt.device = Some(into.clone());
         }
     }
 
-    /// What a device has of its own, as KIDs and their times.
-    pub(super) fn own(&self) -> impl Iterator<Item = (KeyId, Option<i64>)> {
-        self.0.iter().map(|(_, key_id, until_ms)| (*key_id, *until_ms))
+    /// All that is remembered, oldest first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Doubt> {
+        self.0.iter()
     }
 
     pub(super) fn forget_expired(&mut self, now_ms: i64) {
-        self.0.retain(|(.., until_ms)| until_ms.is_none_or(|until| now_ms < until));
+        self.0.retain(|doubt| doubt.is_live(now_ms));
     }
 
-    /// Slots, as (device, KID), that may still be held at this time; accounts name the device.
+    /// Slots, as (device, KID), that may still be held at this time, one for each license; accounts
+    /// name the device.
     pub fn slots(&self, now_ms: i64) -> impl Iterator<Item = (Option<&DeviceRef>, KeyId)> {
-        let live = move |until_ms: Option<i64>| until_ms.is_none_or(|until| now_ms < until);
-        let live = self.0.iter().filter(move |(.., until_ms)| live(*until_ms));
-        live.map(|(device, key_id, _)| (device.as_ref(), *key_id))
+        let live = self.0.iter().filter(move |doubt| doubt.is_live(now_ms));
+        live.map(|doubt| (doubt.device.as_ref(), doubt.key_id))
     }
 }
 
@@ -169,6 +217,16 @@ impl Overrides {
             }
         }
         self.0.retain(|_, set| set.is_in_force(e.at_ms));
+    }
+
+    /// Takes over the limits of another device, for rules of which none is in force here.
+    pub(super) fn inherit(&mut self, limits: &[MovedLimit], now_ms: i64) {
+        for MovedLimit { rule, limit, until_ms } in limits {
+            if self.limit(rule, now_ms).is_none() {
+                self.0.insert(rule.clone(), Override { limit: *limit, until_ms: *until_ms });
+            }
+        }
+        self.0.retain(|_, set| set.is_in_force(now_ms));
     }
 
     /// The limit set for `rule`, if one is in force.

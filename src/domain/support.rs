@@ -103,6 +103,8 @@ impl Device {
             licenses: belongings.licenses,
             issued: belongings.issued,
             doubtful: belongings.doubtful,
+            limits: belongings.limits,
+            ended: belongings.ended,
             actor: act.actor.to_owned(),
             reason: act.reason.as_str().to_owned(),
             at_ms: now_ms,

@@ -24,10 +24,10 @@ use super::Shell;
 use super::problem::{Case, Problem};
 use crate::access::{Principal, Scope};
 
-/// Stands for one scope in the type of a handler.
+/// Stands for what a key must be allowed, in the type of a handler.
 pub trait RequiredScope {
-    /// The scope.
-    const SCOPE: Scope;
+    /// The scopes, each of which is enough.
+    const SCOPES: &'static [Scope];
 }
 
 /// [`Scope::QuotaDecide`] is needed.
@@ -54,6 +54,10 @@ pub enum EventsRead {}
 #[derive(Debug)]
 pub enum PolicyWrite {}
 
+/// [`Scope::PolicyWrite`] is needed, or [`Scope::InventoryRead`]: who changes it may look at it.
+#[derive(Debug)]
+pub enum PolicyRead {}
+
 /// [`Scope::KeysWrite`] is needed.
 #[derive(Debug)]
 pub enum KeysWrite {}
@@ -63,35 +67,39 @@ pub enum KeysWrite {}
 pub enum KeysDeliver {}
 
 impl RequiredScope for QuotaDecide {
-    const SCOPE: Scope = Scope::QuotaDecide;
+    const SCOPES: &'static [Scope] = &[Scope::QuotaDecide];
 }
 
 impl RequiredScope for LicensesWrite {
-    const SCOPE: Scope = Scope::LicensesWrite;
+    const SCOPES: &'static [Scope] = &[Scope::LicensesWrite];
 }
 
 impl RequiredScope for InventoryRead {
-    const SCOPE: Scope = Scope::InventoryRead;
+    const SCOPES: &'static [Scope] = &[Scope::InventoryRead];
 }
 
 impl RequiredScope for SupportWrite {
-    const SCOPE: Scope = Scope::SupportWrite;
+    const SCOPES: &'static [Scope] = &[Scope::SupportWrite];
 }
 
 impl RequiredScope for EventsRead {
-    const SCOPE: Scope = Scope::EventsRead;
+    const SCOPES: &'static [Scope] = &[Scope::EventsRead];
 }
 
 impl RequiredScope for PolicyWrite {
-    const SCOPE: Scope = Scope::PolicyWrite;
+    const SCOPES: &'static [Scope] = &[Scope::PolicyWrite];
+}
+
+impl RequiredScope for PolicyRead {
+    const SCOPES: &'static [Scope] = &[Scope::InventoryRead, Scope::PolicyWrite];
 }
 
 impl RequiredScope for KeysWrite {
-    const SCOPE: Scope = Scope::KeysWrite;
+    const SCOPES: &'static [Scope] = &[Scope::KeysWrite];
 }
 
 impl RequiredScope for KeysDeliver {
-    const SCOPE: Scope = Scope::KeysDeliver;
+    const SCOPES: &'static [Scope] = &[Scope::KeysDeliver];
 }
 
 /// The caller of a request, known to have the scope `S`.
@@ -113,11 +121,11 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authorize(request, S::SCOPE).map(|principal| Self { principal, scope: PhantomData }))
+        ready(authorize(request, S::SCOPES).map(|principal| Self { principal, scope: PhantomData }))
     }
 }
 
-fn authorize(request: &HttpRequest, scope: Scope) -> Result<Principal, Problem> {
+fn authorize(request: &HttpRequest, scopes: &[Scope]) -> Result<Principal, Problem> {
     let shell = request
         .app_data::<web::Data<Shell>>()
         .ok_or_else(|| Problem::internal("the routes were installed without their shell"))?;
@@ -129,8 +137,9 @@ fn authorize(request: &HttpRequest, scope: Scope) -> Result<Principal, Problem> 
     shell.rate().check(&principal.key_id).map_err(|refused| {
         Problem::new(Case::RateLimited, refused.to_string()).retry_after(refused.retry_after)
     })?;
-    if !principal.may(scope) {
-        let detail = format!("this needs an API key with the scope {scope}");
+    if !scopes.iter().any(|scope| principal.may(*scope)) {
+        let scopes: Vec<_> = scopes.iter().map(ToString::to_string).collect();
+        let detail = format!("this needs an API key with the scope {}", scopes.join(" or "));
         return Err(Problem::new(Case::MissingScope, detail));
     }
     Ok(principal)

@@ -8,6 +8,7 @@
 //! | every operation | 400, 408, 413, 500, 503 |
 //! | those that demand an API key | 401, 403, 429 |
 //! | those that demand one and read a body | 415 |
+//! | commands, which have the parameter `Idempotency-Key` | 409, 422; the header `ledger-position` |
 //! | each of these and each other status from 400 on | `application/problem+json` with the codes of that status |
 //! | every answer | the header `x-request-id` |
 
@@ -21,6 +22,7 @@ use utoipa::openapi::schema::{AllOfBuilder, Components, Schema, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Header, InfoBuilder, ObjectBuilder, Ref, RefOr, Response};
 
+use super::page::POSITION;
 use super::problem::{Case, Problem};
 use crate::access::Scope;
 
@@ -35,6 +37,9 @@ const OF_THE_SHELL: &[Case] = &[
 ];
 /// What operations that demand an API key may answer as well.
 const OF_AUTHORIZATION: &[Case] = &[Case::Unauthenticated, Case::MissingScope, Case::RateLimited];
+
+/// The parameter by which an operation is known as a command.
+const COMMAND_KEY: &str = "Idempotency-Key";
 
 const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -124,6 +129,13 @@ fn complete(operation: &mut Operation) {
         added.extend(OF_AUTHORIZATION);
         added.extend(operation.request_body.is_some().then_some(Case::UnsupportedMediaType));
     }
+    let is_command = operation.security.is_some()
+        && operation.parameters.iter().flatten().any(
+            |parameter| matches!(parameter, RefOr::T(parameter) if parameter.name == COMMAND_KEY),
+        );
+    if is_command {
+        added.extend([Case::IdempotencyKeyInUse, Case::IdempotencyKeyReused]);
+    }
     let responses = &mut operation.responses.responses;
     for case in added {
         let none = || RefOr::T(Response::default());
@@ -135,6 +147,11 @@ fn complete(operation: &mut Operation) {
     for (status, response) in responses {
         let (Ok(status), RefOr::T(response)) = (status.parse(), response) else { continue };
         complete_response(status, response);
+        if is_command && status < 300 {
+            let effect = "Reads with this `min_position` include what the answer recorded; absent if \
+                          it recorded nothing";
+            add_header(response, POSITION, Type::Integer, effect);
+        }
     }
 }
 
@@ -155,15 +172,17 @@ fn complete_response(status: u16, response: &mut Response) {
         let content = ContentBuilder::new().schema(Some(schema)).build();
         response.content.entry(PROBLEM_JSON.to_owned()).or_insert(RefOr::T(content));
     }
-    let mut add = |name: &str, kind: Type, description: &str| {
-        let mut header = Header::new(ObjectBuilder::new().schema_type(kind).build());
-        header.description = Some(description.to_owned());
-        response.headers.insert(name.to_owned(), RefOr::T(header));
-    };
+    let mut add = |name, kind, description| add_header(response, name, kind, description);
     add("x-request-id", Type::String, "Names the request in the log of the service");
     match status {
         401 => add("www-authenticate", Type::String, "`Bearer`"),
         429 | 503 => add("retry-after", Type::Integer, "Seconds to wait before trying again"),
         _ => {}
     }
+}
+
+fn add_header(response: &mut Response, name: &str, kind: Type, description: &str) {
+    let mut header = Header::new(ObjectBuilder::new().schema_type(kind).build());
+    header.description = Some(description.to_owned());
+    response.headers.insert(name.to_owned(), RefOr::T(header));
 }

@@ -70,6 +70,9 @@ pub struct Page<T> {
     pub position: String,
 }
 
+/// The header of an answer that recorded something: the position of the ledger after it.
+pub(super) const POSITION: &str = "ledger-position";
+
 /// Items of a page that does not say how many it wants.
 pub const DEFAULT_LIMIT: usize = 100;
 

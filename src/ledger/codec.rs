@@ -66,6 +66,7 @@ pub fn encode(event: &Event) -> Result<Vec<u8>, CodecError> {
         Event::RevocationListsTaken(e) => serde_json::to_vec(e),
         Event::ApiKeyCreated(e) => serde_json::to_vec(e),
         Event::ApiKeyRevoked(e) => serde_json::to_vec(e),
+        Event::WebhookChanged(e) => serde_json::to_vec(e),
     };
     body.map_err(CodecError::Encode)
 }
@@ -111,6 +112,7 @@ pub fn decode(kind: &str, body: &[u8]) -> Result<Event, CodecError> {
         "revocation-lists-taken.v1" => Event::RevocationListsTaken(read(kind, body)?),
         "api-key-created.v1" => Event::ApiKeyCreated(read(kind, body)?),
         "api-key-revoked.v1" => Event::ApiKeyRevoked(read(kind, body)?),
+        "webhook-changed.v1" => Event::WebhookChanged(read(kind, body)?),
         _ => return Err(CodecError::UnknownKind(kind.to_owned())),
     })
 }

@@ -69,6 +69,8 @@ pub(super) struct Granted {
 pub(super) enum NotGranted {
     /// A decision.
     Refused(DomainRefusal),
+    /// How a key encrypts was settled meanwhile, and otherwise than the licenses were prepared with.
+    OtherType,
     /// Whatever came before one.
     Denied(Denied),
 }
@@ -92,10 +94,34 @@ impl Licensing {
             return Err(Denied::Fault(Fault::new(FaultCode::DeviceRevoked, detail)));
         }
         let caller = Caller::of(challenge.sender());
+        let mut attempts = Attempts::new();
+        let (Granted { licenses, position }, keys) = loop {
+            attempts.next()?;
+            let asked = self.prepare_and_grant(challenge, message, &caller, posted).await;
+            match asked {
+                Ok(granted) => break granted,
+                // Prepared again, it is of the right type, or refused with the type that is right.
+                Err(NotGranted::OtherType) => {}
+                Err(NotGranted::Refused(refusal)) => return Err(fault_of(refusal)),
+                Err(NotGranted::Denied(denied)) => return Err(denied),
+            }
+        };
+        let body = self.seal(challenge, message, &licenses, &keys)?;
+        Ok(Answer { body, position })
+    }
+
+    /// Asks once who says what may be issued, and then the ledger.
+    async fn prepare_and_grant(
+        &self,
+        challenge: &VerifiedChallenge,
+        message: &AcquireRequest,
+        caller: &Caller,
+        posted: Posted<'_>,
+    ) -> Result<(Granted, RequestKeys), NotGranted> {
         let prepared = match self.known(&bare(challenge, message), posted.correlation).await? {
             Known { granted: true, .. } => Err(Refusal::ChallengeSpent.into()),
             Known { device, .. } => {
-                self.prepare(challenge, message, &caller, device.as_ref(), posted).await
+                self.prepare(challenge, message, caller, device.as_ref(), posted).await
             }
         };
         let (command, keys, claims, unprepared) = match prepared {
@@ -106,14 +132,8 @@ impl Licensing {
             }
         };
         let correlation = posted.correlation;
-        let asking = Asking { caller: &caller, command, claims, unprepared, correlation };
-        let Granted { licenses, position } =
-            self.grant(asking).await.map_err(|not_granted| match not_granted {
-                NotGranted::Refused(refusal) => fault_of(refusal),
-                NotGranted::Denied(denied) => denied,
-            })?;
-        let body = self.seal(challenge, message, &licenses, &keys)?;
-        Ok(Answer { body, position })
+        let asking = Asking { caller, command, claims, unprepared, correlation };
+        Ok((self.grant(asking).await?, keys))
     }
 
     /// Looks up what spares asking others about a request, and what they are told. What is true

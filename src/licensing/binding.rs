@@ -14,15 +14,15 @@
 //! registered, registrations write no such event either. Keys of the seed that is published for
 //! tests are known to everybody and bound to nothing: registering a key or a seed replaces them.
 
+use super::acquire::NotGranted;
 use super::key_types::{self, OtherType};
-use super::{Denied, Licensing, LicensingError};
+use super::{Licensing, LicensingError};
 use crate::domain::event::{Chain, ContentKeyBound, KeySource, LicenseAcquired};
 use crate::domain::{Event, KeyId};
 use crate::entitlement::Entitled;
 use crate::keys::Source;
 use crate::ledger::tail::Fact;
 use crate::ledger::{InvalidStreamName, Ledger, StreamName};
-use crate::playready::soap::Refusal;
 
 const REGISTERING: std::time::Duration = std::time::Duration::from_millis(5);
 
@@ -127,16 +127,16 @@ impl Licensing {
     /// key that another request is registering in this moment will be there.
     ///
     /// # Errors
-    /// A key turned out to be of another type than the license was prepared with: what was asked
-    /// for has to be prepared again, so the device is told to ask again.
+    /// [`NotGranted::OtherType`]: a key turned out to be of another type than the license was prepared
+    /// with.
     pub(super) async fn follow_bindings(
         &self,
         licenses: &mut [LicenseAcquired],
-    ) -> Result<(), Denied> {
+    ) -> Result<(), NotGranted> {
         tokio::time::sleep(REGISTERING).await;
         for license in licenses {
             if self.typing(license, 0).await?.is_err() {
-                return Err(Refusal::TryLater.into());
+                return Err(NotGranted::OtherType);
             }
             self.follow(license.key_id, &mut license.key_source);
             if let Some(Chain::Leaf { root_key_id, root_key_source }) = &mut license.chain {

@@ -337,6 +337,8 @@ impl From<NotGranted> for ClearKeyRefused {
                     .to_owned(),
             ),
             NotGranted::Refused(refusal) => fault_of(refusal).into(),
+            // Its licenses state no type.
+            NotGranted::OtherType => Self::TryLater,
             NotGranted::Denied(denied) => denied.into(),
         }
     }

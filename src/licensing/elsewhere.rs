@@ -144,7 +144,7 @@ impl Licensing {
         once: &Once,
     ) -> Result<CommandAnswer, CommandError<ReportRefused>> {
         let hear = |hearing: &Hearing<'_>| issued.hear(hearing, once);
-        self.report((issued.device, issued.account), told, once, hear).await
+        self.report("acquisition", (issued.device, issued.account), told, once, hear).await
     }
 
     /// Records which licenses issued elsewhere the device stored.
@@ -167,7 +167,7 @@ impl Licensing {
             let view = hearing.word(spoken_of.collect());
             Ok((recorded.into_iter().map(Event::StorageRecorded).collect(), view))
         };
-        self.report((device, None), told, once, hear).await
+        self.report("acknowledgement", (device, None), told, once, hear).await
     }
 
     /// Records which licenses issued elsewhere the device deleted, with evidence of this grade.
@@ -188,17 +188,21 @@ impl Licensing {
                 license_id: event.license_id.0,
                 key_id: event.key_id.0,
                 stored: None,
-                released: Some(event.releases),
+                released: Some(
+                    event.releases
+                        || !subject.device().counts(event.key_id, event.license_id, *at_ms),
+                ),
             });
             let view = hearing.word(spoken_of.collect());
             Ok((recorded.into_iter().map(Event::DeletionRecorded).collect(), view))
         };
-        self.report((device, None), told, once, hear).await
+        self.report("deletion", (device, None), told, once, hear).await
     }
 
     /// Decides about a report by `hear`, on the heads of device, accounts and policy.
     async fn report<V: Serialize>(
         &self,
+        kind: &'static str,
         (device, paying): (&DeviceRef, Option<&AccountRef>),
         told: &Told,
         once: &Once,
@@ -234,7 +238,11 @@ impl Licensing {
                 events.push(event);
                 checks.push(check);
             }
-            Ok(self.append_once(&mut subject, events, checks, answer).await?)
+            let stored = self.append_once(&mut subject, events, checks, answer).await?;
+            if stored.is_some() {
+                self.metrics.reported(kind);
+            }
+            Ok(stored)
         })
         .await
     }

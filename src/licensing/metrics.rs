@@ -20,6 +20,11 @@ struct Reason {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     outcome: &'static str,
 }
@@ -35,6 +40,8 @@ pub struct Metrics {
     voided: Family<Reason, Counter>,
     deletions: Family<Outcome, Counter>,
     decisions: Family<Outcome, Counter>,
+    reports: Family<Kind, Counter>,
+    support_acts: Family<Kind, Counter>,
     revocation_sequence: Gauge,
     revocation_issued: Gauge,
 }
@@ -67,6 +74,16 @@ impl Metrics {
             self.deletions.clone(),
         );
         registry.register("quota_decisions", "Quota decisions asked for", self.decisions.clone());
+        registry.register(
+            "reports",
+            "Reports of other systems that were recorded: acquisition, acknowledgement, deletion",
+            self.reports.clone(),
+        );
+        registry.register(
+            "support_acts",
+            "What support did: write_off, block, unblock, link, merge, replace",
+            self.support_acts.clone(),
+        );
         registry.register(
             "revocation_list_sequence",
             "Sequence of the revocation lists in force, 0 if there are none",
@@ -140,6 +157,16 @@ impl Metrics {
     pub(super) fn decided(&self, allowed: bool) {
         let outcome = if allowed { "allow" } else { "deny" };
         self.decisions.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A report that left an event.
+    pub(super) fn reported(&self, kind: &'static str) {
+        self.reports.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// An act of support that left an event.
+    pub(super) fn acted(&self, kind: &'static str) {
+        self.support_acts.get_or_create(&Kind { kind }).inc();
     }
 
     pub(super) fn revocation_in_force(&self, sequence: u32, issued_at_s: u64) {

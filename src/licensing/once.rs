@@ -212,6 +212,9 @@ impl Drop for Working<'_> {
 impl Licensing {
     /// Answers a command: as it was answered before, else as `decide` does. That is called again
     /// whenever it returns `None`, because something that its decision was made on has changed.
+    ///
+    /// Few commands are repeats, so it is decided first: what a repeat would store does not go
+    /// through, and whatever else it would be answered with counts only if there is no answer yet.
     pub(super) async fn once<R>(
         &self,
         once: &Once,
@@ -220,12 +223,15 @@ impl Licensing {
         let _working = self.in_flight.enter(&once.stream).ok_or(CommandError::KeyInUse)?;
         let mut attempts = Attempts::new();
         loop {
-            // Also after a lost race: another process may have answered the same command.
+            attempts.next()?;
+            let decided = decide().await;
+            if let Ok(Some(answer @ CommandAnswer { position: Some(_), .. })) = decided {
+                return Ok(answer);
+            }
             if let Some(answer) = self.remembered(once).await? {
                 return Ok(answer);
             }
-            attempts.next()?;
-            if let Some(answer) = decide().await? {
+            if let Some(answer) = decided? {
                 return Ok(answer);
             }
         }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::LicensingError;
 use crate::clock::Clock;
-use crate::domain::event::{ApiKeyCreated, ApiKeyRevoked};
+use crate::domain::event::{ApiKeyCreated, ApiKeyRevoked, WebhookChange, WebhookChanged};
 use crate::domain::{Event, KeyId, KeyType};
 use crate::keys::{Keys, KeysError, Missing};
 use crate::ledger::tail::Fact;
@@ -145,6 +145,22 @@ impl Registry {
         Ok(true)
     }
 
+    /// Records what an operator changed of a webhook endpoint.
+    pub async fn webhook_changed(
+        &self,
+        endpoint: &str,
+        change: &WebhookChange,
+        actor: &str,
+    ) -> Result<(), RegisterError> {
+        let stream = StreamName::new("admin").map_err(LicensingError::from)?;
+        let event = |at_ms| {
+            let (endpoint, change) = (endpoint.to_owned(), change.clone());
+            let actor = actor.to_owned();
+            Event::WebhookChanged(WebhookChanged { endpoint, change, actor, at_ms })
+        };
+        Ok(self.append_one(&stream, event).await?)
+    }
+
     /// Reads a whole stream.
     async fn read(
         &self,
@@ -183,7 +199,8 @@ impl Registry {
                 }
                 None => (Expected::NoStream, 0),
             };
-            let events = [(stream.clone(), event(self.clock.now().0.max(last_ms)))];
+            // Later than all before, so that the same can be done again as another fact.
+            let events = [(stream.clone(), event(self.clock.now().0.max(last_ms + 1)))];
             match self.append(&events, vec![(stream.clone(), expected)]).await {
                 Err(LicensingError::Append(error)) if is_race(&error) && attempts < ATTEMPTS => {}
                 outcome => return outcome,

@@ -119,7 +119,7 @@ impl Licensing {
         subject.refresh().await?;
         let now_ms = self.clock.now().0.max(subject.at_ms());
         let slots = subject.device().reserved_by(reservation_id, now_ms);
-        Ok(Reservation::of(reservation_id, device, slots))
+        Ok(Reservation::of(reservation_id, subject.name(), slots))
     }
 
     /// Gives back what a reservation still holds; the answer says what that was.
@@ -136,7 +136,7 @@ impl Licensing {
             }
             let at_ms = self.clock.now().0.max(subject.at_ms());
             let slots = subject.device().reserved_by(reservation_id, at_ms);
-            let view = Reservation::of(reservation_id, device, slots);
+            let view = Reservation::of(reservation_id, subject.name(), slots);
             let closed = subject.device().release_reservation(reservation_id, once.client(), at_ms);
             let (Some(view), Some(closed)) = (view, closed) else {
                 return Err(CommandError::Refused(NoReservation));

@@ -9,7 +9,7 @@ use crate::clock::UnixMillis;
 use crate::domain::quota::{QuotaPolicy, Scope};
 use crate::domain::standing::{beyond, of_account, of_device};
 use crate::domain::usage::RuleUse;
-use crate::domain::{AccountRef, DeviceRef, Identity};
+use crate::domain::{AccountRef, DeviceRef};
 
 /// How much of one rule is in use.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -83,17 +83,5 @@ impl Licensing {
         let any = self.device_of("");
         let rules = of_account(guard.account(), &any, titles, policy, now_ms);
         Ok(rules.iter().map(Standing::from).collect())
-    }
-
-    /// The device that is called `name`: by its reference, by an identity of it, or by the id that
-    /// the service has for it. It need not have been seen.
-    pub async fn device_called(&self, name: &str) -> Result<DeviceRef, LicensingError> {
-        if let Ok(device) = name.parse() {
-            return Ok(device);
-        }
-        match name.parse::<Identity>() {
-            Ok(identity) => Ok(self.identities.find(identity, &self.ledger).await?.device),
-            Err(_) => Ok(self.device_of(name)),
-        }
     }
 }

@@ -163,7 +163,8 @@ impl Licensing {
                 at: UnixMillis(at_ms),
             };
             let events = events.into_iter().map(Event::LicenseWrittenOff).collect();
-            self.act(&mut subject, events, &view, at_ms, once).await
+            let done = Done { kind: "write_off", events, at_ms };
+            self.act(&mut subject, done, &view, once).await
         })
         .await
     }
@@ -186,8 +187,9 @@ impl Licensing {
                 false => Event::DeviceUnblocked(block),
             };
             let view = Blocked { device: subject.name().to_string(), blocked, changed };
+            let kind = if blocked { "block" } else { "unblock" };
             let events = changed.then_some(event).into_iter().collect();
-            self.act(&mut subject, events, &view, at_ms, once).await
+            self.act(&mut subject, Done { kind, events, at_ms }, &view, once).await
         })
         .await
     }
@@ -273,7 +275,7 @@ impl Licensing {
         let answer = once.answer(200, &view, at_ms)?;
         let stored = self.append_once(&mut subject, events, checks, answer).await?;
         self.identities.forget(identity);
-        Ok(stored)
+        Ok(self.counted("link", stored))
     }
 
     async fn succeed_once(
@@ -298,7 +300,16 @@ impl Licensing {
         let act = Act { actor: once.client(), reason };
         let (events, view) = succession_events(&subject, replaced, act, at_ms)?;
         let answer = once.answer(200, &view, at_ms)?;
-        Ok(self.append_once(&mut subject, events, Vec::new(), answer).await?)
+        let stored = self.append_once(&mut subject, events, Vec::new(), answer).await?;
+        Ok(self.counted(if replaced.is_some() { "replace" } else { "merge" }, stored))
+    }
+
+    /// Counts an act that was stored.
+    fn counted(&self, kind: &'static str, stored: Option<CommandAnswer>) -> Option<CommandAnswer> {
+        if stored.is_some() {
+            self.metrics.acted(kind);
+        }
+        stored
     }
 
     /// The device that an act is about, known and at its head, and the moment of the act.
@@ -331,9 +342,8 @@ impl Licensing {
     async fn act(
         &self,
         subject: &mut Subject,
-        events: Vec<Event>,
+        Done { kind, events, at_ms }: Done,
         view: &impl Serialize,
-        at_ms: i64,
         once: &Once,
     ) -> Outcome {
         if subject.is_given_up() {
@@ -345,8 +355,18 @@ impl Licensing {
         let stream = subject.guard.stream().clone();
         let events = events.into_iter().map(|event| (stream.clone(), event)).collect();
         let answer = once.answer(200, view, at_ms)?;
-        Ok(self.append_once(subject, events, Vec::new(), answer).await?)
+        let stored = self.append_once(subject, events, Vec::new(), answer).await?;
+        Ok(self.counted(kind, stored))
     }
+}
+
+/// What an act does to one device.
+struct Done {
+    /// By which it is counted.
+    kind: &'static str,
+    /// None: it is so already.
+    events: Vec<Event>,
+    at_ms: i64,
 }
 
 /// The events of a succession, of the device replaced first, and the answer.

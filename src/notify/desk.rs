@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::store::{DeadLetter, State, Store, StoreError};
 use super::{Card, Endpoint};
 use crate::clock::Clock;
+use crate::domain::event::WebhookChange;
 
 /// Answers questions about endpoints, and changes how they are told.
 pub struct Desk {
@@ -100,8 +101,20 @@ impl Desk {
         Ok(self.store.dead_letters(id, after, limit)?)
     }
 
+    /// Changes how an endpoint is told.
+    pub fn change(&self, id: &str, change: &WebhookChange) -> Result<View, DeskError> {
+        match change {
+            WebhookChange::Enabled => self.enable(id),
+            WebhookChange::Disabled => self.disable(id),
+            WebhookChange::RangeReplayed { from, to } => self.replay_range(id, *from, *to),
+            WebhookChange::DeadLettersReplayed { message_id } => {
+                self.replay_dead_letters(id, *message_id)
+            }
+        }
+    }
+
     /// Has everything from one position up to another sent again, delivered or not.
-    pub fn replay_range(&self, id: &str, from: u64, to: u64) -> Result<View, DeskError> {
+    fn replay_range(&self, id: &str, from: u64, to: u64) -> Result<View, DeskError> {
         self.show(id)?;
         // What was told is not taken back while another version of the service counts again.
         let end = self.store.folded()?.max(self.store.standing(id)?.next_sequence);
@@ -113,11 +126,7 @@ impl Desk {
     }
 
     /// Has a dead letter sent again, with all its attempts before it; all of them if none is named.
-    pub fn replay_dead_letters(
-        &self,
-        id: &str,
-        message_id: Option<Uuid>,
-    ) -> Result<View, DeskError> {
+    fn replay_dead_letters(&self, id: &str, message_id: Option<Uuid>) -> Result<View, DeskError> {
         self.show(id)?;
         let revived = self.store.revive(id, message_id, self.clock.now().0)?;
         if revived == 0 && message_id.is_some() {
@@ -127,14 +136,14 @@ impl Desk {
     }
 
     /// Tells the endpoint again, from where it stopped. What failed is tried at once.
-    pub fn enable(&self, id: &str) -> Result<View, DeskError> {
+    fn enable(&self, id: &str) -> Result<View, DeskError> {
         self.show(id)?;
         self.store.enable(id, self.clock.now().0)?;
         self.show(id)
     }
 
     /// Tells the endpoint nothing any more. What happens meanwhile waits in the ledger.
-    pub fn disable(&self, id: &str) -> Result<View, DeskError> {
+    fn disable(&self, id: &str) -> Result<View, DeskError> {
         self.show(id)?;
         self.store.disable(id, self.clock.now().0, "operator")?;
         self.show(id)

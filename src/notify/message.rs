@@ -77,7 +77,8 @@ const fn type_of(event: &Event) -> Option<&'static str> {
         | Event::MasterKeyRotated(_)
         | Event::RevocationListsTaken(_)
         | Event::ApiKeyCreated(_)
-        | Event::ApiKeyRevoked(_) => None,
+        | Event::ApiKeyRevoked(_)
+        | Event::WebhookChanged(_) => None,
     }
 }
 

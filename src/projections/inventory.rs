@@ -6,6 +6,7 @@ mod elsewhere;
 mod life;
 mod over;
 mod query;
+mod reserved;
 mod support;
 mod voided;
 
@@ -26,6 +27,7 @@ pub use over::Suspect;
 pub use query::{
     ChainPart, DeviceInventory, DevicePage, DeviceSummary, HeldLicense, LicenseStatus,
 };
+pub use reserved::HeldReservation;
 pub use support::{Block, Successor, WrittenOffLicense};
 pub use voided::{Unconfirmed, VoidedLicense};
 
@@ -42,6 +44,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../migrations/read_models/0005_accounts.sql"),
     include_str!("../../migrations/read_models/0006_support.sql"),
     include_str!("../../migrations/read_models/0007_elsewhere.sql"),
+    include_str!("../../migrations/read_models/0008_reservations.sql"),
 ];
 
 /// The inventory cannot be read or built.

@@ -5,6 +5,7 @@ mod quota;
 mod reading;
 mod revocation;
 mod serving;
+mod support;
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

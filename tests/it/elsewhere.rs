@@ -118,8 +118,11 @@ fn storing_and_deleting_are_reported_by_id_or_by_reference() {
     assert_eq!(medium["licenses"][0]["released"], true);
     let shown = inventory(&service, "tv");
     assert_eq!((&shown["live"], &shown["possible"]), (&json!(1), &json!(2)));
+    let events = service.event_count();
+    assert_eq!(ok(&delete("B", json!([named("wv-1")])))["licenses"], json!([]), "it was said");
+    assert_eq!(service.event_count(), events);
     assert_eq!(
-        delete("B", json!([named("wv-1")])).status_and_code(),
+        delete("B", json!([named("wv-9")])).status_and_code(),
         (404, "not-found".to_owned())
     );
     assert_eq!(
@@ -129,6 +132,31 @@ fn storing_and_deleting_are_reported_by_id_or_by_reference() {
     let other = json!({"device": "radio", "licenses": [named("wv-3")], "grade": "B"});
     let answer = send(&service, "/v1/deletions", &other);
     assert_eq!(answer.status_and_code(), (404, "not-found".to_owned()), "another device's");
+}
+
+#[test]
+fn a_deletion_that_is_reported_late_is_recorded() {
+    let service = TestService::new();
+    let mut first = license("wv-1", 1);
+    first["counted_until"] = json!("2023-11-14T22:14:20Z");
+    ok(&send(&service, "/v1/acquisitions", &acquisition("tv", &[first, license("wv-2", 2)])));
+    let write_off = json!({"reason": "lost at sea"});
+    ok(&send(&service, "/v1/devices/tv/write-off", &write_off));
+    service.advance_s(60);
+    let shown = inventory(&service, "tv");
+    assert_eq!((&shown["live"], &shown["possible"]), (&json!(0), &json!(1)));
+    let body = json!({"device": "tv", "licenses": [named("wv-1"), named("wv-2")], "grade": "B"});
+    let recorded = ok(&send(&service, "/v1/deletions", &body));
+    let released = |place: usize| recorded["licenses"][place]["released"].clone();
+    assert_eq!((released(0), released(1)), (json!(true), json!(true)));
+    assert_eq!(inventory(&service, "tv")["possible"], 0);
+    let question = json!({"device": "tv", "key_ids": [kid(3)]});
+    let decision = service.client.post_json("/v1/quota/decisions", &question).json();
+    assert_eq!(decision["in_use"]["possible"], 0);
+    let ended = &recorded["licenses"][1]["license_id"];
+    let life = service.client.json(&format!("/v1/licenses/{}", ended.as_str().unwrap()));
+    let kinds: Vec<_> = life["events"].as_array().unwrap().iter().map(|e| &e["type"]).collect();
+    assert_eq!(kinds, ["license-recorded.v1", "license-written-off.v1", "deletion-recorded.v1"]);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! The ledger over the KurrentDB protocol: a client made of the messages, and official ones.
 
+// `Status` is large, and it is what tonic's calls return.
+#![allow(clippy::result_large_err)]
+
 mod appends;
 mod batches;
 mod bounds;

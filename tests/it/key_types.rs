@@ -117,6 +117,42 @@ fn the_first_license_settles_what_nobody_registered() {
     assert_eq!(typed(&service).len(), 2);
 }
 
+#[test]
+fn first_licenses_of_both_types_at_once_get_the_type_that_was_first() {
+    let service = TestService::new();
+    let devices = ["ctr", "cbc"].map(|name| service.device(name));
+    let stated = ["cfg=(ckt:aesctr)", "cfg=(ckt:aescbc)"];
+    let headers = [Some(AlgId::AesCtr), Some(AlgId::AesCbc)];
+    for number in 1..=60 {
+        import(&service, number, None).unwrap();
+        let states = number % 2 == 0;
+        let barrier = std::sync::Barrier::new(2);
+        let ask = |place: usize| {
+            let query = if states { stated[place] } else { "" };
+            let asked = asking(number, headers[place]);
+            barrier.wait();
+            try_type(&service, &devices[place], &asked, query)
+        };
+        let got = std::thread::scope(|scope| {
+            let other = scope.spawn(|| ask(1));
+            [ask(0), other.join().unwrap()]
+        });
+        let first = typed(&service).last().unwrap().key_type;
+        let types: Vec<_> = got.iter().flatten().map(|got| KeyType::from(*got)).collect();
+        assert!(types.iter().all(|got| *got == first), "{types:?}");
+        if !states {
+            assert_eq!(types.len(), 2, "a header settles nothing that is settled");
+            continue;
+        }
+        let [Err(refused)] = &got.iter().filter(|got| got.is_err()).collect::<Vec<_>>()[..] else {
+            panic!("{got:?}")
+        };
+        let (word, text) = detail(refused);
+        assert_eq!(word, "invalid_cfg");
+        assert!(text.contains(&format!("is for {first} only")), "{text}");
+    }
+}
+
 /// A device writes the header that a first license goes by, so it must not have the last word.
 #[test]
 fn an_operator_sets_right_what_a_device_brought_about_and_nobody_after_that() {

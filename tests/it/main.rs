@@ -32,6 +32,7 @@ mod packaging;
 mod policies;
 mod process;
 mod programs;
+mod projections;
 mod quota;
 mod quota_policy;
 mod repeats;

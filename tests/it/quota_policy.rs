@@ -5,7 +5,7 @@ use license_ledger::domain::Event;
 use serde_json::{Value, json};
 
 use crate::authorize::{Issuer, TokenService, claims, reason, with_token};
-use crate::client::Answer;
+use crate::client::{Answer, fresh_key};
 use crate::device::{Device, PERSISTENT, kid, request};
 use crate::service::{Setup, TestService};
 
@@ -186,6 +186,62 @@ fn those_over_a_limit_are_listed_once_in_pages_however_many_there_are() {
     set(&service, &policy(&[rule("none", "device", 1)]));
     let answer = service.client.get(&format!("/v1/quota/over?limit=2&cursor={cursor}"));
     assert_eq!(answer.problem()["errors"][0]["field"], "cursor");
+}
+
+#[test]
+fn who_is_over_a_limit_by_reservations_is_listed_while_they_last() {
+    let service = TestService::new();
+    let hold = |device: &str, account: &str, kids: &[u128]| {
+        let licenses = kids.iter().map(|n| json!({"key_id": kid(*n), "title": "film"}));
+        let licenses: Vec<_> = licenses.collect();
+        let body = json!({"device": device, "account": account, "licenses": licenses,
+            "commit": true, "hold_seconds": 60});
+        let made = service.client.command("/v1/quota/decisions", &fresh_key(), &body).json();
+        assert_eq!(made["decision"], "allow", "{made}");
+        made["device"].clone()
+    };
+    let stored = service.device("stored");
+    assert!(store(&service, &stored, 1));
+    let both = hold(&stored.identity(), "family", &[2]);
+    let only = hold("tv", "office", &[3, 4]);
+    hold("radio", "family", &[5]);
+    let rules = [
+        rule("slots", "device", 1),
+        rule("family-slots", "account", 1),
+        rule("copies", "account_title", 1),
+    ];
+    service.client.json(&format!("/v1/devices?min_position={}", service.event_count()));
+    set(&service, &policy(&rules));
+    let over = |rule: &str, member: &str| {
+        let found = service.client.json(&format!("/v1/quota/over?rule={rule}"))["items"].clone();
+        let found = found.as_array().unwrap().iter().map(|item| item[member].clone());
+        found.collect::<Vec<_>>()
+    };
+    let mut devices = vec![both, only];
+    devices.sort_by_key(|device| device.as_str().unwrap().to_owned());
+    assert_eq!(over("slots", "device"), devices);
+    assert_eq!(over("family-slots", "account").len(), 2);
+    assert_eq!(over("copies", "title"), ["film", "film"]);
+    service.advance_s(60);
+    for rule in ["slots", "family-slots", "copies"] {
+        assert_eq!(over(rule, "rule"), Vec::<Value>::new(), "{rule}");
+    }
+}
+
+#[test]
+fn who_may_publish_a_policy_may_read_it() {
+    let service = TestService::new();
+    let publisher = service.client_with(&[Scope::PolicyWrite]);
+    let path = format!("{POLICY}/versions/0");
+    let limits = "/v1/accounts/family/overrides";
+    for path in [POLICY, &format!("{POLICY}/versions"), &path, limits] {
+        assert_eq!(publisher.get(path).status, 200, "{path}");
+        let other = service.client_with(&[Scope::QuotaDecide]).get(path);
+        assert_eq!(other.status_and_code(), (403, "missing-scope".to_owned()), "{path}");
+        let detail = other.problem()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.ends_with("inventory:read or policy:write"), "{detail}");
+    }
+    assert_eq!(publisher.get("/v1/devices").status, 403);
 }
 
 #[test]

@@ -76,12 +76,16 @@ impl Replay {
         for (reference, device) in &self.devices {
             let shown = inventory.inventory(&reference.parse().unwrap(), now).unwrap().unwrap();
             let counted: Vec<_> = device.held(now.0).collect();
-            let mut folded: Vec<_> = counted.iter().map(|(_, held)| held.license_id.0).collect();
+            let licenses = counted.iter().filter(|(_, held)| !held.reserved);
+            let mut folded: Vec<_> = licenses.map(|(_, held)| held.license_id.0).collect();
             let mut listed: Vec<_> = shown.licenses.iter().map(|l| l.license_id).collect();
             folded.sort();
             listed.sort();
             assert_eq!(listed, folded, "licenses of {reference}");
-            assert_eq!(shown.live, device.held_slots(now.0).len(), "live slots of {reference}");
+            let slots = shown.live + shown.reserved;
+            assert_eq!(slots, device.held_slots(now.0).len(), "live slots of {reference}");
+            let reserved: usize = shown.reservations.iter().map(|r| r.key_ids.len()).sum();
+            assert_eq!(reserved + listed.len(), counted.len(), "reservations of {reference}");
             let confirmed = counted.iter().filter(|(_, held)| held.confirmed);
             let confirmed: HashSet<_> = confirmed.map(|(key_id, _)| key_id).collect();
             assert_eq!(shown.confirmed, confirmed.len(), "confirmed slots of {reference}");

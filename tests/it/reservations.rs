@@ -76,6 +76,48 @@ fn a_reservation_holds_room_until_it_is_released_or_its_time_has_come() {
 }
 
 #[test]
+fn the_inventory_shows_what_is_reserved_until_its_end() {
+    let service = Setup::default().with("quota.device_limit", 4).start();
+    let shown = |device: &str| {
+        let position = service.event_count();
+        service.client.json(&format!("/v1/devices/{device}/inventory?min_position={position}"))
+    };
+    let device = service.device("player");
+    assert!(acquires(&service, &device, 1));
+    let name = device.identity();
+    let mut body = hold(&name, &[1, 2]);
+    body["hold_seconds"] = json!(60);
+    body["account"] = json!("family");
+    let made = service.client.command(DECISIONS, "a", &body);
+    let id = reservation(&made);
+    let later = reservation(&service.client.command(DECISIONS, "b", &hold(&name, &[3])));
+    let inventory = shown(&name);
+    assert_eq!((&inventory["live"], &inventory["reserved"]), (&json!(1), &json!(2)));
+    let first = &inventory["reservations"][0];
+    assert_eq!(
+        (&first["reservation_id"], &first["account"]),
+        (&json!(id), &made.json()["account"])
+    );
+    assert_eq!(first["key_ids"], json!([kid(1), kid(2)]));
+    assert_eq!(first["expires_at"], made.json()["expires_at"]);
+    assert_eq!(inventory["reservations"][1]["reservation_id"], json!(later));
+    service.replay().check_inventory(
+        &service.inner().inventory,
+        license_ledger::clock::UnixMillis(service.replay().at_ms),
+    );
+    // A device of which nothing else is known; and a slot that is given back.
+    let only = reservation(&service.client.command(DECISIONS, "c", &hold("tv", &[7])));
+    assert_eq!(shown("tv")["reservations"][0]["reservation_id"], json!(only));
+    let release = format!("/v1/devices/tv/reservations/{only}/release");
+    assert_eq!(service.client.command(&release, "d", &json!({})).status, 200);
+    assert_eq!((&shown("tv")["reserved"], &shown("tv")["reservations"]), (&json!(0), &json!([])));
+    service.advance_s(60);
+    let inventory = shown(&name);
+    assert_eq!(inventory["reservations"].as_array().unwrap().len(), 1);
+    assert_eq!((&inventory["live"], &inventory["reserved"]), (&json!(1), &json!(1)));
+}
+
+#[test]
 fn a_body_may_be_empty_where_nothing_is_asked() {
     let service = TestService::new();
     let id = reservation(&service.client.command(DECISIONS, "a", &hold("tv", &[1])));

@@ -17,7 +17,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use self::wire::{Cut, Wire};
-use crate::checker::{Call, Subject, Told, changes, check};
+use crate::checker::log::changes;
+use crate::checker::{Call, Effect, Subject, Told, check};
 use crate::client::Client;
 use crate::device::{Device, PERSISTENT, kid, request};
 use crate::process::{Serving, run};
@@ -154,15 +155,15 @@ impl Player {
             let Some(answer) = client.try_challenge(&challenge, PERSISTENT) else { continue };
             let told = if answer.status == 200 {
                 let acquired = self.device.accept(&answer.body, &asked.nonce).unwrap();
-                Told::Granted(acquired.rights_ids())
+                Told::Done(acquired.rights_ids().into_iter().map(Effect::Taken).collect())
             } else if answer.text().contains("persistent_license_limit") {
-                Told::Refused { subject: Subject::Device(String::new()), wanted: 1 }
+                Told::Refused { subject: Subject::DeviceOf(self.device.identity()), wanted: 1 }
             } else {
                 // Nobody decides at present: the device asks again.
                 std::thread::sleep(Duration::from_millis(50));
                 continue;
             };
-            let granted = matches!(told, Told::Granted(_));
+            let granted = matches!(told, Told::Done(_));
             self.calls.lock().unwrap().push(Call { started, ended: Some(now()), told });
             return granted;
         }
@@ -172,23 +173,8 @@ impl Player {
 
 /// Checks what all players were told against the ledger.
 fn check_all(players: &[Player], facts: &[Fact], limit: usize) {
-    let mut names = std::collections::HashMap::new();
-    for fact in facts {
-        if let license_ledger::domain::Event::LicenseAcquired(license) = &fact.event {
-            let device = fact.recorded.stream.as_str().strip_prefix("device-").unwrap();
-            names.insert(license.identity.to_string(), device.to_owned());
-        }
-    }
-    let mut history = Vec::new();
-    for player in players {
-        let name = &names[&player.device.identity()];
-        for mut call in player.calls.lock().unwrap().drain(..) {
-            if let Told::Refused { subject, .. } = &mut call.told {
-                *subject = Subject::Device(name.clone());
-            }
-            history.push(call);
-        }
-    }
+    let calls = players.iter().map(|player| std::mem::take(&mut *player.calls.lock().unwrap()));
+    let history: Vec<_> = calls.flatten().collect();
     assert_eq!(check(&history, &changes(facts), |_| limit), Ok(()));
 }
 

@@ -154,6 +154,8 @@ fn slots_of_a_lost_device_are_given_to_others_after_a_cooldown() {
     let inventory = service.inventory(&device);
     assert_eq!((&inventory["live"], &inventory["possible"]), (&1.into(), &3.into()));
     assert_eq!(inventory["written_off"], 2);
+    let path = format!("/v1/licenses?status=ended&device={}", device.identity());
+    assert_eq!(service.client.json(&path)["items"].as_array().unwrap().len(), 2);
     check(&service);
 }
 
@@ -289,6 +291,40 @@ fn merged_devices_go_on_as_one_with_all_that_both_held() {
     conflict(&service, &given_up, "merge", body, "was given up for");
     let body = json!({ "into": merged["device"], "reason": REASON });
     conflict(&service, &new.identity(), "merge", body, "both are the device");
+}
+
+#[test]
+fn limits_of_a_device_that_is_given_up_hold_for_the_one_that_goes_on_if_it_has_none() {
+    let mut service = Setup::default().with("quota.device_limit", 1).start();
+    let devices = ["old", "new", "own"].map(|name| service.device(name));
+    let [old, new, own] = &devices;
+    for (number, device) in (1..).zip(&devices) {
+        ask(&service, device, number).unwrap();
+        of(&service, device);
+    }
+    let path = |device: &Device| format!("/v1/devices/{}/overrides", device.identity());
+    for (device, limit) in [(old, 3), (own, 2)] {
+        let body = json!({ "limit": limit, "reason": REASON });
+        let set = service.client.put_json(&format!("{}/device-slots", path(device)), None, &body);
+        assert_eq!(set.status, 200, "{}", set.text());
+    }
+    let limit = |service: &TestService, device: &Device| {
+        let position = service.event_count();
+        let shown = service.client.json(&format!("{}?min_position={position}", path(device)));
+        shown["items"][0]["limit"].clone()
+    };
+    let into = |device: &Device| json!({ "into": device.identity(), "reason": REASON });
+    support(&service, &old.identity(), "merge", into(new));
+    for _ in 0..2 {
+        assert_eq!(limit(&service, new), 3);
+        service.restart();
+    }
+    assert!(ask(&service, new, 7).is_ok());
+    assert_eq!(word(ask(&service, new, 8)).as_deref(), LIMIT);
+    // One that has a limit of its own keeps that.
+    support(&service, &new.identity(), "merge", into(own));
+    assert_eq!(limit(&service, own), 2);
+    assert_eq!(word(ask(&service, own, 9)).as_deref(), LIMIT);
 }
 
 #[test]

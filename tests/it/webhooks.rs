@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::authorize::{Answer, Asked, Server};
+use crate::client::fresh_key;
 use crate::device::{Acquired, Device, PERSISTENT, kid, request};
 use crate::service::{Setup, TestService};
 
@@ -52,10 +53,23 @@ struct Telling {
 }
 
 /// An endpoint on this machine, with more settings.
-fn endpoint(id: &str, url: &str, more: Value) -> Value {
+pub fn endpoint(id: &str, url: &str, more: Value) -> Value {
     let mut endpoint = json!({"id": id, "url": url, "allow_http": true, "allow_private": true});
     endpoint.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     endpoint
+}
+
+/// Has these endpoints told, each with a secret of [`SHARED`] that is kept in `dir`.
+pub fn telling(setup: Setup, dir: &Path, endpoints: &[Value]) -> Setup {
+    let text = format!("whsec_{}\n", BASE64.encode(&SHARED));
+    let secret = secret_file(dir, "shared", &text);
+    let mut endpoints = endpoints.to_vec();
+    for endpoint in &mut endpoints {
+        let files = endpoint.as_object_mut().unwrap().entry("secret_files");
+        files.or_insert_with(|| json!([secret]));
+    }
+    let endpoints: toml::Value = serde_json::from_value(json!(endpoints)).unwrap();
+    setup.with("webhooks.endpoints", endpoints)
 }
 
 impl Telling {
@@ -65,15 +79,7 @@ impl Telling {
 
     fn with(endpoints: &[Value], setup: Setup) -> Self {
         let dir = TempDir::new().unwrap();
-        let text = format!("whsec_{}\n", BASE64.encode(&SHARED));
-        let secret = secret_file(dir.path(), "shared", &text);
-        let mut endpoints = endpoints.to_vec();
-        for endpoint in &mut endpoints {
-            let files = endpoint.as_object_mut().unwrap().entry("secret_files");
-            files.or_insert_with(|| json!([secret]));
-        }
-        let endpoints: toml::Value = serde_json::from_value(json!(endpoints)).unwrap();
-        let service = setup.with("webhooks.endpoints", endpoints).start();
+        let service = telling(setup, dir.path(), endpoints).start();
         let device = service.device("tv");
         Self { service, device, _dir: dir }
     }
@@ -94,7 +100,7 @@ impl Telling {
     }
 
     fn post(&self, path: &str, body: Value) -> crate::client::Answer {
-        self.service.client.post_json(&format!("/v1/webhooks/{path}"), &body)
+        self.service.client.command(&format!("/v1/webhooks/{path}"), &fresh_key(), &body)
     }
 
     /// The id of every event of these kinds, in the order of the ledger.
@@ -106,7 +112,7 @@ impl Telling {
 }
 
 /// Takes everything.
-fn taker() -> Server {
+pub fn taker() -> Server {
     Server::start(|_, _| Answer::Body(204, Vec::new()))
 }
 

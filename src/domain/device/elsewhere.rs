@@ -3,20 +3,24 @@
 //! A report is a fact, not a wish: it is recorded also for a blocked device and beyond a limit. What
 //! it is refused for is being about no license, or about one that the device itself must speak for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Device, LiveLicense};
 use crate::domain::account::{Account, mirror};
 use crate::domain::event::{
-    DeletionRecorded, Event, Grade, LicenseRecorded, ReservationClosed, ReservationEnd,
+    DeletionRecorded, Event, Grade, LicenseRecorded, MovedEnd, ReservationClosed, ReservationEnd,
     StorageRecorded,
 };
-use crate::domain::holding::{Held, Issued};
+use crate::domain::holding::Held;
 use crate::domain::ids::{AccountRef, DeviceRef, Digest, KeyId, LicenseId, Tag};
 use crate::domain::quota::QuotaPolicy;
 use crate::domain::usage::{Usage, Verdict, Wanted};
+
+/// Licenses issued elsewhere that a device remembers when they have ended, the newest.
+const ENDED_KEPT: usize = 256;
 
 /// What every report says.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +78,8 @@ pub enum ReportRefused {
     /// The device holds a live license that the system calls so, or the report says it twice.
     #[error("is held already under this drm_system and license_reference: report its end first")]
     AlreadyHeld(usize),
-    /// No live license of the device is meant.
-    #[error("is no license that the device holds")]
+    /// No license is meant that the device holds, or one of the last that it held.
+    #[error("is no license that the device holds or held lately")]
     NotHeld(usize),
     /// The license was issued by this service for a device that signs its deletions.
     #[error(
@@ -98,10 +102,122 @@ impl Which {
     fn means(&self, license: &LiveLicense) -> bool {
         match self {
             Self::License(id) => license.reservation.is_none() && license.held.license_id == *id,
+            Self::Reference { .. } => license.reported == self.tag(),
+        }
+    }
+
+    /// What is kept of the name in another system, if it goes by that.
+    fn tag(&self) -> Option<Tag> {
+        match self {
+            Self::License(_) => None,
             Self::Reference { drm_system, license_reference } => {
-                license.reported == Some(reference_tag(drm_system, license_reference))
+                Some(reference_tag(drm_system, license_reference))
             }
         }
+    }
+}
+
+/// A license that a report is about.
+struct Meant {
+    license_id: LicenseId,
+    key_id: KeyId,
+    /// Whether it was said whether the device stored it.
+    spoken_of: bool,
+    /// Whether it has ended, and that the device deleted it was said.
+    gone: bool,
+}
+
+/// Licenses that other systems issued and that ended: so that what is said of them late is recorded
+/// as well.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Ended(VecDeque<EndedLicense>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct EndedLicense {
+    license_id: LicenseId,
+    key_id: KeyId,
+    reported: Tag,
+    spoken_of: bool,
+    deleted: bool,
+}
+
+impl Ended {
+    /// Remembers a license that another system issued.
+    pub(super) fn add(&mut self, key_id: KeyId, license: &LiveLicense) {
+        let Some(reported) = license.reported else { return };
+        self.keep(EndedLicense {
+            license_id: license.held.license_id,
+            key_id,
+            reported,
+            spoken_of: license.is_spoken_of(),
+            deleted: license.deleted,
+        });
+    }
+
+    fn keep(&mut self, license: EndedLicense) {
+        if self.0.len() >= ENDED_KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(license);
+    }
+
+    pub(super) fn delete(&mut self, license_id: LicenseId) {
+        self.of(license_id).for_each(|license| license.deleted = true);
+    }
+
+    pub(super) fn speak(&mut self, license_id: LicenseId) {
+        self.of(license_id).for_each(|license| license.spoken_of = true);
+    }
+
+    fn of(&mut self, license_id: LicenseId) -> impl Iterator<Item = &mut EndedLicense> {
+        self.0.iter_mut().filter(move |license| license.license_id == license_id)
+    }
+
+    /// All of them for another device, oldest first.
+    pub(super) fn moved(&self) -> Vec<MovedEnd> {
+        let moved = self.0.iter().map(|license| MovedEnd {
+            license_id: license.license_id,
+            key_id: license.key_id,
+            reported: license.reported,
+            spoken_of: license.spoken_of,
+            deleted: license.deleted,
+        });
+        moved.collect()
+    }
+
+    pub(super) fn take_over(&mut self, ended: &[MovedEnd]) {
+        for moved in ended {
+            self.keep(EndedLicense {
+                license_id: moved.license_id,
+                key_id: moved.key_id,
+                reported: moved.reported,
+                spoken_of: moved.spoken_of,
+                deleted: moved.deleted,
+            });
+        }
+    }
+
+    /// The newest that is meant.
+    fn find(&self, which: &Which) -> Option<Meant> {
+        let means = |license: &&EndedLicense| match which {
+            Which::License(id) => license.license_id == *id,
+            reference => reference.tag() == Some(license.reported),
+        };
+        let license = self.0.iter().rev().find(means)?;
+        Some(Meant {
+            license_id: license.license_id,
+            key_id: license.key_id,
+            spoken_of: license.spoken_of,
+            gone: license.deleted,
+        })
+    }
+}
+
+impl LiveLicense {
+    /// Whether it was said whether the device stored it.
+    fn is_spoken_of(&self) -> bool {
+        self.stored || self.store_failed
     }
 }
 
@@ -224,10 +340,9 @@ impl Device {
     ) -> Result<Vec<StorageRecorded>, ReportRefused> {
         let mut events = Vec::<StorageRecorded>::new();
         for (place, (which, stored)) in results.iter().enumerate() {
-            let (key_id, license) = self.reported(which, place, now_ms)?;
-            let license_id = license.held.license_id;
-            let said = license.stored || license.store_failed;
-            if said || events.iter().any(|event| event.license_id == license_id) {
+            let Meant { license_id, key_id, spoken_of, .. } =
+                self.reported(which, place, now_ms)?;
+            if spoken_of || events.iter().any(|event| event.license_id == license_id) {
                 continue;
             }
             events.push(StorageRecorded {
@@ -245,7 +360,8 @@ impl Device {
     }
 
     /// Decides about licenses that another system says the device deleted. Whether that frees them
-    /// depends on the grade of the evidence, as the policy has it.
+    /// depends on the grade of the evidence, as the policy has it. Of one that has ended it is
+    /// recorded once.
     pub fn record_deletions(
         &self,
         deleted: &[Which],
@@ -256,9 +372,8 @@ impl Device {
     ) -> Result<Vec<DeletionRecorded>, ReportRefused> {
         let mut events = Vec::<DeletionRecorded>::new();
         for (place, which) in deleted.iter().enumerate() {
-            let (key_id, license) = self.reported(which, place, now_ms)?;
-            let license_id = license.held.license_id;
-            if events.iter().any(|event| event.license_id == license_id) {
+            let Meant { license_id, key_id, gone, .. } = self.reported(which, place, now_ms)?;
+            if gone || events.iter().any(|event| event.license_id == license_id) {
                 continue;
             }
             events.push(DeletionRecorded {
@@ -276,20 +391,29 @@ impl Device {
         Ok(events)
     }
 
-    /// The live license that is meant, if others may speak for it.
-    fn reported(
-        &self,
-        which: &Which,
-        place: usize,
-        now_ms: i64,
-    ) -> Result<(KeyId, &LiveLicense), ReportRefused> {
+    /// The license that is meant, if others may speak for it: a live one, else one that ended lately.
+    fn reported(&self, which: &Which, place: usize, now_ms: i64) -> Result<Meant, ReportRefused> {
         let all = self.slots.iter().flat_map(|(key_id, slot)| slot.iter().map(|l| (*key_id, l)));
-        let mut live = all.filter(|(_, license)| license.is_live(now_ms));
-        let found = live.find(|(_, license)| which.means(license));
-        match found.ok_or(ReportRefused::NotHeld(place))? {
-            (_, license) if license.reported.is_none() => Err(ReportRefused::SignedOnly(place)),
-            found => Ok(found),
+        let meant = all.filter(|(_, license)| which.means(license));
+        // One that expired since the last event is still among the slots.
+        let found = meant.max_by_key(|(_, license)| license.is_live(now_ms));
+        match found {
+            Some((_, license)) if license.reported.is_none() && license.is_live(now_ms) => {
+                Err(ReportRefused::SignedOnly(place))
+            }
+            Some((key_id, license)) if license.reported.is_some() => Ok(Meant {
+                license_id: license.held.license_id,
+                key_id,
+                spoken_of: license.is_spoken_of(),
+                gone: license.deleted && !license.is_live(now_ms),
+            }),
+            _ => self.ended.find(which).ok_or(ReportRefused::NotHeld(place)),
         }
+    }
+
+    /// Whether this license counts at this time.
+    pub fn counts(&self, key_id: KeyId, license_id: LicenseId, now_ms: i64) -> bool {
+        self.live_in(key_id, now_ms).any(|license| license.held.license_id == license_id)
     }
 
     /// Folds a license that was issued elsewhere.
@@ -303,30 +427,14 @@ impl Device {
         if !e.persistent {
             return;
         }
-        let title = e.title.as_deref().map(Tag::of);
-        let content_group = e.content_group.as_deref().map(Tag::of);
-        self.issued.add(Issued { at_ms: e.at_ms, device: None, title, content_group });
+        let (title, group) = (e.title.as_deref(), e.content_group.as_deref());
+        let held = Held::new(e.license_id, e.counted_until_ms, title, group);
+        self.issued.add(held.issued(e.at_ms, None));
         self.paid_by(e.account.as_ref());
+        let level = e.security_level.unwrap_or_default();
         self.slots.entry(e.key_id).or_default().push(LiveLicense {
-            held: Held {
-                license_id: e.license_id,
-                counted_until_ms: e.counted_until_ms,
-                confirmed: false,
-                reserved: false,
-                title,
-                content_group,
-            },
-            identity: None,
-            account: e.account.clone(),
-            acquired_ms: e.at_ms,
-            security_level: e.security_level.unwrap_or_default(),
-            stored: false,
-            store_failed: false,
-            deleted: false,
-            written_off: false,
-            root_key: None,
-            reservation: None,
             reported: Some(reference_tag(&e.drm_system, &e.license_reference)),
+            ..LiveLicense::new(held, e.account.clone(), e.at_ms, level)
         });
     }
 }

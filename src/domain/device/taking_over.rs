@@ -2,9 +2,10 @@
 
 use super::{Device, LiveLicense};
 use crate::domain::event::{
-    DeviceReplaced, DeviceTookOver, MovedDoubt, MovedIssue, MovedLicense, Replaced,
+    DeviceReplaced, DeviceTookOver, MovedDoubt, MovedEnd, MovedIssue, MovedLicense, MovedLimit,
+    Replaced,
 };
-use crate::domain::holding::{Held, Issued};
+use crate::domain::holding::{Doubt, Held, Issued};
 use crate::domain::ids::{AccountRef, DeviceRef, KeyId};
 
 /// All that another device takes over from one.
@@ -18,6 +19,10 @@ pub struct Belongings {
     pub issued: Vec<MovedIssue>,
     /// What the device may still hold although it was released.
     pub doubtful: Vec<MovedDoubt>,
+    /// The limits set for it.
+    pub limits: Vec<MovedLimit>,
+    /// The licenses that other systems issued and that ended lately.
+    pub ended: Vec<MovedEnd>,
 }
 
 impl Device {
@@ -31,12 +36,24 @@ impl Device {
             title: issued.title,
             content_group: issued.content_group,
         });
-        let doubtful = self.doubtful.own();
+        let doubtful = self.doubtful.all().map(|doubt| MovedDoubt {
+            key_id: doubt.key_id,
+            until_ms: doubt.until_ms,
+            license_id: doubt.license_id,
+            account: doubt.account.clone(),
+        });
+        let limits = self.overrides.in_force(now_ms).map(|(rule, set)| MovedLimit {
+            rule: rule.to_owned(),
+            limit: set.limit,
+            until_ms: set.until_ms,
+        });
         Belongings {
             accounts: self.payers(now_ms).into_iter().cloned().collect(),
             licenses: live.map(|(key_id, license)| license.moved(key_id)).collect(),
             issued: issued.collect(),
-            doubtful: doubtful.map(|(key_id, until_ms)| MovedDoubt { key_id, until_ms }).collect(),
+            doubtful: doubtful.collect(),
+            limits: limits.collect(),
+            ended: self.ended.moved(),
         }
     }
 
@@ -45,6 +62,8 @@ impl Device {
         self.payers.clear();
         self.issued = Default::default();
         self.doubtful = Default::default();
+        self.overrides = Default::default();
+        self.ended = Default::default();
         self.given_up_for = Some(other.clone());
     }
 
@@ -70,8 +89,16 @@ impl Device {
             content_group: issued.content_group,
         }));
         for doubt in &e.doubtful {
-            self.doubtful.add(None, doubt.key_id, doubt.until_ms);
+            self.doubtful.add(Doubt {
+                license_id: doubt.license_id,
+                key_id: doubt.key_id,
+                until_ms: doubt.until_ms,
+                device: None,
+                account: doubt.account.clone(),
+            });
         }
+        self.overrides.inherit(&e.limits, e.at_ms);
+        self.ended.take_over(&e.ended);
         e.accounts.iter().for_each(|account| self.paid_by(Some(account)));
     }
 }

@@ -90,6 +90,12 @@ pub struct DeviceTookOver {
     pub issued: Vec<MovedIssue>,
     /// What it may still hold although it was released.
     pub doubtful: Vec<MovedDoubt>,
+    /// The limits set for it, for rules of which none is set for the device that goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<MovedLimit>,
+    /// The licenses of it that other systems issued and that ended lately, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<MovedEnd>,
     /// Who made it so.
     pub actor: String,
     /// Why.
@@ -157,13 +163,46 @@ pub struct MovedIssue {
 }
 
 /// A KID of which a device may still hold a license that was released.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MovedDoubt {
     /// The KID.
     pub key_id: KeyId,
     /// When that license ends by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<i64>,
+    /// The license.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license_id: Option<LicenseId>,
+    /// The account that paid for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountRef>,
+}
+
+/// A limit that an operator set for a device, in place of a rule's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedLimit {
+    /// Id of the rule.
+    pub rule: String,
+    /// The limit.
+    pub limit: u32,
+    /// From when on the rule's own limit holds again; absent: until it is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<i64>,
+}
+
+/// A license that another system issued and that does not count any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedEnd {
+    /// The license.
+    pub license_id: LicenseId,
+    /// Its KID.
+    pub key_id: KeyId,
+    /// The tag of how its system names it.
+    pub reported: Tag,
+    /// Whether it was said whether the device stored it.
+    pub spoken_of: bool,
+    /// Whether it was said that the device deleted it.
+    pub deleted: bool,
 }
 
 /// What one device held at an account's expense counts for another from here on: the mirror, in the

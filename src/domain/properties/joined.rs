@@ -4,6 +4,7 @@
 use super::*;
 use crate::domain::account::Account;
 use crate::domain::event::{DeviceMerged, DeviceReplaced, Replaced};
+use crate::domain::holding::Doubt;
 use crate::domain::ids::ReferenceKey;
 use crate::domain::scenario::{by_cli, reason};
 use crate::domain::{AccountRef, DeviceRef};
@@ -247,6 +248,7 @@ impl Household {
             }
         }
         prop_assert_eq!(held, mirrored);
+        prop_assert_eq!(self.doubts_of_accounts(), self.doubts_of_devices());
         for (account, members) in &self.members {
             let account = &self.accounts[&crate::domain::scenario::account_ref(account)];
             let expected: BTreeSet<&DeviceRef> =
@@ -259,6 +261,31 @@ impl Household {
             prop_assert!(in_use.confirmed <= in_use.live && in_use.live <= in_use.possible);
         }
         Ok(())
+    }
+
+    /// What devices may still hold although it was released, by the account that paid.
+    fn doubts_of_devices(&self) -> BTreeSet<(AccountRef, DeviceRef, Option<LicenseId>)> {
+        let all = self.devices.iter().flat_map(|device| {
+            let doubts = device.device.doubtful.all().filter(|doubt| self.is_open(doubt));
+            doubts.filter_map(|doubt| {
+                Some((doubt.account.clone()?, device.name.clone(), doubt.license_id))
+            })
+        });
+        all.collect()
+    }
+
+    fn doubts_of_accounts(&self) -> BTreeSet<(AccountRef, DeviceRef, Option<LicenseId>)> {
+        let all = self.accounts.iter().flat_map(|(account, state)| {
+            let doubts = state.doubtful.all().filter(|doubt| self.is_open(doubt));
+            doubts.filter_map(|doubt| {
+                Some((account.clone(), doubt.device.clone()?, doubt.license_id))
+            })
+        });
+        all.collect()
+    }
+
+    fn is_open(&self, doubt: &Doubt) -> bool {
+        doubt.until_ms.is_none_or(|until_ms| self.now_ms < until_ms)
     }
 
     /// What was folded act by act is what a replay gives, also of the accounts.

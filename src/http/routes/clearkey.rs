@@ -12,12 +12,12 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::license::POSITION;
 use super::once::idempotency_key;
 use super::{Services, licensing_problem};
 use crate::domain::{Digest, Identity};
 use crate::http::RequestId;
 use crate::http::auth::bearer;
+use crate::http::page::POSITION;
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{ClearKeyRefused, LicenseFormat, Posted, RequestFormat};
 

@@ -74,10 +74,7 @@ const HOLD_SECONDS_MAX: u32 = 86_400;
     params(MaybeCommandKey),
     request_body = Body,
     responses(
-        (status = 200, body = Decision,
-            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
-        (status = 409, description = "A request with this Idempotency-Key is being worked on"),
-        (status = 422, description = "The Idempotency-Key was used for another request"),
+        (status = 200, body = Decision),
     )
 )]
 pub(super) async fn decide(

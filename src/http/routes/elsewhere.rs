@@ -126,10 +126,8 @@ struct DeletedLicense {
     params(CommandKey),
     request_body = Acquisition,
     responses(
-        (status = 200, description = "What was recorded", body = RecordedLicenses,
-            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
-        (status = 409, description = "A license of this reference is held already, or the Idempotency-Key is being worked on"),
-        (status = 422, description = "The Idempotency-Key was used for another request"),
+        (status = 200, description = "What was recorded", body = RecordedLicenses),
+        (status = 409, description = "A license of this reference is held already"),
     )
 )]
 pub(super) async fn acquired(
@@ -166,11 +164,9 @@ pub(super) async fn acquired(
     params(CommandKey),
     request_body = Acknowledgement,
     responses(
-        (status = 200, description = "What was recorded", body = RecordedWord,
-            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
-        (status = 404, description = "The device holds no such license"),
-        (status = 409, description = "This service issued the license, or the Idempotency-Key is being worked on"),
-        (status = 422, description = "The Idempotency-Key was used for another request"),
+        (status = 200, description = "What was recorded", body = RecordedWord),
+        (status = 404, description = "The device holds no such license, and held none lately"),
+        (status = 409, description = "This service issued the license"),
     )
 )]
 pub(super) async fn acknowledged(
@@ -192,18 +188,16 @@ pub(super) async fn acknowledged(
     answer.map(respond).map_err(|error| command_problem(error, refused))
 }
 
-/// Record that a device deleted licenses that another system issued
+/// Record that a device deleted licenses that another system issued, also when they have ended by then
 #[utoipa::path(
     post, path = "/v1/deletions", operation_id = "record_deletion", tag = "licenses",
     security(("api_key" = ["licenses:write"])),
     params(CommandKey),
     request_body = Deletion,
     responses(
-        (status = 200, description = "What was recorded", body = RecordedWord,
-            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
-        (status = 404, description = "The device holds no such license"),
-        (status = 409, description = "This service issued the license, or the Idempotency-Key is being worked on"),
-        (status = 422, description = "The Idempotency-Key was used for another request"),
+        (status = 200, description = "What was recorded", body = RecordedWord),
+        (status = 404, description = "The device holds no such license, and held none lately"),
+        (status = 409, description = "This service issued the license"),
     )
 )]
 pub(super) async fn deleted(

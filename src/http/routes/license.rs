@@ -5,11 +5,9 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 
 use super::{Services, correlation};
 use crate::http::auth::bearer;
+use crate::http::page::POSITION;
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{Posted, Reply};
-
-/// Where an answer says up to which position of the ledger reads have to look to see its effect.
-pub(super) const POSITION: &str = "ledger-position";
 
 /// The PlayReady license acquisition protocol: one SOAP 1.1 operation in each body
 ///

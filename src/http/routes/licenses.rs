@@ -31,8 +31,7 @@ pub(super) struct LicensesQuery {
     /// Of this KID.
     #[param(value_type = Option<Uuid>)]
     key_id: Option<String>,
-    /// Reference, identity, or the id by which the service's token names the device; only together
-    /// with `key_id` or `account`.
+    /// Reference, identity, or the id by which the service's token names the device.
     device: Option<String>,
     /// Reference, or the id that the service has for the account.
     account: Option<String>,
@@ -100,10 +99,6 @@ pub(super) async fn list(
     services.wait_for(query.min_position.as_deref()).await?;
     if query.title.is_some() && query.account.is_none() {
         return Err(Problem::field("title", "is looked for in an account; name that as well"));
-    }
-    if query.device.is_some() && query.account.is_none() && query.key_id.is_none() {
-        let detail = "is looked for with a KID or an account; its inventory has all that it holds";
-        return Err(Problem::field("device", detail));
     }
     let mut filter = services.filter(query.key_id, query.device, query.account).await?;
     filter.title = query.title;

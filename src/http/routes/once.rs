@@ -22,12 +22,12 @@ use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
-use super::license::POSITION;
 use super::licensing_problem;
 use crate::domain::Digest;
 use crate::http::RequestId;
 use crate::http::auth::Authorized;
 use crate::http::bad_json;
+use crate::http::page::POSITION;
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{CommandAnswer, CommandError, Once};
 

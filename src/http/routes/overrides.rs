@@ -7,11 +7,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::accounts::AccountPath;
 use super::devices::{DevicePath, ReadQuery};
-use super::license::POSITION;
 use super::{Services, correlation, licensing_problem};
 use crate::clock::UnixMillis;
 use crate::domain::Reason;
-use crate::http::auth::{Authorized, InventoryRead, PolicyWrite};
+use crate::http::auth::{Authorized, PolicyRead, PolicyWrite};
+use crate::http::page::POSITION;
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{Act, Holder, LimitSet, OverrideRefused};
 use crate::projections::inventory::LimitInForce;
@@ -62,7 +62,7 @@ pub(super) struct Limits {
 /// Limits set for a device in place of those of rules, by rule
 #[utoipa::path(
     get, path = "/v1/devices/{device}/overrides", operation_id = "list_device_overrides", tag = "quota",
-    security(("api_key" = ["inventory:read"])),
+    security(("api_key" = ["inventory:read"]), ("api_key" = ["policy:write"])),
     params(DevicePath, ReadQuery),
     responses(
         (status = 200, body = Limits),
@@ -70,7 +70,7 @@ pub(super) struct Limits {
     )
 )]
 pub(super) async fn of_device(
-    _: Authorized<InventoryRead>,
+    _: Authorized<PolicyRead>,
     services: web::Data<Services>,
     device: web::Path<String>,
     query: web::Query<ReadQuery>,
@@ -85,14 +85,14 @@ pub(super) async fn of_device(
 /// Limits set for an account in place of those of rules, by rule
 #[utoipa::path(
     get, path = "/v1/accounts/{account}/overrides", operation_id = "list_account_overrides", tag = "quota",
-    security(("api_key" = ["inventory:read"])),
+    security(("api_key" = ["inventory:read"]), ("api_key" = ["policy:write"])),
     params(AccountPath, ReadQuery),
     responses(
         (status = 200, body = Limits),
     )
 )]
 pub(super) async fn of_account(
-    _: Authorized<InventoryRead>,
+    _: Authorized<PolicyRead>,
     services: web::Data<Services>,
     account: web::Path<String>,
     query: web::Query<ReadQuery>,

@@ -5,13 +5,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::license::POSITION;
 use super::over::{Beyond, OverLimit};
 use super::{Services, correlation, end_of_ledger, licensing_problem};
 use crate::domain::Reason;
 use crate::domain::quota::QuotaPolicy;
-use crate::http::auth::{Authorized, InventoryRead, PolicyWrite};
-use crate::http::page::{Cursor, Page, PageQuery, PageRequest};
+use crate::http::auth::{Authorized, InventoryRead, PolicyRead, PolicyWrite};
+use crate::http::page::{Cursor, POSITION, Page, PageQuery, PageRequest};
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{Act, PolicyVersion, PublishError};
 
@@ -48,12 +47,12 @@ pub(super) struct Publication {
 /// The quota policy in force
 #[utoipa::path(
     get, path = "/v1/quota/policy", operation_id = "show_policy", tag = "quota",
-    security(("api_key" = ["inventory:read"])),
+    security(("api_key" = ["inventory:read"]), ("api_key" = ["policy:write"])),
     responses((status = 200, body = PolicyVersion,
         headers(("etag" = String, description = "The version, for `If-Match`"))))
 )]
 pub(super) async fn show(
-    _: Authorized<InventoryRead>,
+    _: Authorized<PolicyRead>,
     services: web::Data<Services>,
 ) -> Result<HttpResponse, Problem> {
     let in_force = services.policies.in_force().await.map_err(licensing_problem)?;
@@ -116,12 +115,12 @@ pub(super) async fn publish(
 /// All versions of the quota policy that were ever in force, the oldest first
 #[utoipa::path(
     get, path = "/v1/quota/policy/versions", operation_id = "list_policies", tag = "quota",
-    security(("api_key" = ["inventory:read"])),
+    security(("api_key" = ["inventory:read"]), ("api_key" = ["policy:write"])),
     params(PageQuery),
     responses((status = 200, body = Page<PolicyVersion>))
 )]
 pub(super) async fn versions(
-    _: Authorized<InventoryRead>,
+    _: Authorized<PolicyRead>,
     services: web::Data<Services>,
     query: web::Query<PageQuery>,
 ) -> Result<web::Json<Page<PolicyVersion>>, Problem> {
@@ -147,7 +146,7 @@ pub(super) async fn versions(
 #[utoipa::path(
     get, path = "/v1/quota/policy/versions/{version}", operation_id = "show_policy_version",
     tag = "quota",
-    security(("api_key" = ["inventory:read"])),
+    security(("api_key" = ["inventory:read"]), ("api_key" = ["policy:write"])),
     params(("version" = u64, Path, description = "The version, from 0")),
     responses(
         (status = 200, body = PolicyVersion),
@@ -155,7 +154,7 @@ pub(super) async fn versions(
     )
 )]
 pub(super) async fn version(
-    _: Authorized<InventoryRead>,
+    _: Authorized<PolicyRead>,
     services: web::Data<Services>,
     version: web::Path<u64>,
 ) -> Result<web::Json<PolicyVersion>, Problem> {

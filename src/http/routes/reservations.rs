@@ -58,11 +58,8 @@ pub(super) async fn show(
     params(ReservationPath, CommandKey),
     request_body = Option<Nothing>,
     responses(
-        (status = 200, description = "What it held", body = Reservation,
-            headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the answer recorded"))),
+        (status = 200, description = "What it held", body = Reservation),
         (status = 404, description = "It expired, was released or committed, or never was"),
-        (status = 409, description = "A request with this Idempotency-Key is being worked on"),
-        (status = 422, description = "The Idempotency-Key was used for another request"),
     )
 )]
 pub(super) async fn release(

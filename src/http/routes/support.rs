@@ -5,12 +5,12 @@
 
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Services;
 use super::devices::DevicePath;
-use super::once::{Command, command_problem, respond};
+use super::once::{Command, CommandKey, command_problem, respond};
 use crate::domain::support::WriteOff;
 use crate::domain::{DeviceRef, Identity, LicenseId, Reason};
 use crate::http::auth::{Authorized, SupportWrite};
@@ -22,17 +22,6 @@ use crate::licensing::{
 
 /// Longest time for which slots of licenses written off are kept from others: 366 days.
 const COOLDOWN_SECONDS_MAX: u32 = 366 * 24 * 60 * 60;
-
-/// The header that names a command, for its description.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Header)]
-#[allow(dead_code)] // `Command` reads the header
-struct IdempotencyKey {
-    /// A fresh UUID for each command, and the same again to repeat it: 1 to 255 visible ASCII
-    /// characters.
-    #[param(rename = "Idempotency-Key", pattern = "^[!-~]{1,255}$")]
-    idempotency_key: String,
-}
 
 /// Licenses that are lost.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -116,13 +105,12 @@ enum LicensesOfReplaced {
 #[utoipa::path(
     post, path = "/v1/devices/{device}/write-off", operation_id = "write_off_licenses", tag = "support",
     security(("api_key" = ["support:write"])),
-    params(DevicePath, IdempotencyKey),
+    params(DevicePath, CommandKey),
     request_body = WriteOffBody,
     responses(
-        (status = 200, body = WrittenOff, headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the command recorded"))),
+        (status = 200, body = WrittenOff),
         (status = 404, description = "The ledger does not know the device"),
-        (status = 409, description = "What the ledger holds does not allow it, or the same command is being worked on"),
-        (status = 422, description = "The Idempotency-Key belongs to another request"),
+        (status = 409, description = "What the ledger holds does not allow it"),
     )
 )]
 pub(super) async fn write_off(
@@ -145,13 +133,12 @@ pub(super) async fn write_off(
 #[utoipa::path(
     post, path = "/v1/devices/{device}/block", operation_id = "block_device", tag = "support",
     security(("api_key" = ["support:write"])),
-    params(DevicePath, IdempotencyKey),
+    params(DevicePath, CommandKey),
     request_body = ReasonBody,
     responses(
-        (status = 200, body = Blocked, headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the command recorded"))),
+        (status = 200, body = Blocked),
         (status = 404, description = "The ledger does not know the device"),
-        (status = 409, description = "What the ledger holds does not allow it, or the same command is being worked on"),
-        (status = 422, description = "The Idempotency-Key belongs to another request"),
+        (status = 409, description = "What the ledger holds does not allow it"),
     )
 )]
 pub(super) async fn block(
@@ -167,13 +154,12 @@ pub(super) async fn block(
 #[utoipa::path(
     post, path = "/v1/devices/{device}/unblock", operation_id = "unblock_device", tag = "support",
     security(("api_key" = ["support:write"])),
-    params(DevicePath, IdempotencyKey),
+    params(DevicePath, CommandKey),
     request_body = ReasonBody,
     responses(
-        (status = 200, body = Blocked, headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the command recorded"))),
+        (status = 200, body = Blocked),
         (status = 404, description = "The ledger does not know the device"),
-        (status = 409, description = "What the ledger holds does not allow it, or the same command is being worked on"),
-        (status = 422, description = "The Idempotency-Key belongs to another request"),
+        (status = 409, description = "What the ledger holds does not allow it"),
     )
 )]
 pub(super) async fn unblock(
@@ -202,13 +188,12 @@ async fn set_blocked(
 #[utoipa::path(
     post, path = "/v1/devices/{device}/identities", operation_id = "link_identity", tag = "support",
     security(("api_key" = ["support:write"])),
-    params(DevicePath, IdempotencyKey),
+    params(DevicePath, CommandKey),
     request_body = LinkBody,
     responses(
-        (status = 200, body = Linked, headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the command recorded"))),
+        (status = 200, body = Linked),
         (status = 404, description = "The ledger does not know the device"),
-        (status = 409, description = "What the ledger holds does not allow it, or the same command is being worked on"),
-        (status = 422, description = "The Idempotency-Key belongs to another request"),
+        (status = 409, description = "What the ledger holds does not allow it"),
     )
 )]
 pub(super) async fn link(
@@ -232,13 +217,12 @@ pub(super) async fn link(
 #[utoipa::path(
     post, path = "/v1/devices/{device}/merge", operation_id = "merge_device", tag = "support",
     security(("api_key" = ["support:write"])),
-    params(DevicePath, IdempotencyKey),
+    params(DevicePath, CommandKey),
     request_body = MergeBody,
     responses(
-        (status = 200, body = TakenOver, headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the command recorded"))),
+        (status = 200, body = TakenOver),
         (status = 404, description = "The ledger does not know the device"),
-        (status = 409, description = "What the ledger holds does not allow it, or the same command is being worked on"),
-        (status = 422, description = "The Idempotency-Key belongs to another request"),
+        (status = 409, description = "What the ledger holds does not allow it"),
     )
 )]
 pub(super) async fn merge(
@@ -258,13 +242,12 @@ pub(super) async fn merge(
 #[utoipa::path(
     post, path = "/v1/devices/{device}/replace", operation_id = "replace_device", tag = "support",
     security(("api_key" = ["support:write"])),
-    params(DevicePath, IdempotencyKey),
+    params(DevicePath, CommandKey),
     request_body = ReplaceBody,
     responses(
-        (status = 200, body = TakenOver, headers(("ledger-position" = u64, description = "Reads with this `min_position` include what the command recorded"))),
+        (status = 200, body = TakenOver),
         (status = 404, description = "The ledger does not know the device"),
-        (status = 409, description = "What the ledger holds does not allow it, or the same command is being worked on"),
-        (status = 422, description = "The Idempotency-Key belongs to another request"),
+        (status = 409, description = "What the ledger holds does not allow it"),
     )
 )]
 pub(super) async fn replace(

@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Services;
+use super::once::{Command, CommandKey, command_problem, respond};
+use super::reservations::Nothing;
+use crate::domain::event::WebhookChange;
 use crate::http::auth::{Authorized, EventsRead, SupportWrite};
-use crate::http::page::{Cursor, Page, PageQuery, PageRequest};
+use crate::http::page::{Cursor, Page, PageQuery, PageRequest, whole_number};
 use crate::http::problem::{Case, Problem};
+use crate::licensing::Once;
 use crate::notify::{DeadLetter, Desk, DeskError, View};
 
 /// The endpoint in a path, for its description.
@@ -123,7 +128,7 @@ pub(super) async fn dead_letters(
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/replay", operation_id = "replay_webhook", tag = "webhooks",
     security(("api_key" = ["support:write"])),
-    params(EndpointPath),
+    params(EndpointPath, CommandKey),
     request_body = Again,
     responses(
         (status = 202, body = View),
@@ -134,34 +139,19 @@ pub(super) async fn replay(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     id: web::Path<String>,
-    again: web::Json<Again>,
+    mut command: Command<Again>,
 ) -> Result<HttpResponse, Problem> {
-    let desk = desk(&services, &id)?;
-    let view = match again.into_inner() {
-        Again { from: Some(from), to: Some(to), message_id: None, dead_letters: false } => {
-            let (from, to) = (position("from", &from)?, position("to", &to)?);
-            desk.replay_range(&id, from, to)
-        }
-        Again { from: None, to: None, message_id, dead_letters }
-            if message_id.is_some() != dead_letters =>
-        {
-            desk.replay_dead_letters(&id, message_id)
-        }
-        _ => {
-            let detail = "name what to send again: from and to, message_id, or dead_letters: true";
-            return Err(Problem::new(Case::InvalidRequest, detail));
-        }
-    };
-    let view = view.map_err(problem)?;
-    log(&caller, &id, "sends again");
-    Ok(HttpResponse::Accepted().json(view))
+    let change = command.body.change()?;
+    let once = command.once(&caller)?;
+    services.change_webhook(&id, change, &once).await
 }
 
 /// Send to an endpoint again, from where it stopped; what failed is tried at once
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/enable", operation_id = "enable_webhook", tag = "webhooks",
     security(("api_key" = ["support:write"])),
-    params(EndpointPath),
+    params(EndpointPath, CommandKey),
+    request_body = Option<Nothing>,
     responses(
         (status = 200, body = View),
         (status = 404, description = "No such endpoint"),
@@ -171,17 +161,18 @@ pub(super) async fn enable(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     id: web::Path<String>,
-) -> Result<web::Json<View>, Problem> {
-    let view = desk(&services, &id)?.enable(&id).map_err(problem)?;
-    log(&caller, &id, "enables");
-    Ok(web::Json(view))
+    mut command: Command<Nothing>,
+) -> Result<HttpResponse, Problem> {
+    let once = command.once(&caller)?;
+    services.change_webhook(&id, WebhookChange::Enabled, &once).await
 }
 
 /// Stop sending to an endpoint; what happens waits in the ledger
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/disable", operation_id = "disable_webhook", tag = "webhooks",
     security(("api_key" = ["support:write"])),
-    params(EndpointPath),
+    params(EndpointPath, CommandKey),
+    request_body = Option<Nothing>,
     responses(
         (status = 200, body = View),
         (status = 404, description = "No such endpoint"),
@@ -191,25 +182,53 @@ pub(super) async fn disable(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     id: web::Path<String>,
-) -> Result<web::Json<View>, Problem> {
-    let view = desk(&services, &id)?.disable(&id).map_err(problem)?;
-    log(&caller, &id, "disables");
-    Ok(web::Json(view))
+    mut command: Command<Nothing>,
+) -> Result<HttpResponse, Problem> {
+    let once = command.once(&caller)?;
+    services.change_webhook(&id, WebhookChange::Disabled, &once).await
+}
+
+impl Again {
+    fn change(&self) -> Result<WebhookChange, Problem> {
+        match (&self.from, &self.to, self.message_id, self.dead_letters) {
+            (Some(from), Some(to), None, false) => Ok(WebhookChange::RangeReplayed {
+                from: whole_number("from", from)?,
+                to: whole_number("to", to)?,
+            }),
+            (None, None, message_id, dead_letters) if message_id.is_some() != dead_letters => {
+                Ok(WebhookChange::DeadLettersReplayed { message_id })
+            }
+            _ => {
+                let detail =
+                    "name what to send again: from and to, message_id, or dead_letters: true";
+                Err(Problem::new(Case::InvalidRequest, detail))
+            }
+        }
+    }
+}
+
+impl Services {
+    async fn change_webhook(
+        &self,
+        id: &str,
+        change: WebhookChange,
+        once: &Once,
+    ) -> Result<HttpResponse, Problem> {
+        let desk = desk(self, id)?;
+        let status = match change {
+            WebhookChange::Enabled | WebhookChange::Disabled => StatusCode::OK,
+            _ => StatusCode::ACCEPTED,
+        };
+        let status = status.as_u16();
+        let changed =
+            self.licensing.change_webhook((id, &change), status, once, || desk.change(id, &change));
+        changed.await.map(respond).map_err(|error| command_problem(error, problem))
+    }
 }
 
 fn desk<'a>(services: &'a Services, id: &str) -> Result<&'a Arc<Desk>, Problem> {
     let desk = services.webhooks.as_ref();
     desk.ok_or_else(|| problem(DeskError::NoEndpoint(id.to_owned())))
-}
-
-fn position(field: &'static str, text: &str) -> Result<u64, Problem> {
-    let wrong = || Problem::field(field, "must be a position from an answer or a message");
-    text.parse().map_err(|_| wrong())
-}
-
-fn log(caller: &Authorized<SupportWrite>, id: &str, does: &str) {
-    let key = &caller.principal().name;
-    tracing::info!(endpoint = id, key, "API key {key} {does} the webhook endpoint {id}");
 }
 
 fn problem(error: DeskError) -> Problem {

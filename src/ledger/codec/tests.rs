@@ -54,6 +54,7 @@ fn golden(event: &Event) -> &'static str {
         Event::RevocationListsTaken(_) => body!("revocation-lists-taken.v1"),
         Event::ApiKeyCreated(_) => body!("api-key-created.v1"),
         Event::ApiKeyRevoked(_) => body!("api-key-revoked.v1"),
+        Event::WebhookChanged(_) => body!("webhook-changed.v1"),
     }
 }
 
@@ -163,6 +164,9 @@ fn words_inside_bodies_do_not_change() {
         ("reservation-closed.v1", "end", r#""released""#),
         ("content-key-typed.v1", "key_type", r#""aesctr""#),
         ("content-key-typed.v1", "stated_by", r#"{"kind": "operator", "actor": "cli"}"#),
+        ("webhook-changed.v1", "change", r#""enabled""#),
+        ("webhook-changed.v1", "change", r#""disabled""#),
+        ("webhook-changed.v1", "change", r#"{"dead_letters_replayed": {}}"#),
         ("license-deleted.v1", "grade", r#""A""#),
         ("license-deleted.v1", "grade", r#""C""#),
         ("license-deleted.v1", "grade", r#""D""#),
@@ -176,6 +180,29 @@ fn words_inside_bodies_do_not_change() {
         let written: Value = serde_json::from_slice(&encode(&event).unwrap()).unwrap();
         assert_eq!(written, body, "{kind} {member}");
     }
+}
+
+#[test]
+fn a_device_may_take_over_limits_and_licenses_that_ended() {
+    let golden = include_str!("../../../tests/golden/events/device-took-over.v1.json");
+    let mut body: Value = serde_json::from_str(golden).unwrap();
+    body["limits"] = serde_json::json!([
+        {"rule": "device-slots", "limit": 3, "until_ms": 1_700_000_600_123_i64},
+        {"rule": "hourly", "limit": 9},
+    ]);
+    body["ended"] = serde_json::json!([{
+        "license_id": "5f0d6c12-3a55-4b57-9a3c-6f1f0c2a9b11",
+        "key_id": "01234567-89ab-cdef-0123-456789abcdef",
+        "reported": "00c0ffee00c0ffee", "spoken_of": true, "deleted": false,
+    }]);
+    body["doubtful"] = serde_json::json!([{
+        "key_id": "01234567-89ab-cdef-0123-456789abcdef",
+        "license_id": "5f0d6c12-3a55-4b57-9a3c-6f1f0c2a9b12",
+        "account": "nbswy3dpfqqho33snrscc4dsmu",
+    }]);
+    let event = decode("device-took-over.v1", body.to_string().as_bytes()).unwrap();
+    let written: Value = serde_json::from_slice(&encode(&event).unwrap()).unwrap();
+    assert_eq!(written, body);
 }
 
 #[test]
@@ -244,4 +271,5 @@ const EVENT_IDS: &[(&str, &str)] = &[
     ("storage-recorded.v1", "05a37661-8e99-5009-9105-116b4b9df566"),
     ("slots-moved.v1", "1b04d903-f48a-52ad-b8f6-23ca8adfc515"),
     ("token-spent.v1", "8cc58077-5856-5831-bc8c-4697f949a043"),
+    ("webhook-changed.v1", "2248ef73-f9cd-56ec-933f-15bb603e0573"),
 ];

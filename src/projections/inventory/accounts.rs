@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::query::{counts, security_level};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
 use crate::domain::event::QuotaOverrideSet;
@@ -38,7 +39,8 @@ pub struct AccountDevice {
     pub device: String,
     /// When it first had a persistent license, or a reservation, at the account's expense.
     pub added_at: UnixMillis,
-    /// Security level of the certificate it was first seen with.
+    /// Security level of the certificate it was first seen with, or else as other systems report it;
+    /// `None` if they do not say.
     pub security_level: Option<u32>,
     /// Maker, model name and number of that certificate.
     pub model: Option<String>,
@@ -174,8 +176,9 @@ impl Inventory {
     ) -> Result<Listed<AccountSummary, u64>, InventoryError> {
         self.read(|db| {
             let sql = format!(
-                "{ACCOUNTS} WHERE first_sequence >= ?2 AND first_sequence < ?3
-                 ORDER BY first_sequence LIMIT ?4"
+                "{} WHERE first_sequence >= ?2 AND first_sequence < ?3
+                 ORDER BY first_sequence LIMIT ?4",
+                accounts_sql()
             );
             let [from, before] = [from, before].map(|at| i64::try_from(at).unwrap_or(i64::MAX));
             let mut query = db.prepare_cached(&sql)?;
@@ -192,7 +195,7 @@ impl Inventory {
         now: UnixMillis,
     ) -> Result<Option<(AccountSummary, u64)>, InventoryError> {
         self.read(|db| {
-            let mut query = db.prepare_cached(&format!("{ACCOUNTS} WHERE account = ?2"))?;
+            let mut query = db.prepare_cached(&format!("{} WHERE account = ?2", accounts_sql()))?;
             let found = query.query_row(params![now.0, account.to_string()], summary).optional()?;
             found.map(|found| Ok((found, next_sequence(db)?))).transpose()
         })
@@ -207,20 +210,20 @@ impl Inventory {
         now: UnixMillis,
     ) -> Result<Listed<AccountDevice, String>, InventoryError> {
         self.read(|db| {
-            let mut query = db.prepare_cached(
+            let mut query = db.prepare_cached(&format!(
                 "SELECT device, added_at_ms, security_level, model,
                    (SELECT COUNT(DISTINCT key_id) FROM licenses l
-                    WHERE l.device = a.device AND l.account = a.account AND l.open = 1
-                      AND (l.counted_until_ms IS NULL OR l.counted_until_ms > ?4)) AS live_slots
+                    WHERE l.device = a.device AND l.account = a.account AND {}) AS live_slots
                  FROM account_devices a LEFT JOIN devices USING (device)
                  WHERE account = ?1 AND device > ?2 ORDER BY device LIMIT ?3",
-            )?;
+                counts("l", "?4")
+            ))?;
             let bounds = params![account.to_string(), after, one_more(limit), now.0];
             let rows = query.query_map(bounds, |row| {
                 Ok(AccountDevice {
                     device: row.get("device")?,
                     added_at: UnixMillis(row.get("added_at_ms")?),
-                    security_level: row.get("security_level")?,
+                    security_level: security_level(row)?,
                     model: row.get("model")?,
                     live_slots: row.get("live_slots")?,
                 })
@@ -240,15 +243,15 @@ impl Inventory {
         now: UnixMillis,
     ) -> Result<Listed<AccountTitle, String>, InventoryError> {
         self.read(|db| {
-            let mut query = db.prepare_cached(
+            let mut query = db.prepare_cached(&format!(
                 "SELECT title, COUNT(*) AS acquired,
                    COUNT(DISTINCT CASE WHEN live THEN device END) AS devices,
                    COUNT(DISTINCT CASE WHEN live THEN device || hex(key_id) END) AS live_slots
-                 FROM (SELECT title, device, key_id, open = 1
-                     AND (counted_until_ms IS NULL OR counted_until_ms > ?4) AS live
+                 FROM (SELECT title, device, key_id, {} AS live
                    FROM licenses WHERE account = ?1 AND title > ?2)
                  GROUP BY title ORDER BY title LIMIT ?3",
-            )?;
+                counts("licenses", "?4")
+            ))?;
             let bounds = params![account.to_string(), after, one_more(limit), now.0];
             let rows = query.query_map(bounds, |row| {
                 Ok(AccountTitle {
@@ -309,13 +312,18 @@ impl Inventory {
     }
 }
 
-const ACCOUNTS: &str = "SELECT a.*,
-    (SELECT COUNT(*) FROM account_devices d WHERE d.account = a.account) AS devices,
-    (SELECT COUNT(*) FROM licenses l WHERE l.account = a.account) AS acquired,
-    (SELECT COUNT(DISTINCT l.device || hex(l.key_id)) FROM licenses l
-     WHERE l.account = a.account AND l.open = 1
-       AND (l.counted_until_ms IS NULL OR l.counted_until_ms > ?1)) AS live_slots
-  FROM accounts a";
+/// Accounts as they are at the time `?1`.
+fn accounts_sql() -> String {
+    format!(
+        "SELECT a.*,
+           (SELECT COUNT(*) FROM account_devices d WHERE d.account = a.account) AS devices,
+           (SELECT COUNT(*) FROM licenses l WHERE l.account = a.account) AS acquired,
+           (SELECT COUNT(DISTINCT l.device || hex(l.key_id)) FROM licenses l
+            WHERE l.account = a.account AND {}) AS live_slots
+         FROM accounts a",
+        counts("l", "?1")
+    )
+}
 
 fn summary(row: &Row<'_>) -> rusqlite::Result<AccountSummary> {
     Ok(AccountSummary {

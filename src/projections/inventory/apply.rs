@@ -6,7 +6,7 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::elsewhere;
 use super::query::{LEAF, ROOT};
-use super::{accounts, life, support};
+use super::{accounts, life, reserved, support};
 use crate::domain::event::{Chain, Grade, LicenseAcquired, LicenseVoided};
 use crate::domain::{Event, LicenseId};
 use crate::ledger::state::store::DEVICE_STREAM;
@@ -96,14 +96,14 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         Event::SlotTaken(e) => accounts::slot_taken(db, stream, &e.device, e.at_ms, sequence),
         Event::SlotsMoved(e) => accounts::slot_taken(db, stream, &e.into, e.at_ms, sequence),
         Event::QuotaOverrideSet(e) => accounts::limit_set(db, stream, sequence, e),
+        Event::ReservationMade(e) => reserved::made(db, device, sequence, e),
+        Event::ReservationClosed(e) => reserved::closed(db, e),
         Event::DeletionUnmatched(_)
         | Event::EvidenceKept(_)
         | Event::TokenSpent(_)
         | Event::QuotaPolicyPublished(_)
         | Event::SlotConfirmed(_)
         | Event::SlotReleased(_)
-        | Event::ReservationMade(_)
-        | Event::ReservationClosed(_)
         | Event::ReportKept(_)
         | Event::RequestAnswered(_)
         | Event::ContentKeyRegistered(_)
@@ -113,7 +113,8 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         | Event::MasterKeyRotated(_)
         | Event::RevocationListsTaken(_)
         | Event::ApiKeyCreated(_)
-        | Event::ApiKeyRevoked(_) => Ok(()),
+        | Event::ApiKeyRevoked(_)
+        | Event::WebhookChanged(_) => Ok(()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Licenses that other systems issued, as rows.
+//! What back ends say of devices and of licenses that they issued, as rows.
 
 use rusqlite::{Transaction, params};
 
@@ -8,6 +8,27 @@ use crate::domain::event::LicenseRecorded;
 /// Stands for a security level that nobody said.
 const LEVEL_UNKNOWN: i64 = -1;
 
+/// What a back end says of a device.
+pub(super) struct Seen<'a> {
+    pub(super) device: &'a str,
+    /// Sequence of the event.
+    pub(super) sequence: u64,
+    pub(super) security_level: Option<u32>,
+    pub(super) model: &'a str,
+    pub(super) at_ms: i64,
+}
+
+/// Takes note of a device, if it is new.
+pub(super) fn seen(db: &Transaction<'_>, seen: Seen<'_>) -> rusqlite::Result<()> {
+    let level = seen.security_level.map_or(LEVEL_UNKNOWN, i64::from);
+    db.prepare_cached(
+        "INSERT INTO devices (device, enrolled_at_ms, enrolled_sequence, security_level, model,
+           last_event_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?2) ON CONFLICT (device) DO NOTHING",
+    )?
+    .execute(params![seen.device, seen.at_ms, seen.sequence, level, seen.model])
+    .map(drop)
+}
+
 /// Applies a license that was issued elsewhere, which may be the first thing said of its device.
 pub(super) fn recorded(
     db: &Transaction<'_>,
@@ -15,12 +36,8 @@ pub(super) fn recorded(
     sequence: u64,
     e: &LicenseRecorded,
 ) -> rusqlite::Result<()> {
-    let level = e.security_level.map_or(LEVEL_UNKNOWN, i64::from);
-    db.prepare_cached(
-        "INSERT INTO devices (device, enrolled_at_ms, enrolled_sequence, security_level, model,
-           last_event_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?2) ON CONFLICT (device) DO NOTHING",
-    )?
-    .execute(params![device, e.at_ms, sequence, level, e.model])?;
+    let (security_level, model) = (e.security_level, e.model.as_str());
+    seen(db, Seen { device, sequence, security_level, model, at_ms: e.at_ms })?;
     if !e.persistent {
         return count(db, ACQUIRED_NON_PERSISTENT, device, e.at_ms);
     }

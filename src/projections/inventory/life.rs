@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::accounts::{Listed, one_more};
-use super::query::{HeldLicense, held, uuid};
+use super::query::{HeldLicense, counts, held, uuid};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
 use crate::domain::event::AcquisitionRefused;
@@ -131,10 +131,9 @@ impl Inventory {
         wanted.has("title", filter.title.clone().map(Value::Text));
         wanted.has("live", filter.live.map(|live| Value::Integer(i64::from(live))));
         let sql = format!(
-            "SELECT * FROM (SELECT *, open = 1 AND (counted_until_ms IS NULL
-               OR counted_until_ms > {}) AS live FROM licenses)
+            "SELECT * FROM (SELECT *, {} AS live FROM licenses)
              WHERE {} ORDER BY sequence LIMIT {}",
-            now.0,
+            counts("licenses", &now.0.to_string()),
             wanted.sql,
             one_more(limit)
         );
@@ -154,10 +153,9 @@ impl Inventory {
         now: UnixMillis,
     ) -> Result<Option<(LicenseView, Vec<u64>, u64)>, InventoryError> {
         self.read(|db| {
-            let mut query = db.prepare_cached(
-                "SELECT *, open = 1 AND (counted_until_ms IS NULL OR counted_until_ms > ?2) AS live
-                 FROM licenses WHERE license_id = ?1",
-            )?;
+            let counts = counts("licenses", "?2");
+            let sql = format!("SELECT *, {counts} AS live FROM licenses WHERE license_id = ?1");
+            let mut query = db.prepare_cached(&sql)?;
             let id = license_id.0.as_bytes();
             let found = query.query_row(params![id, now.0], license).optional()?;
             let Some(found) = found else { return Ok(None) };

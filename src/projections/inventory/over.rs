@@ -20,8 +20,7 @@ pub struct Suspect {
 
 impl Inventory {
     /// Those after `after`, at most `limit`, of whom more is known than `rule` allows, or for whom an
-    /// operator set a lower limit. All who are beyond it are among them, except for what reservations
-    /// hold.
+    /// operator set a lower limit. All who are beyond it are among them.
     pub fn suspects(
         &self,
         rule: &QuotaRule,
@@ -32,6 +31,7 @@ impl Inventory {
         self.read(|db| {
             let mut suspects = beyond(db, rule, after, limit, now)?;
             suspects.extend(with_lower_limit(db, rule, after, limit)?);
+            suspects.extend(with_reservations(db, rule, after, limit, now)?);
             Ok(suspects.into_iter().take(limit).collect())
         })
     }
@@ -44,14 +44,10 @@ fn beyond(
     limit: usize,
     now: UnixMillis,
 ) -> rusqlite::Result<BTreeSet<Suspect>> {
-    let since_ms = now.0 - i64::from(rule.counts.window_seconds().unwrap_or_default()) * 1000;
-    let (table, counted) = match rule.counts {
-        // By the index alone: what has expired since is for the rule to leave out.
-        Counts::LiveSlots => ("licenses", "open = 1".to_owned()),
-        Counts::IssuedWithinSeconds(_) => ("licenses", format!("acquired_at_ms > {since_ms}")),
-        Counts::DevicesAddedWithinSeconds(_) => {
-            ("account_devices", format!("added_at_ms > {since_ms}"))
-        }
+    let counted = counted(rule, now);
+    let table = match rule.counts {
+        Counts::LiveSlots | Counts::IssuedWithinSeconds(_) => "licenses",
+        Counts::DevicesAddedWithinSeconds(_) => "account_devices",
     };
     let (title, by, after_place) = match rule.scope {
         Scope::Device => ("''", "device", "device > ?1 AND ?2 = ''"),
@@ -61,7 +57,7 @@ fn beyond(
             ("title", "account, title", after)
         }
     };
-    let holder = if rule.scope == Scope::Device { "device" } else { "account" };
+    let holder = holder(rule);
     let sql = format!(
         "SELECT {holder}, {title} FROM {table} WHERE {after_place} AND {counted}
          GROUP BY {by} HAVING COUNT(*) > ?3 ORDER BY {by} LIMIT ?4"
@@ -71,6 +67,55 @@ fn beyond(
     let rows = query.query_map(params![after.holder, after.title, rule.limit, most], |row| {
         Ok(Suspect { holder: row.get(0)?, title: row.get(1)? })
     })?;
+    rows.collect()
+}
+
+/// Which rows a rule counts.
+fn counted(rule: &QuotaRule, now: UnixMillis) -> String {
+    let since_ms = now.0 - i64::from(rule.counts.window_seconds().unwrap_or_default()) * 1000;
+    match rule.counts {
+        // By the index alone: what has expired since is for the rule to leave out.
+        Counts::LiveSlots => "open = 1".to_owned(),
+        Counts::IssuedWithinSeconds(_) => format!("acquired_at_ms > {since_ms}"),
+        Counts::DevicesAddedWithinSeconds(_) => format!("added_at_ms > {since_ms}"),
+    }
+}
+
+/// The column that names the holder.
+fn holder(rule: &QuotaRule) -> &'static str {
+    if rule.scope == Scope::Device { "device" } else { "account" }
+}
+
+/// Those whose reservations come on top of what they hold.
+fn with_reservations(
+    db: &Connection,
+    rule: &QuotaRule,
+    after: &Suspect,
+    limit: usize,
+    now: UnixMillis,
+) -> rusqlite::Result<Vec<Suspect>> {
+    if let Counts::DevicesAddedWithinSeconds(_) = rule.counts {
+        return Ok(Vec::new());
+    }
+    let (holder, counted) = (holder(rule), counted(rule, now));
+    let (title, of_title) = match rule.scope {
+        Scope::AccountTitle => ("title", "AND l.title = r.title"),
+        Scope::Device | Scope::Account => ("''", ""),
+    };
+    let sql = format!(
+        "SELECT r.holder, r.title FROM (
+           SELECT {holder} AS holder, {title} AS title, COUNT(*) AS slots FROM reserved
+           WHERE expires_at_ms > ?5 AND {holder} IS NOT NULL AND {title} IS NOT NULL
+           GROUP BY 1, 2) r
+         WHERE (r.holder, r.title) > (?1, ?2) AND ?3 < r.slots +
+           (SELECT COUNT(*) FROM licenses l WHERE l.{holder} = r.holder {of_title} AND {counted})
+         ORDER BY 1, 2 LIMIT ?4"
+    );
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut query = db.prepare(&sql)?;
+    let bounds = params![after.holder, after.title, rule.limit, most, now.0];
+    let rows =
+        query.query_map(bounds, |row| Ok(Suspect { holder: row.get(0)?, title: row.get(1)? }))?;
     rows.collect()
 }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::reserved::{self, HeldReservation};
 use super::support::{Block, Successor, WrittenOffLicense, written_off_licenses};
 use super::voided::{VoidedLicense, voided_licenses};
 use super::{Inventory, InventoryError, next_sequence};
@@ -157,13 +158,17 @@ pub struct DeviceInventory {
     pub device: String,
     /// KIDs of which the device confirmed that it stored a license.
     pub confirmed: usize,
-    /// KIDs with a live license: what quotas count.
+    /// KIDs with a live license: quotas count these, and those of `reserved`.
     pub live: usize,
+    /// KIDs without a live license for which a reservation holds room.
+    pub reserved: usize,
     /// KIDs it may still hold: the live ones, and those released on weak evidence (grade C to E),
     /// voided or written off.
     pub possible: usize,
     /// The live licenses, oldest first.
     pub licenses: Vec<HeldLicense>,
+    /// The reservations, oldest first.
+    pub reservations: Vec<HeldReservation>,
     /// How many licenses it may still hold although a rule voided them.
     pub voided: usize,
     /// The newest 100 of them, the latest first.
@@ -248,18 +253,20 @@ impl Inventory {
             if db.query_row(known, [&name], |_| Ok(())).optional()?.is_none() {
                 return Ok(None);
             }
-            let mut query = db.prepare_cached(
-                "SELECT * FROM licenses
-                 WHERE device = ?1 AND open = 1
-                   AND (counted_until_ms IS NULL OR counted_until_ms > ?2)
-                   AND (frees_at_ms IS NULL OR frees_at_ms > ?2)
-                 ORDER BY sequence",
-            )?;
+            let counts = counts("licenses", "?2");
+            let mut query = db.prepare_cached(&format!(
+                "SELECT * FROM licenses WHERE device = ?1 AND {counts} ORDER BY sequence"
+            ))?;
             let licenses = query.query_map(params![name, now.0], held)?;
             let licenses = licenses.collect::<rusqlite::Result<Vec<_>>>()?;
             let stored = licenses.iter().filter(|l| l.status == LicenseStatus::Stored);
             let confirmed = distinct(stored.map(|license| license.key_id));
             let live = distinct(licenses.iter().map(|license| license.key_id));
+            let reservations = reserved::on_device(db, &name, now)?;
+            let counted = licenses.iter().map(|license| license.key_id);
+            let counted =
+                counted.chain(reservations.iter().flat_map(|r| r.key_ids.iter().copied()));
+            let reserved = distinct(counted) - live;
             let weak = may_hold(db, &name, now, WEAKLY_DELETED)?;
             let voided = may_hold(db, &name, now, VOIDED)?;
             let voided_licenses = voided_licenses(db, &name, now)?;
@@ -272,8 +279,10 @@ impl Inventory {
                 device: name,
                 confirmed,
                 live,
+                reserved,
                 possible,
                 licenses,
+                reservations,
                 voided: voided.len(),
                 voided_licenses,
                 written_off: written_off.len(),
@@ -338,7 +347,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeviceSummary> {
         device: row.get("device")?,
         identities: Vec::new(),
         enrolled_at: UnixMillis(row.get("enrolled_at_ms")?),
-        security_level: u32::try_from(row.get::<_, i64>("security_level")?).ok(),
+        security_level: security_level(row)?,
         model: row.get("model")?,
         last_event_at: UnixMillis(row.get("last_event_at_ms")?),
         persistent_acquired: row.get("persistent_acquired")?,
@@ -351,6 +360,12 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<DeviceSummary> {
         successor: Successor::of(row)?,
         enrolled_sequence: row.get("enrolled_sequence")?,
     })
+}
+
+/// A device's security level; `None` if nobody said it.
+pub(super) fn security_level(row: &Row<'_>) -> rusqlite::Result<Option<u32>> {
+    let level: Option<i64> = row.get("security_level")?;
+    Ok(level.and_then(|level| u32::try_from(level).ok()))
 }
 
 pub(super) fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
@@ -403,6 +418,14 @@ fn counted_until(row: &Row<'_>) -> rusqlite::Result<Option<UnixMillis>> {
     let ends: Option<i64> = row.get("counted_until_ms")?;
     let frees: Option<i64> = row.get("frees_at_ms")?;
     Ok(ends.into_iter().chain(frees).min().map(UnixMillis))
+}
+
+/// SQL by which licenses, called `of` in a query, count at the time that `now` stands for.
+pub(super) fn counts(of: &str, now: &str) -> String {
+    format!(
+        "{of}.open = 1 AND ({of}.counted_until_ms IS NULL OR {of}.counted_until_ms > {now})
+           AND ({of}.frees_at_ms IS NULL OR {of}.frees_at_ms > {now})"
+    )
 }
 
 /// How the table names the parts of a chain.

@@ -134,14 +134,15 @@ pub(super) fn replaced(
         .map(drop)
 }
 
-/// What the other device has, or may still have, is this one's, and so are its identities.
+/// What the other device has, or may still have, is this one's, and so are its identities; and its
+/// limits, for rules of which this one has none.
 pub(super) fn took_over(
     db: &Transaction<'_>,
     device: &str,
     e: &DeviceTookOver,
 ) -> rusqlite::Result<()> {
     // Each with an index of its own: what the other device had long ago is not looked at.
-    const HAS: [&str; 5] = [
+    const HAS: [&str; 7] = [
         "UPDATE identities SET device = ?1 WHERE device = ?2",
         "UPDATE licenses SET device = ?1 WHERE device = ?2 AND open = 1",
         "UPDATE licenses SET device = ?1
@@ -150,10 +151,19 @@ pub(super) fn took_over(
          WHERE device = ?2 AND voided_at_ms IS NOT NULL AND deleted_at_ms IS NULL",
         "UPDATE licenses SET device = ?1
          WHERE device = ?2 AND written_off_at_ms IS NOT NULL AND deleted_at_ms IS NULL",
+        "UPDATE reserved SET device = ?1 WHERE device = ?2",
+        // A limit that is set for this one, and has not ended, stays.
+        "UPDATE OR IGNORE overrides SET holder = ?1 WHERE kind = 'device' AND holder = ?2",
     ];
+    db.prepare_cached(
+        "DELETE FROM overrides WHERE kind = 'device' AND holder = ?1 AND until_ms <= ?2",
+    )?
+    .execute(params![device, e.at_ms])?;
     for sql in HAS {
         db.prepare_cached(sql)?.execute(params![device, e.from.to_string()])?;
     }
+    db.prepare_cached("DELETE FROM overrides WHERE kind = 'device' AND holder = ?1")?
+        .execute([e.from.to_string()])?;
     db.prepare_cached("UPDATE devices SET last_event_at_ms = ?2 WHERE device = ?1")?
         .execute(params![device, e.at_ms])
         .map(drop)

@@ -4,38 +4,66 @@ use super::*;
 
 const LIMIT: usize = 2;
 
-fn license(n: u128) -> Uuid {
+fn id(n: u128) -> Uuid {
     Uuid::from_u128(n)
-}
-
-fn device() -> Subject {
-    Subject::Device("a".to_owned())
 }
 
 fn account() -> Subject {
     Subject::Account("family".to_owned())
 }
 
-fn granted(n: u128) -> Change {
-    let what = What::Granted {
-        license: license(n),
-        subjects: vec![device(), account()],
-        key_id: license(n),
-        until_ms: None,
-    };
-    Change { at_ms: 0, what }
+fn device() -> Subject {
+    Subject::Device("a".to_owned())
 }
 
-fn ended(n: u128) -> Change {
-    Change { at_ms: 0, what: What::Ended { license: license(n) } }
+fn taken(n: u128) -> Taken {
+    Taken {
+        device: "a".to_owned(),
+        account: Some("family".to_owned()),
+        reservation: None,
+        slots: vec![(id(n), id(n))],
+        until_ms: None,
+        by: By::Decision,
+    }
+}
+
+fn change(effect: Effect, what: What) -> Change {
+    Change { at_ms: 0, effects: vec![effect], what }
+}
+
+fn granted(n: u128) -> Change {
+    change(Effect::Taken(id(n)), What::Taken(taken(n)))
+}
+
+fn reported(n: u128, overage: bool) -> Change {
+    let by = By::Report { overage };
+    change(Effect::Taken(id(n)), What::Taken(Taken { by, ..taken(n) }))
+}
+
+fn deleted(n: u128) -> Change {
+    change(Effect::Deleted(id(n)), What::Freed { ids: vec![id(n)], until_ms: None })
+}
+
+fn written_off(n: u128, until_ms: i64) -> Change {
+    let what = What::Freed { ids: vec![id(n)], until_ms: Some(until_ms) };
+    change(Effect::WrittenOff(id(n)), what)
+}
+
+fn joined(from: &str, into: &str) -> Change {
+    let what = What::Joined { from: from.to_owned(), into: into.to_owned() };
+    change(Effect::Joined(from.to_owned()), what)
 }
 
 fn call(started: u64, ended: u64, told: Told) -> Call {
     Call { started, ended: Some(ended), told }
 }
 
+fn done(effect: Effect) -> Told {
+    Told::Done(vec![effect])
+}
+
 fn grant(n: u128) -> Told {
-    Told::Granted(vec![license(n)])
+    done(Effect::Taken(id(n)))
 }
 
 fn refusal() -> Told {
@@ -48,12 +76,12 @@ fn history() -> (Vec<Call>, Vec<Change>) {
         call(0, 10, grant(1)),
         call(5, 20, grant(2)),
         call(30, 40, refusal()),
-        call(50, 60, Told::Ended(vec![license(1)])),
+        call(50, 60, done(Effect::Deleted(id(1)))),
         call(45, 55, refusal()),
         call(70, 80, grant(3)),
         Call { started: 90, ended: None, told: Told::Unknown },
     ];
-    (calls, vec![granted(1), granted(2), ended(1), granted(3)])
+    (calls, vec![granted(1), granted(2), deleted(1), granted(3)])
 }
 
 fn found((calls, changes): &(Vec<Call>, Vec<Change>)) -> Result<(), Broken> {
@@ -68,42 +96,110 @@ fn nothing_is_found_in_a_flawless_history() {
 
 #[test]
 fn overshoot_is_found_at_the_event_that_exceeds() {
+    let overshoot = Err(Broken::Overshoot { subject: device(), sequence: 2 });
     let mut history = history();
     history.1.swap(2, 3);
-    assert_eq!(found(&history), Err(Broken::Overshoot { subject: device(), sequence: 2 }));
+    assert_eq!(found(&history), overshoot);
     // By the time that passed, the first license no longer counts.
-    if let What::Granted { until_ms, .. } = &mut history.1[0].what {
-        *until_ms = Some(7);
+    if let What::Taken(taken) = &mut history.1[0].what {
+        taken.until_ms = Some(7);
     }
     history.1[2].at_ms = 6;
-    assert_eq!(found(&history), Err(Broken::Overshoot { subject: device(), sequence: 2 }));
+    assert_eq!(found(&history), overshoot);
     history.1[2].at_ms = 7;
     history.1[3].at_ms = 7;
-    assert_ne!(found(&history), Err(Broken::Overshoot { subject: device(), sequence: 2 }));
+    assert_ne!(found(&history), overshoot);
+}
+
+#[test]
+fn overshoot_is_found_where_a_reservation_takes_several_slots_at_once() {
+    let held = |slots: &[u128]| {
+        let slots = slots.iter().map(|n| (id(*n), id(*n))).collect();
+        let taken = Taken { reservation: Some(id(9)), slots, ..taken(9) };
+        change(Effect::Taken(id(9)), What::Taken(taken))
+    };
+    assert_eq!(found(&(vec![], vec![granted(1), held(&[2])])), Ok(()));
+    let overshoot = found(&(vec![], vec![granted(1), held(&[2, 3])]));
+    assert_eq!(overshoot, Err(Broken::Overshoot { subject: device(), sequence: 1 }));
+}
+
+#[test]
+fn a_write_off_with_a_cooldown_frees_no_room_before_its_time() {
+    let with = |at_ms| {
+        let last = Change { at_ms, ..granted(3) };
+        (vec![], vec![granted(1), granted(2), written_off(1, 7), last])
+    };
+    assert_eq!(found(&with(7)), Ok(()));
+    let overshoot = Err(Broken::Overshoot { subject: device(), sequence: 3 });
+    assert_eq!(found(&with(6)), overshoot);
+}
+
+#[test]
+fn reports_are_marked_where_they_are_beyond_a_limit_and_nowhere_else() {
+    let with = |third: Change| (vec![], vec![granted(1), granted(2), third]);
+    assert_eq!(found(&with(reported(3, true))), Ok(()));
+    assert_eq!(found(&with(reported(3, false))), Err(Broken::Mismarked { sequence: 2 }));
+    let early = (vec![], vec![granted(1), reported(2, true)]);
+    assert_eq!(found(&early), Err(Broken::Mismarked { sequence: 1 }));
+}
+
+#[test]
+fn devices_that_are_joined_count_together_from_there_on() {
+    let elsewhere = |n| {
+        let device = "b".to_owned();
+        let taken = Taken { device, account: None, ..taken(n) };
+        change(Effect::Taken(id(n)), What::Taken(taken))
+    };
+    let belongs = What::Belongs { identity: "tv".to_owned(), device: "b".to_owned() };
+    let belongs = Change { at_ms: 0, effects: Vec::new(), what: belongs };
+    let changes =
+        |last: Change| vec![belongs.clone(), granted(1), elsewhere(2), joined("b", "a"), last];
+    assert_eq!(found(&(vec![], changes(deleted(2)))), Ok(()));
+    let overshoot = Err(Broken::Overshoot { subject: device(), sequence: 4 });
+    assert_eq!(found(&(vec![], changes(granted(3)))), overshoot);
+    // Who acted for the one device is refused for what is on the other, but not before.
+    let refused = |at| {
+        let subject = Subject::DeviceOf("tv".to_owned());
+        let join = call(20, 30, done(Effect::Joined("b".to_owned())));
+        let told = Told::Refused { subject, wanted: 1 };
+        let delete = call(90, 95, done(Effect::Deleted(id(2))));
+        let grants = [call(0, 5, grant(1)), call(5, 10, grant(2))];
+        (
+            grants.into_iter().chain([join, call(at, at + 5, told), delete]).collect(),
+            changes(deleted(2)),
+        )
+    };
+    assert_eq!(found(&refused(40)), Ok(()));
+    let stale = Broken::Stale { subject: Subject::DeviceOf("tv".to_owned()), call: 3 };
+    assert_eq!(found(&refused(12)), Err(stale));
 }
 
 #[test]
 fn lost_acknowledgement_is_found_for_grants_and_deletions() {
     let mut lost = history();
     lost.1.remove(3);
-    assert_eq!(found(&lost), Err(Broken::Lost(license(3))));
+    assert_eq!(found(&lost), Err(Broken::Lost(Effect::Taken(id(3)))));
     let mut lost = history();
     lost.1.truncate(2);
     lost.0.truncate(4);
-    assert_eq!(found(&lost), Err(Broken::Lost(license(1))));
+    assert_eq!(found(&lost), Err(Broken::Lost(Effect::Deleted(id(1)))));
+    let mut lost = history();
+    let join = Effect::Joined("b".to_owned());
+    lost.0.push(call(100, 110, done(join.clone())));
+    assert_eq!(found(&lost), Err(Broken::Lost(join)));
 }
 
 #[test]
 fn duplicates_are_found_in_log_and_history() {
     let mut twice = history();
-    twice.1.extend([ended(2), ended(3), granted(2)]);
-    assert_eq!(found(&twice), Err(Broken::Duplicate(license(2))));
+    twice.1.extend([deleted(2), deleted(3), granted(2)]);
+    assert_eq!(found(&twice), Err(Broken::Duplicate(Effect::Taken(id(2)))));
     let mut twice = history();
-    twice.1.push(ended(1));
-    assert_eq!(found(&twice), Err(Broken::Duplicate(license(1))));
+    twice.1.push(deleted(1));
+    assert_eq!(found(&twice), Err(Broken::Duplicate(Effect::Deleted(id(1)))));
     let mut twice = history();
     twice.0.push(call(100, 110, grant(3)));
-    assert_eq!(found(&twice), Err(Broken::Duplicate(license(3))));
+    assert_eq!(found(&twice), Err(Broken::Duplicate(Effect::Taken(id(3)))));
 }
 
 #[test]
@@ -128,10 +224,24 @@ fn refusal_before_anything_was_held_is_stale() {
 }
 
 #[test]
+fn what_is_there_throughout_a_call_is_not_gone() {
+    let mut history = history();
+    history.0.push(call(61, 65, Told::Gone(id(1))));
+    assert_eq!(found(&history), Ok(()));
+    // While the deletion is under way it may be gone, and before that it is not.
+    history.0[7] = call(51, 52, Told::Gone(id(1)));
+    assert_eq!(found(&history), Ok(()));
+    for n in [1, 2] {
+        history.0[7] = call(41, 42, Told::Gone(id(n)));
+        assert_eq!(found(&history), Err(Broken::NotGone { id: id(n), call: 7 }));
+    }
+}
+
+#[test]
 fn order_of_real_time_is_kept() {
     let mut history = history();
     history.1.swap(0, 1);
     assert_eq!(found(&history), Ok(()), "the two calls overlap");
     history.0[1].started = 11;
-    assert_eq!(found(&history), Err(Broken::OutOfOrder(license(2))));
+    assert_eq!(found(&history), Err(Broken::OutOfOrder(Effect::Taken(id(2)))));
 }

@@ -1,28 +1,33 @@
-//! Calls from many threads at the edge of the limits of devices and of accounts, with kills in
-//! between; the checker goes through all of it afterwards.
+//! Calls from many threads at the edge of the limits of devices and of accounts, by every path there
+//! is, with kills in between; the checker goes through all of it afterwards.
+
+mod calls;
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use license_ledger::clock::Clock;
+use license_ledger::domain::Event;
 use license_ledger::domain::event::QuotaPolicyPublished;
 use license_ledger::ledger::embedded::Options;
+use license_ledger::ledger::tail::Fact;
 use license_ledger::ledger::{
     Append, Embedded, Expected, Ledger as EventLog, NewEvent, StreamName,
 };
-use license_ledger::playready::acquire::AcquireRequest;
 use license_ledger::playready::policy::SecurityLevel;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::log::changes;
 use super::*;
-use crate::authorize::{AUDIENCE, ISSUER, Issuer, claims, key_set};
+use crate::authorize::{AUDIENCE, ISSUER, Issuer, key_set};
 use crate::client::Client;
-use crate::device::{Device, deleted, kid, request};
+use crate::device::Device;
 use crate::mutations::Rng;
 use crate::process::{Serving, run};
 use crate::service::{block_on, make_device};
+use calls::{Had, Sent};
 
 /// Calls; `LICENSE_LEDGER_TEST_CALLS` sets another number.
 const CALLS: usize = 3_000;
@@ -37,45 +42,64 @@ const ACCOUNT_LIMIT: usize = 12;
 
 fn limit(subject: &Subject) -> usize {
     match subject {
-        Subject::Device(_) => DEVICE_LIMIT,
+        Subject::Device(_) | Subject::DeviceOf(_) => DEVICE_LIMIT,
         Subject::Account(_) => ACCOUNT_LIMIT,
     }
 }
 
-/// A device that several threads act for.
+/// A device that several threads act for, as its identities: more with each that it is joined with.
 struct Shared {
-    device: Device,
-    account: usize,
-    /// What it was told that it holds, and nobody has given back: session, KID, license.
-    held: Mutex<Vec<([u8; 16], Uuid, Uuid)>>,
-}
-
-/// A challenge on its way.
-struct Sent {
-    device: usize,
-    started: u64,
-    challenge: Vec<u8>,
-    asked: Asked,
-}
-
-enum Asked {
-    License { nonce: [u8; 16], key_id: Uuid },
-    Deletion { session: [u8; 16], license: Uuid },
+    name: String,
+    account: String,
+    /// Those that ask for licenses.
+    identities: RwLock<Vec<Arc<Device>>>,
+    /// The reference of the device, once it was joined with another.
+    reference: Mutex<Option<String>>,
+    /// Whether it is being joined with another one.
+    joining: AtomicBool,
+    /// What it was told that it has, and nobody is about to give back.
+    has: Mutex<Vec<Had>>,
 }
 
 /// What all threads share.
 struct Load {
     issuer: Issuer,
+    pki: std::path::PathBuf,
     devices: Vec<Shared>,
     clock: Instant,
-    calls: Mutex<Vec<(usize, Call)>>,
-    /// Challenges whose answers never came.
+    calls: Mutex<Vec<Call>>,
+    /// Calls whose answers never came.
     open: Mutex<Vec<Sent>>,
     asked: AtomicUsize,
     killed: AtomicBool,
 }
 
 impl Load {
+    fn new(issuer: Issuer, pki: &Path) -> Self {
+        let devices = (0..DEVICES).map(|number| {
+            let name = format!("device-{number}");
+            let device = make_device(pki, &name, SecurityLevel::Software);
+            Shared {
+                name,
+                account: format!("account-{}", number % ACCOUNTS),
+                identities: RwLock::new(vec![Arc::new(device)]),
+                reference: Mutex::default(),
+                joining: AtomicBool::new(false),
+                has: Mutex::default(),
+            }
+        });
+        Self {
+            issuer,
+            pki: pki.to_owned(),
+            devices: devices.collect(),
+            clock: Instant::now(),
+            calls: Mutex::new(Vec::new()),
+            open: Mutex::new(Vec::new()),
+            asked: AtomicUsize::new(0),
+            killed: AtomicBool::new(false),
+        }
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.clock.elapsed().as_nanos()).unwrap()
     }
@@ -87,109 +111,47 @@ impl Load {
             let next = |asked| (asked < enough).then_some(asked + 1);
             let asked = self.asked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
             let Ok(number) = asked else { return };
-            let device = rng.below(self.devices.len());
-            let given_back = match rng.below(2) {
-                0 => {
-                    let mut held = self.devices[device].held.lock().unwrap();
-                    let choice = (!held.is_empty()).then(|| rng.below(held.len()));
-                    choice.map(|choice| held.swap_remove(choice))
-                }
-                _ => None,
-            };
-            let sent = match given_back {
-                Some(license) => self.give_back(device, license),
-                None => self.acquire(device, number),
-            };
+            let sent = self.next_call(client, number, &mut rng);
             self.send(client, sent);
         }
     }
 
-    fn acquire(&self, device: usize, number: usize) -> Sent {
-        let shared = &self.devices[device];
-        let key_id = kid(number as u128);
-        let keys = [json!({ "kid": key_id })];
-        let policy = json!({ "sl": 150, "persist": true });
-        let account = format!("account-{}", shared.account);
-        let license = json!({ "account": account, "policy": policy, "keys": keys });
-        let mut claims = claims(&format!("token-{number}"), license);
-        claims["exp"] = u32::MAX.into();
-        let token = self.issuer.token(&claims);
-        let asked = AcquireRequest { custom_data: Some(token), ..request(&[key_id]) };
-        let challenge = shared.device.ask(&asked);
-        let asked = Asked::License { nonce: asked.nonce, key_id };
-        Sent { device, started: self.now(), challenge, asked }
-    }
-
-    fn give_back(&self, device: usize, held: ([u8; 16], Uuid, Uuid)) -> Sent {
-        let (session, key_id, license) = held;
-        let challenge = self.devices[device].device.give_back(session, &[key_id]);
-        let asked = Asked::Deletion { session, license };
-        Sent { device, started: self.now(), challenge, asked }
-    }
-
-    /// Sends a challenge, for the first time or again.
+    /// Sends a call, for the first time or again.
     fn send(&self, client: &Client, sent: Sent) {
-        let Some(answer) = client.try_challenge(&sent.challenge, "") else {
+        let Some(answer) = sent.request.send(client) else {
             self.open.lock().unwrap().push(sent);
             return;
         };
         let ended = Some(self.now());
-        let shared = &self.devices[sent.device];
-        let told = match sent.asked {
-            Asked::License { .. } if answer.status == 500 => refused(&answer.text()),
-            Asked::License { nonce, key_id } => {
-                let acquired = shared.device.accept(&answer.body, &nonce).unwrap();
-                let licenses = acquired.rights_ids();
-                let held = licenses.iter().map(|license| (nonce, key_id, *license));
-                shared.held.lock().unwrap().extend(held);
-                Told::Granted(licenses)
-            }
-            Asked::Deletion { session, license } => {
-                deleted(&answer.body, session).unwrap();
-                Told::Ended(vec![license])
-            }
-        };
-        let call = Call { started: sent.started, ended, told };
-        self.calls.lock().unwrap().push((sent.device, call));
+        let told = self.told(&sent, &answer);
+        self.calls.lock().unwrap().push(Call { started: sent.started, ended, told });
     }
 }
 
-/// A refusal, of which the device or account is filled in when the log is known.
-fn refused(fault: &str) -> Told {
-    let text = fault.replace("&quot;", "\"");
-    let (_, rest) = text.split_once("{\"error\"").unwrap_or_else(|| panic!("{fault}"));
-    let (object, _) = rest.split_once("</CustomData>").unwrap_or_else(|| panic!("{fault}"));
-    let custom: Value = serde_json::from_str(&format!("{{\"error\"{object}")).unwrap();
-    assert_eq!(custom["error"], "persistent_license_limit", "{custom}");
-    let subject = match custom["scope"].as_str().unwrap() {
-        "device" => Subject::Device(String::new()),
-        _ => Subject::Account(String::new()),
-    };
-    Told::Refused { subject, wanted: custom["requested"].as_u64().unwrap() as usize }
-}
-
-/// Names the subjects of refusals by what the log calls the devices and accounts.
+/// Names the accounts of refusals by what the log calls them: devices that act for an account are
+/// told by their first identity.
 fn resolved(load: &Load, facts: &[Fact]) -> Vec<Call> {
     let mut names = HashMap::new();
     for fact in facts {
         if let Event::LicenseAcquired(e) = &fact.event {
-            let device = fact.recorded.stream.as_str().strip_prefix("device-").unwrap();
             let account = e.account.as_ref().unwrap().to_string();
-            names.insert(e.identity.to_string(), (device.to_owned(), account));
+            names.insert(e.identity.to_string(), account);
         }
     }
-    let calls = std::mem::take(&mut *load.calls.lock().unwrap());
-    let resolve = |(index, mut call): (usize, Call)| {
-        if let Told::Refused { subject, .. } = &mut call.told {
-            let (device, account) = &names[&load.devices[index].device.identity()];
-            *subject = match subject {
-                Subject::Device(_) => Subject::Device(device.clone()),
-                Subject::Account(_) => Subject::Account(account.clone()),
-            };
+    let accounts = load.devices.iter().map(|device| {
+        let first = device.identities.read().unwrap()[0].identity();
+        (device.account.clone(), names.get(&first).cloned().unwrap_or_default())
+    });
+    let accounts: HashMap<_, _> = accounts.collect();
+    let mut calls = std::mem::take(&mut *load.calls.lock().unwrap());
+    for call in &mut calls {
+        if let Told::Refused { subject: Subject::Account(name), .. } = &mut call.told
+            && let Some(reference) = accounts.get(name)
+        {
+            name.clone_from(reference);
         }
-        call
-    };
-    calls.into_iter().map(resolve).collect()
+    }
+    calls
 }
 
 fn read_log(data: &Path) -> Vec<Fact> {
@@ -222,6 +184,41 @@ fn publish_policy(data: &Path) {
     block_on(ledger.append(Append { records, checks })).unwrap();
 }
 
+/// What there has to be so much of that the check says something.
+fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
+    let told = |which: fn(&Told) -> bool| history.iter().filter(|call| which(&call.told)).count();
+    let seen = [
+        ("cut off", cut_off, 1),
+        ("refused by a device", told(by_device), history.len() / 100),
+        ("refused by an account", told(by_account), history.len() / 100),
+    ];
+    let mut kinds = HashMap::<&str, usize>::new();
+    facts.iter().for_each(|fact| *kinds.entry(fact.event.kind()).or_default() += 1);
+    let by_kind = [
+        ("license-acquired.v1", 20),
+        ("license-deleted.v1", 50),
+        ("license-recorded.v1", 50),
+        ("deletion-recorded.v1", 100),
+        ("license-written-off.v1", 100),
+        ("reservation-made.v1", 50),
+        ("reservation-closed.v1", 50),
+        ("device-merged.v1", 300),
+        ("device-replaced.v1", 600),
+    ];
+    let of_kind =
+        |(kind, share)| (kind, kinds.get(kind).copied().unwrap_or(0), history.len() / share);
+    let seen: Vec<_> = seen.into_iter().chain(by_kind.map(of_kind)).collect();
+    assert!(seen.iter().all(|(_, count, least)| count >= least), "{seen:?}");
+}
+
+fn by_device(told: &Told) -> bool {
+    matches!(told, Told::Refused { subject: Subject::Device(_) | Subject::DeviceOf(_), .. })
+}
+
+fn by_account(told: &Told) -> bool {
+    matches!(told, Told::Refused { subject: Subject::Account(_), .. })
+}
+
 #[test]
 fn concurrent_calls_at_the_edge_of_device_and_account_limits_keep_every_promise() {
     let calls = std::env::var("LICENSE_LEDGER_TEST_CALLS");
@@ -247,25 +244,12 @@ fn concurrent_calls_at_the_edge_of_device_and_account_limits_keep_every_promise(
     publish_policy(&data);
     run(&["keys", "seed", "--data", data.to_str().unwrap(), seed.to_str().unwrap()]).ok();
     service = start();
-    let devices = (0..DEVICES).map(|number| Shared {
-        device: make_device(&service.pki, &format!("device-{number}"), SecurityLevel::Software),
-        account: number % ACCOUNTS,
-        held: Mutex::new(Vec::new()),
-    });
-    let mut load = Load {
-        issuer,
-        devices: devices.collect(),
-        clock: Instant::now(),
-        calls: Mutex::new(Vec::new()),
-        open: Mutex::new(Vec::new()),
-        asked: AtomicUsize::new(0),
-        killed: AtomicBool::new(false),
-    };
+    let mut load = Load::new(issuer, &service.pki);
     let kills = (calls / CALLS_A_KILL).clamp(1, 40);
     let mut cut_off = 0;
     for round in 0..=kills {
         let client = service.client(&key);
-        // Devices send again what got no answer.
+        // What got no answer is sent again.
         let open = std::mem::take(load.open.get_mut().unwrap());
         cut_off += open.len();
         open.into_iter().for_each(|sent| load.send(&client, sent));
@@ -296,11 +280,5 @@ fn concurrent_calls_at_the_edge_of_device_and_account_limits_keep_every_promise(
     let history = resolved(&load, &facts);
     assert_eq!(history.len(), calls);
     assert_eq!(check(&history, &changes(&facts), limit), Ok(()));
-    let told = |which: fn(&Told) -> bool| history.iter().filter(|call| which(&call.told)).count();
-    let granted = told(|told| matches!(told, Told::Granted(_)));
-    let by_device = told(|told| matches!(told, Told::Refused { subject: Subject::Device(_), .. }));
-    let by_account =
-        told(|told| matches!(told, Told::Refused { subject: Subject::Account(_), .. }));
-    let seen = format!("{granted} granted, {by_device} + {by_account} refused, {cut_off} cut off");
-    assert!(granted > calls / 10 && by_device > 0 && by_account > 0 && cut_off > 0, "{seen}");
+    check_variety(&history, &facts, cut_off);
 }

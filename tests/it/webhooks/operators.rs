@@ -1,6 +1,8 @@
 //! What operators see and do, through the API.
 
 use license_ledger::access::Scope;
+use license_ledger::domain::Event;
+use license_ledger::domain::event::WebhookChange;
 
 use super::*;
 
@@ -54,6 +56,40 @@ fn an_operator_may_disable_an_endpoint_and_enable_it_again() {
 }
 
 #[test]
+fn what_an_operator_changes_is_recorded_once_with_who_it_was() {
+    let server = taker();
+    let telling = Telling::start(&[endpoint("e", &server.url, json!({}))]);
+    telling.acquire(1);
+    let support = telling.service.client_with(&[Scope::SupportWrite]);
+    telling.caught_up("e");
+    let replay = |key: &str, to: &str| {
+        support.command("/v1/webhooks/e/replay", key, &json!({"from": "0", "to": to}))
+    };
+    let end = telling.service.event_count().to_string();
+    let first = replay("a", &end);
+    assert_eq!(first.status, 202, "{}", first.text());
+    assert_eq!(first.position(), Some(telling.service.event_count()));
+    let again = replay("a", &end);
+    assert_eq!((again.status, &again.body), (202, &first.body), "the same answer");
+    assert_eq!(replay("a", "1").status_and_code(), (422, "idempotency-key-reused".to_owned()));
+    assert_eq!(support.command("/v1/webhooks/e/disable", "b", &json!({})).status, 200);
+    let (facts, rest) = (telling.service.facts(), server.asked().len());
+    let changes = facts.into_iter().filter_map(|fact| match fact.event {
+        Event::WebhookChanged(e) => Some((e.endpoint, e.change, e.actor)),
+        _ => None,
+    });
+    let changes: Vec<_> = changes.collect();
+    let actor = support.key().split('_').nth(1).unwrap();
+    let to = end.parse().unwrap();
+    let of = |change| ("e".to_owned(), change, actor.to_owned());
+    assert_eq!(
+        changes,
+        [of(WebhookChange::RangeReplayed { from: 0, to }), of(WebhookChange::Disabled)]
+    );
+    assert!(rest <= 2, "{rest}: it was sent again twice");
+}
+
+#[test]
 fn endpoints_are_listed_without_their_secrets() {
     let server = taker();
     let url = format!("{}?token=url-token", server.url);
@@ -89,8 +125,11 @@ fn reading_and_changing_need_their_scopes() {
         assert_eq!(support.with_key("").get(path).status, 401);
     }
     for path in ["/v1/webhooks/e/replay", "/v1/webhooks/e/disable", "/v1/webhooks/e/enable"] {
-        assert_eq!(reader.post_json(path, &replay).status, 403, "{path}");
-        assert!(support.post_json(path, &replay).status < 300, "{path}");
+        let body = if path.ends_with("replay") { replay.clone() } else { json!({}) };
+        assert_eq!(reader.command(path, "key", &body).status, 403, "{path}");
+        let unnamed = support.post_json(path, &body);
+        assert_eq!(unnamed.problem()["errors"][0]["field"], "Idempotency-Key", "{path}");
+        assert!(support.command(path, path, &body).status < 300, "{path}");
     }
 }
 

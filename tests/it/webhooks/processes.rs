@@ -125,9 +125,10 @@ fn kills_lose_no_message() {
     assert_eq!(acquired.len(), usize::try_from(KILLS * LICENSES).unwrap());
     // Down or not, what failed is tried at once.
     eventually("everything is told", || {
-        client.post_json("/v1/webhooks/e/enable", &json!({}));
+        client.command("/v1/webhooks/e/enable", &fresh_key(), &json!({}));
         let state = client.json("/v1/webhooks/e");
-        state["retrying"] == 0 && state["position"] == events["position"]
+        let [told, end] = [&state, &events].map(|at| at["position"].as_str().unwrap());
+        state["retrying"] == 0 && told.parse::<u64>().unwrap() >= end.parse().unwrap()
     });
     let told: BTreeSet<_> = ids(&server.asked()).into_iter().collect();
     assert_eq!(told, acquired);
@@ -167,6 +168,8 @@ fn the_command_line_shows_and_changes_delivery_while_serving_and_after() {
     assert_eq!(webhooks(&["enable", "e", "--json"]).ok().json()["status"], "active");
     assert_eq!(webhooks(&["dead-letters", "e"]).ok().stdout, "");
     assert_eq!(webhooks(&["dead-letters", "e", "--json"]).ok().json(), json!([]));
+    let noted = run(&["events", "--json", "--config", &config, "--data", &data]).ok().stdout;
+    assert_eq!(noted.matches("webhook-changed.v1").count(), 3, "{noted}");
     webhooks(&["enable", "f"]).failed(1, &["no webhook endpoint `f`"]);
     webhooks(&["replay", "e", "--from", "0", "--to", "99999"])
         .failed(1, &["up to where messages are made"]);

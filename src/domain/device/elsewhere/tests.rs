@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::quota::{Counts, OnExceed, QuotaRule, Scope, Voiding};
-use crate::domain::scenario::{Ask, Removal, Scenario, account_ref, kid, kids};
+use crate::domain::scenario::{Ask, Removal, Scenario, account_ref, by_cli, kid, kids, reason};
 
 const MINUTE_MS: i64 = 60_000;
 const LIMIT: u32 = 2;
@@ -116,11 +116,54 @@ fn a_deletion_frees_what_its_grade_allows() {
     assert!(!confirmed(&device));
     device.record_deletion(id.clone(), Grade::B).unwrap();
     assert_eq!(device.held(), []);
-    assert_eq!(device.record_deletion(id, Grade::B), Err(ReportRefused::NotHeld(0)));
+    let events = device.events.len();
+    assert_eq!(device.record_deletion(id, Grade::B), Ok(()), "it was said before");
+    assert_eq!(device.events.len(), events);
     device.policy.releasing_grades = vec![Grade::A, Grade::E];
     device.record_elsewhere(license(2, 2), None);
     device.record_deletion(known_as(2), Grade::E).unwrap();
     assert_eq!(device.held(), []);
+}
+
+#[test]
+fn what_is_said_of_a_license_after_its_end_is_recorded_once() {
+    let mut device = scenario();
+    device.policy.voiding = Some(Voiding {
+        min_security_level: 2000,
+        store_failed: true,
+        unconfirmed_after_seconds: None,
+    });
+    let until = device.now_ms + MINUTE_MS;
+    device
+        .record_elsewhere(LicenseRecorded { counted_until_ms: Some(until), ..license(1, 1) }, None);
+    device.record_elsewhere(license(2, 2), None);
+    device.record_elsewhere(license(3, 3), None);
+    device.record_storage(known_as(2), false);
+    device.void_overdue();
+    device.write_off(Some(&kids([3])), None);
+    device.wait(MINUTE_MS);
+    assert_eq!(device.held(), []);
+    let possible = |device: &Scenario| device.explain(&[]).rules[0].in_use.possible;
+    assert_eq!(possible(&device), 2, "what was voided and what was written off");
+    assert!(device.record_storage(known_as(1), true));
+    assert!(!device.record_storage(known_as(1), false), "the first word counts");
+    assert!(!device.record_storage(known_as(2), true), "it was spoken of");
+    for number in 1..=3 {
+        let events = device.events.len();
+        for _ in 0..2 {
+            device.record_deletion(known_as(number), Grade::B).unwrap();
+        }
+        assert_eq!(device.events.len(), events + 1, "license {number}");
+    }
+    assert_eq!((possible(&device), device.held()), (0, vec![]));
+    let family = &device.accounts[&account_ref("family")];
+    assert_eq!(family.doubtful.slots(device.now_ms).count(), 0);
+    // A device that goes on with all of it knows them, too.
+    let reason = reason();
+    let took_over = device.device.hand_over(&device.name, false, by_cli(&reason), device.now_ms);
+    let mut other = Device::default();
+    other.evolve(&Event::DeviceTookOver(Box::new(took_over.unwrap())));
+    assert_eq!(other.ended, device.device.ended);
 }
 
 #[test]

@@ -1,0 +1,356 @@
+//! What is asked of the service, by whom, and what the answers say.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use license_ledger::playready::acquire::AcquireRequest;
+use license_ledger::playready::policy::SecurityLevel;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::super::{Effect, Subject, Told};
+use super::{Load, Shared};
+use crate::authorize::claims;
+use crate::client::{Answer, Client};
+use crate::device::{Device, deleted, kid, request};
+use crate::mutations::Rng;
+use crate::service::make_device;
+
+/// A hold that ends by itself before long.
+const SHORT_HOLD_S: u32 = 1;
+const LONG_HOLD_S: u32 = 3600;
+
+/// Something that a device has, and how it is given back.
+#[derive(Clone)]
+pub(super) enum Had {
+    /// A license that its identity deletes.
+    Own { by: Arc<Device>, session: [u8; 16], key_id: Uuid, license: Uuid },
+    /// A license of another system.
+    Reported { license: Uuid },
+    /// A reservation for these KIDs.
+    Reserved { reservation: Uuid, key_ids: Vec<Uuid>, short: bool },
+}
+
+/// A call on its way.
+pub(super) struct Sent {
+    pub(super) started: u64,
+    pub(super) request: Request,
+    device: usize,
+    asked: Asked,
+}
+
+pub(super) enum Request {
+    Challenge(Vec<u8>),
+    Command { path: String, key: String, body: Value },
+}
+
+enum Asked {
+    License { by: Arc<Device>, nonce: [u8; 16], key_id: Uuid },
+    Deletion { session: [u8; 16], license: Uuid },
+    Reservation { key_ids: Vec<Uuid>, short: bool },
+    Report,
+    ReportedDeletion { license: Uuid },
+    WriteOff { license: Uuid },
+    Release { reservation: Uuid, short: bool },
+    Join { fresh: Arc<Device>, replaces: bool },
+}
+
+impl Request {
+    pub(super) fn send(&self, client: &Client) -> Option<Answer> {
+        match self {
+            Self::Challenge(bytes) => client.try_challenge(bytes, ""),
+            Self::Command { path, key, body } => client.try_command(path, key, body),
+        }
+    }
+}
+
+impl Shared {
+    /// One of its identities that ask for licenses.
+    fn identity(&self, rng: &mut Rng) -> Arc<Device> {
+        let identities = self.identities.read().unwrap();
+        Arc::clone(&identities[rng.below(identities.len())])
+    }
+
+    /// Something that it has, so that nobody else gives it back.
+    fn take(&self, rng: &mut Rng) -> Option<Had> {
+        let mut has = self.has.lock().unwrap();
+        let choice = (!has.is_empty()).then(|| rng.below(has.len()))?;
+        Some(has.swap_remove(choice))
+    }
+
+    fn has(&self, had: Had) {
+        self.has.lock().unwrap().push(had);
+    }
+}
+
+impl Load {
+    /// Whatever comes next: half of the time something is given back.
+    pub(super) fn next_call(&self, client: &Client, number: usize, rng: &mut Rng) -> Sent {
+        let device = rng.below(self.devices.len());
+        let shared = &self.devices[device];
+        if rng.below(60) == 0
+            && !shared.joining.swap(true, Ordering::Relaxed)
+            && let Some(sent) = self.join(client, device, number, rng)
+        {
+            return sent;
+        }
+        let given_back = if rng.below(2) == 0 { shared.take(rng) } else { None };
+        match given_back {
+            Some(had) => self.give_back(device, had, number, rng),
+            None => match rng.below(10) {
+                0..6 => self.acquire(device, number, rng),
+                6..9 => self.reserve(device, number, rng),
+                _ => self.report(device, None, kid(number as u128), number, rng),
+            },
+        }
+    }
+
+    fn sent(&self, device: usize, request: Request, asked: Asked) -> Sent {
+        Sent { started: self.now(), request, device, asked }
+    }
+
+    fn command(&self, device: usize, path: &str, number: usize, body: Value, asked: Asked) -> Sent {
+        let request = Request::Command { path: path.to_owned(), key: number.to_string(), body };
+        self.sent(device, request, asked)
+    }
+
+    /// A challenge with a token for one KID.
+    fn challenge(
+        &self,
+        by: &Device,
+        account: &str,
+        token: &str,
+        (key_id, persist): (Uuid, bool),
+    ) -> (Vec<u8>, [u8; 16]) {
+        let policy = json!({ "sl": 150, "persist": persist });
+        let keys = [json!({ "kid": key_id })];
+        let license = json!({ "account": account, "policy": policy, "keys": keys });
+        let mut claims = claims(token, license);
+        claims["exp"] = u32::MAX.into();
+        let token = self.issuer.token(&claims);
+        let asked = AcquireRequest { custom_data: Some(token), ..request(&[key_id]) };
+        (by.ask(&asked), asked.nonce)
+    }
+
+    fn acquire(&self, device: usize, number: usize, rng: &mut Rng) -> Sent {
+        let shared = &self.devices[device];
+        let (by, key_id) = (shared.identity(rng), kid(number as u128));
+        let token = format!("token-{number}");
+        let (challenge, nonce) = self.challenge(&by, &shared.account, &token, (key_id, true));
+        self.sent(device, Request::Challenge(challenge), Asked::License { by, nonce, key_id })
+    }
+
+    fn reserve(&self, device: usize, number: usize, rng: &mut Rng) -> Sent {
+        let shared = &self.devices[device];
+        let short = rng.below(8) == 0;
+        let mut key_ids = vec![kid(number as u128)];
+        if rng.below(2) == 0 {
+            key_ids.push(kid(number as u128 + (1 << 64)));
+        }
+        let body = json!({
+            "device": shared.identity(rng).identity(), "account": shared.account,
+            "key_ids": key_ids, "commit": true,
+            "hold_seconds": if short { SHORT_HOLD_S } else { LONG_HOLD_S },
+        });
+        let asked = Asked::Reservation { key_ids, short };
+        self.command(device, "/v1/quota/decisions", number, body, asked)
+    }
+
+    fn report(
+        &self,
+        device: usize,
+        reservation: Option<Uuid>,
+        key_id: Uuid,
+        number: usize,
+        rng: &mut Rng,
+    ) -> Sent {
+        let shared = &self.devices[device];
+        let reference = format!("wv-{number}");
+        let body = json!({
+            "device": shared.identity(rng).identity(), "account": shared.account,
+            "drm_system": "widevine", "reservation_id": reservation, "licenses": [
+                {"key_id": key_id, "license_reference": reference, "persistent": true}],
+        });
+        self.command(device, "/v1/acquisitions", number, body, Asked::Report)
+    }
+
+    fn give_back(&self, device: usize, had: Had, number: usize, rng: &mut Rng) -> Sent {
+        let shared = &self.devices[device];
+        let name = shared.identity(rng).identity();
+        match had {
+            Had::Own { license, .. } | Had::Reported { license } if rng.below(4) == 0 => {
+                let mut body = json!({ "license_ids": [license], "reason": "a test" });
+                if rng.below(2) == 0 {
+                    body["cooldown_seconds"] = json!(1);
+                }
+                // Who has it may delete it later, or somebody writes it off again.
+                if rng.below(2) == 0 {
+                    shared.has(had);
+                }
+                let path = format!("/v1/devices/{name}/write-off");
+                self.command(device, &path, number, body, Asked::WriteOff { license })
+            }
+            Had::Own { by, session, key_id, license } => {
+                let challenge = by.give_back(session, &[key_id]);
+                let asked = Asked::Deletion { session, license };
+                self.sent(device, Request::Challenge(challenge), asked)
+            }
+            Had::Reported { license } => {
+                let licenses = [json!({ "license_id": license })];
+                let body = json!({ "device": name, "licenses": licenses, "grade": "B" });
+                let asked = Asked::ReportedDeletion { license };
+                self.command(device, "/v1/deletions", number, body, asked)
+            }
+            Had::Reserved { reservation, short, .. } if rng.below(2) == 0 => {
+                let path = format!("/v1/devices/{name}/reservations/{reservation}/release");
+                let asked = Asked::Release { reservation, short };
+                self.command(device, &path, number, json!({}), asked)
+            }
+            Had::Reserved { reservation, mut key_ids, short } => {
+                let key_id = key_ids.remove(rng.below(key_ids.len()));
+                if !key_ids.is_empty() {
+                    shared.has(Had::Reserved { reservation, key_ids, short });
+                }
+                self.report(device, Some(reservation), key_id, number, rng)
+            }
+        }
+    }
+
+    /// The device and a new one become one, or the new one replaces it. `None`: the service is gone.
+    fn join(&self, client: &Client, device: usize, number: usize, rng: &mut Rng) -> Option<Sent> {
+        let shared = &self.devices[device];
+        let name = format!("{}-{number}", shared.name);
+        let fresh = Arc::new(make_device(&self.pki, &name, SecurityLevel::Software));
+        // The ledger gets to know it by a license that takes no room.
+        let token = format!("fresh-{number}");
+        let key = (kid(number as u128), false);
+        let (challenge, _) = self.challenge(&fresh, &shared.account, &token, key);
+        if client.try_challenge(&challenge, "").is_none_or(|answer| answer.status != 200) {
+            shared.joining.store(false, Ordering::Relaxed);
+            return None;
+        }
+        let reference = shared.reference.lock().unwrap().clone();
+        let present = reference.unwrap_or_else(|| shared.identity(rng).identity());
+        let (act, from, body, replaces) = match rng.below(3) {
+            0 => ("merge", fresh.identity(), json!({ "into": present }), false),
+            1 => ("merge", present, json!({ "into": fresh.identity() }), false),
+            _ => ("replace", present, json!({ "by": fresh.identity(), "licenses": "move" }), true),
+        };
+        let mut body = body;
+        body["reason"] = json!("a test");
+        let asked = Asked::Join { fresh, replaces };
+        let path = format!("/v1/devices/{from}/{act}");
+        Some(self.command(device, &path, number, body, asked))
+    }
+
+    /// What an answer says; what the device has by it is remembered.
+    pub(super) fn told(&self, sent: &Sent, answer: &Answer) -> Told {
+        let shared = &self.devices[sent.device];
+        let done = |effect| Told::Done(vec![effect]);
+        match &sent.asked {
+            Asked::License { by, nonce, key_id } => {
+                if answer.status == 500 {
+                    return refused(&answer.text(), by, &shared.account);
+                }
+                let acquired = by.accept(&answer.body, nonce).unwrap();
+                let [license] = acquired.rights_ids()[..] else { panic!("not one license") };
+                let (by, session, key_id) = (Arc::clone(by), *nonce, *key_id);
+                shared.has(Had::Own { by, session, key_id, license });
+                done(Effect::Taken(license))
+            }
+            Asked::Deletion { session, license } => {
+                deleted(&answer.body, *session).unwrap();
+                done(Effect::Deleted(*license))
+            }
+            Asked::Reservation { key_ids, short } => {
+                let decision = ok(answer);
+                let Some(reservation) = id(&decision["reservation_id"]) else {
+                    return denied(&decision);
+                };
+                let (key_ids, short) = (key_ids.clone(), *short);
+                shared.has(Had::Reserved { reservation, key_ids, short });
+                done(Effect::Taken(reservation))
+            }
+            Asked::Report => {
+                let license = id(&ok(answer)["licenses"][0]["license_id"]).unwrap();
+                shared.has(Had::Reported { license });
+                done(Effect::Taken(license))
+            }
+            Asked::ReportedDeletion { license } => match answer.status {
+                404 => Told::Gone(*license),
+                _ => match id(&ok(answer)["licenses"][0]["license_id"]) {
+                    Some(deleted) => done(Effect::Deleted(deleted)),
+                    None => Told::Gone(*license),
+                },
+            },
+            Asked::WriteOff { license } => match id(&ok(answer)["written_off"][0]["license_id"]) {
+                Some(written_off) => done(Effect::WrittenOff(written_off)),
+                None => Told::Gone(*license),
+            },
+            // It may have ended by itself, at a time of the service's clock.
+            Asked::Release { short: true, .. } if answer.status == 404 => Told::Unknown,
+            Asked::Release { reservation, .. } if answer.status == 404 => Told::Gone(*reservation),
+            Asked::Release { reservation, .. } => {
+                ok(answer);
+                done(Effect::Released(*reservation))
+            }
+            // Nobody has asked for anything for the device yet.
+            Asked::Join { .. } if answer.status == 404 => {
+                shared.joining.store(false, Ordering::Relaxed);
+                Told::Unknown
+            }
+            Asked::Join { fresh, replaces } => {
+                let joined = ok(answer);
+                let text = |member: &str| joined[member].as_str().unwrap().to_owned();
+                *shared.reference.lock().unwrap() = Some(text("device"));
+                let mut identities = shared.identities.write().unwrap();
+                if *replaces {
+                    // Those of the one that was replaced only give back.
+                    identities.clear();
+                }
+                identities.push(Arc::clone(fresh));
+                shared.joining.store(false, Ordering::Relaxed);
+                done(Effect::Joined(text("from")))
+            }
+        }
+    }
+}
+
+fn ok(answer: &Answer) -> Value {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+fn id(value: &Value) -> Option<Uuid> {
+    value.as_str().map(|text| text.parse().unwrap())
+}
+
+/// A denied decision names what it is about as the ledger does.
+fn denied(decision: &Value) -> Told {
+    assert_eq!(decision["decision"], "deny", "{decision}");
+    let text = |member: &str| decision[member].as_str().unwrap().to_owned();
+    let subject = match text("rule").as_str() {
+        "device-slots" => Subject::Device(text("device")),
+        "account-slots" => Subject::Account(text("account")),
+        _ => panic!("{decision}"),
+    };
+    Told::Refused { subject, wanted: decision["requested"].as_u64().unwrap() as usize }
+}
+
+/// A refusal of a challenge; the account is called as the service calls it.
+fn refused(fault: &str, by: &Device, account: &str) -> Told {
+    let text = fault.replace("&quot;", "\"");
+    let (_, rest) = text.split_once("{\"error\"").unwrap_or_else(|| panic!("{fault}"));
+    let (object, _) = rest.split_once("</CustomData>").unwrap_or_else(|| panic!("{fault}"));
+    let custom: Value = serde_json::from_str(&format!("{{\"error\"{object}")).unwrap();
+    if custom["error"] == "not_entitled" {
+        assert_eq!(custom["reason"], "device_replaced", "{custom}");
+        return Told::Unknown;
+    }
+    assert_eq!(custom["error"], "persistent_license_limit", "{custom}");
+    let subject = match custom["scope"].as_str().unwrap() {
+        "device" => Subject::DeviceOf(by.identity()),
+        _ => Subject::Account(account.to_owned()),
+    };
+    Told::Refused { subject, wanted: custom["requested"].as_u64().unwrap() as usize }
+}

@@ -1,0 +1,88 @@
+//! What the events of a log do to the room that is taken.
+
+use license_ledger::domain::Event;
+use license_ledger::domain::event::ReservationEnd;
+use license_ledger::ledger::tail::Fact;
+
+use super::{By, Change, Effect, Taken, What};
+
+/// The changes that a log says, one a fact.
+pub fn changes(facts: &[Fact]) -> Vec<Change> {
+    facts.iter().map(change).collect()
+}
+
+fn change(fact: &Fact) -> Change {
+    let stream = fact.recorded.stream.as_str();
+    let (effects, what) = match (stream.strip_prefix("device-"), &fact.event) {
+        (Some(device), event) => of_device(device, event),
+        (None, Event::IdentityLinked(e)) => {
+            let (identity, device) = (e.identity.to_string(), e.device.to_string());
+            (Vec::new(), What::Belongs { identity, device })
+        }
+        _ => (Vec::new(), What::Other),
+    };
+    Change { at_ms: fact.event.at_ms(), effects, what }
+}
+
+fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
+    let freed = |id, until_ms| What::Freed { ids: vec![id], until_ms };
+    match event {
+        Event::LicenseAcquired(e) if e.persistent.effective => {
+            let taken = Taken {
+                device: device.to_owned(),
+                account: e.account.as_ref().map(ToString::to_string),
+                reservation: None,
+                slots: vec![(e.license_id.0, e.key_id.0)],
+                until_ms: e.counted_until_ms,
+                by: By::Decision,
+            };
+            (vec![Effect::Taken(e.license_id.0)], What::Taken(taken))
+        }
+        Event::LicenseRecorded(e) if e.persistent => {
+            let taken = Taken {
+                device: device.to_owned(),
+                account: e.account.as_ref().map(ToString::to_string),
+                reservation: None,
+                slots: vec![(e.license_id.0, e.key_id.0)],
+                until_ms: e.counted_until_ms,
+                by: By::Report { overage: e.overage },
+            };
+            (vec![Effect::Taken(e.license_id.0)], What::Taken(taken))
+        }
+        Event::ReservationMade(e) => {
+            let taken = Taken {
+                device: device.to_owned(),
+                account: e.account.as_ref().map(ToString::to_string),
+                reservation: Some(e.reservation_id),
+                slots: e.slots.iter().map(|slot| (slot.license_id.0, slot.key_id.0)).collect(),
+                until_ms: Some(e.expires_ms),
+                by: By::Decision,
+            };
+            (vec![Effect::Taken(e.reservation_id)], What::Taken(taken))
+        }
+        Event::ReservationClosed(e) => {
+            let ids: Vec<_> = e.license_ids.iter().map(|id| id.0).collect();
+            let effects = match e.end {
+                ReservationEnd::Released => vec![Effect::Released(e.reservation_id)],
+                ReservationEnd::Committed => ids.iter().map(|id| Effect::Used(*id)).collect(),
+            };
+            (effects, What::Freed { ids, until_ms: None })
+        }
+        Event::LicenseDeleted(e) if e.releases => {
+            (vec![Effect::Deleted(e.license_id.0)], freed(e.license_id.0, None))
+        }
+        Event::DeletionRecorded(e) if e.releases => {
+            (vec![Effect::Deleted(e.license_id.0)], freed(e.license_id.0, None))
+        }
+        Event::LicenseVoided(e) => (Vec::new(), freed(e.license_id.0, None)),
+        Event::LicenseWrittenOff(e) => {
+            (vec![Effect::WrittenOff(e.license_id.0)], freed(e.license_id.0, e.frees_at_ms))
+        }
+        Event::DeviceTookOver(e) => {
+            let from = e.from.to_string();
+            let into = device.to_owned();
+            (vec![Effect::Joined(from.clone())], What::Joined { from, into })
+        }
+        _ => (Vec::new(), What::Other),
+    }
+}

@@ -125,6 +125,9 @@ impl Serving {
         };
         serving.url = serving.line("serves on ", data);
         serving.pki = serving.line("  pki ", data).into();
+        if args.contains(&"--grpc") {
+            serving.line("  ledger ", data);
+        }
         if fresh {
             serving.admin_key = Some(serving.line("shown this once: ", data));
         }

@@ -79,7 +79,7 @@ impl Group {
             "--data",
             data.to_str().unwrap(),
         ]);
-        let key = made.ok().json()["key"].as_str().unwrap().to_owned();
+        let key = made.ok().json()["api_key"]["key"].as_str().unwrap().to_owned();
         std::fs::write(group.path("credentials"), format!("members:{key}\n")).unwrap();
         let config = format!(
             "secrets = {:?}\n[kurrentdb]\ncredentials_file = {:?}\n",
@@ -316,7 +316,7 @@ fn what_is_done_through_one_process_holds_in_the_others() {
     let at_one =
         |args: &[&str]| run(&[args, &["--config", &config, "--data", &data]].concat()).ok();
     let made = at_one(&["keys", "api", "create", "--name", "a", "--scope", "admin", "--json"]);
-    let key = made.json()["key"].as_str().unwrap().to_owned();
+    let key = made.json()["api_key"]["key"].as_str().unwrap().to_owned();
     eventually(|| other.with_key(&key).get(POLICY).status == 200);
     let id = key.split('_').nth(1).unwrap();
     at_one(&["keys", "api", "revoke", id]);

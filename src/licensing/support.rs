@@ -23,7 +23,7 @@ pub enum SupportRefused {
     #[error("the ledger does not know the device {0}")]
     UnknownDevice(DeviceRef),
     /// More than one command takes.
-    #[error("{0}: name license_ids, and take the rest with further commands")]
+    #[error("{0}: write them off in parts, by license_ids")]
     TooManyToWriteOff(TooMany),
     /// More than one event holds.
     #[error("{0}: write off those that are lost first")]

@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::Account;
+use crate::domain::event::SlotEnd;
 use crate::domain::holding::Overrides;
 use crate::domain::quota::{Counts, QuotaPolicy, Scope};
 use crate::domain::{Device, Event};
@@ -33,7 +34,15 @@ pub(super) struct Crossing {
 
 /// Who holds slots, as its stream says.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Holder {
+pub(super) struct Holder {
+    who: Who,
+    /// When reservations were last closed, and how many slots were live before: a license in the
+    /// place of a reservation reaches nothing anew.
+    before_closing: Option<(i64, u32)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Who {
     Device(Box<Device>),
     Account(Box<Account>),
 }
@@ -48,13 +57,14 @@ pub(super) struct InForce {
 impl Holder {
     /// The holder whose events a stream has, as it is before them; `None` if nobody's.
     pub(super) fn of_stream(stream: &str) -> Option<Self> {
-        if stream.starts_with(DEVICE_STREAM) {
-            Some(Self::Device(Box::default()))
+        let who = if stream.starts_with(DEVICE_STREAM) {
+            Who::Device(Box::default())
         } else if stream.starts_with(ACCOUNT_STREAM) {
-            Some(Self::Account(Box::default()))
+            Who::Account(Box::default())
         } else {
-            None
-        }
+            return None;
+        };
+        Some(Self { who, before_closing: None })
     }
 
     /// Applies an event, and tells which shares (`percents` of its limit) it makes the holder reach.
@@ -65,10 +75,14 @@ impl Holder {
         percents: &[u8],
     ) -> Vec<Crossing> {
         let now_ms = event.at_ms();
-        let before = self.live(now_ms);
-        match self {
-            Self::Device(device) => device.evolve(event),
-            Self::Account(account) => account.evolve(event),
+        let closed = self.before_closing.filter(|(at_ms, _)| *at_ms == now_ms);
+        let before = closed.map_or(0, |(_, before)| before).max(self.live(now_ms));
+        if closes_reservation(event) {
+            self.before_closing = Some((now_ms, before));
+        }
+        match &mut self.who {
+            Who::Device(device) => device.evolve(event),
+            Who::Account(account) => account.evolve(event),
         }
         let live = self.live(now_ms);
         let limit = in_force.and_then(|in_force| self.limit(in_force, now_ms));
@@ -76,9 +90,9 @@ impl Holder {
     }
 
     fn live(&self, now_ms: i64) -> u32 {
-        let slots = match self {
-            Self::Device(device) => device.held_slots(now_ms).len(),
-            Self::Account(account) => {
+        let slots = match &self.who {
+            Who::Device(device) => device.held_slots(now_ms).len(),
+            Who::Account(account) => {
                 let slots = account.members().map(|(_, member)| {
                     // Ordered by KID, so that the licenses of one slot stand together.
                     let mut kids: Vec<_> = member.held(now_ms).map(|(kid, _)| kid).collect();
@@ -92,9 +106,9 @@ impl Holder {
     }
 
     fn limit(&self, in_force: &InForce, now_ms: i64) -> Option<Limit> {
-        let (scope, overrides): (_, &Overrides) = match self {
-            Self::Device(device) => (Scope::Device, device.overrides()),
-            Self::Account(account) => (Scope::Account, account.overrides()),
+        let (scope, overrides): (_, &Overrides) = match &self.who {
+            Who::Device(device) => (Scope::Device, device.overrides()),
+            Who::Account(account) => (Scope::Account, account.overrides()),
         };
         let rules = in_force.policy.rules.iter().filter(|rule| {
             (rule.scope, rule.counts) == (scope, Counts::LiveSlots) && rule.when.is_none()
@@ -106,6 +120,14 @@ impl Holder {
             quota_policy_revision: in_force.revision,
         });
         limits.min_by_key(|limit| limit.limit)
+    }
+}
+
+fn closes_reservation(event: &Event) -> bool {
+    match event {
+        Event::ReservationClosed(_) => true,
+        Event::SlotReleased(e) => e.cause == SlotEnd::ReservationClosed,
+        _ => false,
     }
 }
 
@@ -206,6 +228,56 @@ mod tests {
         assert_eq!(reached('a', 1, 4), [], "a slot that is held already");
         assert_eq!(reached('b', 1, 4), [(Scope::Account, 50, 2)], "the same title elsewhere");
         assert_eq!(reached('b', 2, 3), [(Scope::Account, 100, 3)]);
+    }
+
+    #[test]
+    fn a_license_in_the_place_of_a_reservation_reaches_nothing_anew() {
+        let golden = |kind: &str, text: &str, members: &[(&str, serde_json::Value)]| {
+            let mut data: serde_json::Value = serde_json::from_str(text).unwrap();
+            for (member, value) in members {
+                data[*member] = value.clone();
+            }
+            codec::decode(kind, data.to_string().as_bytes()).unwrap()
+        };
+        let taken = |at_ms: i64, license: u128, reserved: bool| {
+            let text = include_str!("../../tests/golden/events/slot-taken.v1.json");
+            let id = uuid::Uuid::from_u128(license).to_string();
+            let members = [
+                ("license_id", id.into()),
+                ("counted_until_ms", serde_json::Value::Null),
+                ("reserved", reserved.into()),
+                ("at_ms", at_ms.into()),
+            ];
+            golden("slot-taken.v1", text, &members)
+        };
+        let released = |at_ms: i64, device: &str, key_id: String| {
+            let text = include_str!("../../tests/golden/events/slot-released.v1.json");
+            let id = uuid::Uuid::from_u128(1).to_string();
+            let members = [
+                ("license_id", id.into()),
+                ("device", device.into()),
+                ("key_id", key_id.into()),
+                ("cause", "reservation_closed".into()),
+                ("weak", false.into()),
+                ("frees_at_ms", serde_json::Value::Null),
+                ("at_ms", at_ms.into()),
+            ];
+            golden("slot-released.v1", text, &members)
+        };
+        let reservation = taken(1, 1, true);
+        let Event::SlotTaken(slot) = &reservation else { panic!("no slot") };
+        let closed = |at_ms| released(at_ms, &slot.device.to_string(), slot.key_id.to_string());
+        let mut policy = QuotaPolicy::with_device_limit(1, 16);
+        policy.rules[0].scope = Scope::Account;
+        let in_force = InForce { policy, revision: 3 };
+        let mut account = Holder::of_stream("account-a").unwrap();
+        let mut reached = |event: &Event| account.evolve(event, Some(&in_force), &[100]).len();
+        assert_eq!(reached(&reservation), 1);
+        assert_eq!((reached(&closed(2)), reached(&taken(2, 2, false))), (0, 0));
+        let mut again = Holder::of_stream("account-a").unwrap();
+        let mut reached = |event: &Event| again.evolve(event, Some(&in_force), &[100]).len();
+        assert_eq!(reached(&reservation), 1);
+        assert_eq!((reached(&closed(2)), reached(&taken(3, 2, false))), (0, 1), "later it does");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod openapi;
 mod pipe;
 pub mod pki;
 pub mod policy;
+pub mod projections;
 pub mod rebuild;
 pub mod revocation;
 pub mod serve;
@@ -56,6 +57,8 @@ enum Command {
     Support(support::SupportCommand),
     Events(events::EventsArgs),
     Rebuild(rebuild::RebuildArgs),
+    #[command(subcommand)]
+    Projections(projections::ProjectionsCommand),
     #[command(subcommand)]
     Webhooks(webhooks::WebhooksCommand),
     #[command(subcommand)]
@@ -123,6 +126,7 @@ fn run_command() -> ExitCode {
         Command::Support(command) => support::run(command),
         Command::Events(args) => events::run(args),
         Command::Rebuild(args) => rebuild::run(args),
+        Command::Projections(command) => projections::run(command),
         Command::Webhooks(command) => webhooks::run(command),
         Command::Pki(command) => pki::run(command),
         Command::Device(command) => device::run(command),

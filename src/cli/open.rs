@@ -12,16 +12,21 @@ use crate::ledger::{Embedded, Kurrent, Ledger};
 
 /// Opens the ledger, in `data` or in a cluster, and makes it if there is none.
 pub(crate) async fn ledger(config: &Config, data: &Path) -> anyhow::Result<Ledger> {
-    let Some(address) = &config.ledger else {
-        return Ok(Ledger::Embedded(Embedded::open(data, Options::default())?));
-    };
+    match cluster(config)? {
+        Some(options) => Ok(Ledger::Kurrent(Kurrent::open(data, options).await?)),
+        None => Ok(Ledger::Embedded(Embedded::open(data, Options::default())?)),
+    }
+}
+
+/// The cluster that keeps the ledger; `None`: the data directory does.
+pub(crate) fn cluster(config: &Config) -> anyhow::Result<Option<kurrent::Options>> {
+    let Some(address) = &config.ledger else { return Ok(None) };
     let address = address.parse();
     let address = address.with_context(|| "ledger is no address of a cluster".to_owned())?;
     let file = config.kurrentdb.credentials_file.as_deref();
     let credentials = file.map(credentials).transpose()?;
     let stream_prefix = config.kurrentdb.stream_prefix.clone();
-    let options = kurrent::Options { address, credentials, stream_prefix };
-    Ok(Ledger::Kurrent(Kurrent::open(data, options).await?))
+    Ok(Some(kurrent::Options { address, credentials, stream_prefix }))
 }
 
 /// The same for what makes no sense with a ledger that is not there yet.

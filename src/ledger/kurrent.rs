@@ -36,6 +36,7 @@ mod followed;
 mod follower;
 mod node;
 mod places;
+mod projections;
 mod reads;
 #[cfg(test)]
 pub(super) mod tests;
@@ -58,6 +59,7 @@ use self::follower::Follower;
 use self::node::Settings;
 pub use self::node::{Credentials, NodeError};
 use self::places::Places;
+pub use self::projections::{Definition, Projections, ProjectionsError, Standing};
 use self::wire::Prefix;
 use super::append::{Append, AppendError, Appended, Cause, ReadError, Unavailable};
 use super::embedded::open::{OpenError, lock};

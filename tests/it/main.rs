@@ -15,6 +15,7 @@ mod clearkey;
 mod client;
 mod command_line;
 mod commands;
+mod containers;
 mod contract;
 mod crashes;
 mod device;

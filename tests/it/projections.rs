@@ -5,6 +5,7 @@ mod bounds;
 mod compare;
 mod engine;
 mod fixtures;
+mod install;
 mod random;
 
 use std::fs;

@@ -150,6 +150,11 @@ impl Node {
         Ok(node)
     }
 
+    /// The official client that reads from this node, and who we are to it.
+    pub(super) fn client(&self) -> (eventstore::Client, Option<ClientCredentials>) {
+        (self.reader.clone(), self.credentials.clone())
+    }
+
     /// Asks the node at `host` who leads.
     pub(super) async fn ask_for_leader(
         host: &Host,

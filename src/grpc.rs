@@ -10,7 +10,7 @@
 //!
 //! # A call in a straight line
 //!
-//! 1. `connection` bounds how long a client may take to begin; [`server`] how many there are.
+//! 1. `connection` bounds how long a client may take to begin; `server` how many there are.
 //! 2. `dispatch` finds the method; `caller` asks for an API key and counts the key's calls; the call
 //!    takes one of the places, or is refused.
 //! 3. `read` walks over the ledger as fast as the client takes the events, not faster: a message is

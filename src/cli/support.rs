@@ -266,9 +266,10 @@ fn print(done: &Value) {
     }
     let list = |member: &str| done[member].as_array().cloned().unwrap_or_default();
     for license in list("written_off") {
+        let text = |member| license.get(member).and_then(Value::as_str);
         let [license_id, key_id] =
-            ["license_id", "key_id"].map(|member| license[member].as_str().unwrap_or_default());
-        let frees = license["frees_at"].as_str().map(|at| format!("its slot is free from {at} on"));
+            ["license_id", "key_id"].map(|member| text(member).unwrap_or_default());
+        let frees = text("frees_at").map(|at| format!("its slot is free from {at} on"));
         let frees = frees.unwrap_or_else(|| "its slot is free".to_owned());
         println!("  wrote off {license_id} for {key_id}: {frees}");
     }

@@ -465,7 +465,7 @@ async fn connect(url: &str, dir: &std::path::Path) -> Kurrent {
         kurrent::Credentials { user: user.to_owned(), password: password.to_owned().into() }
     });
     // The directory's name is nobody else's.
-    let own = dir.file_name().unwrap().to_string_lossy().replace(|c: char| c == '.', "");
+    let own = dir.file_name().unwrap().to_string_lossy().replace('.', "");
     let stream_prefix = format!("contract-{own}-");
     let options = kurrent::Options { address: url.parse().unwrap(), credentials, stream_prefix };
     Kurrent::open(dir, options).await.unwrap()

@@ -10,7 +10,7 @@
 //! # What is kept here
 //!
 //! Nothing that counts. `places.db` in the data directory lists where each of our events stands
-//! ([`places`]), because the cluster numbers bytes and the ledger numbers events; it is followed up
+//! (`places`), because the cluster numbers bytes and the ledger numbers events; it is followed up
 //! after every start and read anew if it is lost. Our events are those in streams with the configured
 //! prefix, or, without one, in all streams but the system's; links, whose types begin with `$`, are
 //! not counted.

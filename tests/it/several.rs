@@ -23,6 +23,7 @@ use crate::client::Client;
 use crate::device::{Device, PERSISTENT, kid, request};
 use crate::process::{Serving, run};
 use crate::service::{block_on, make_device};
+use crate::webhooks::secret_file;
 
 /// Rounds of two; `LICENSE_LEDGER_TEST_ROUNDS` sets another number.
 const ROUNDS: usize = 2_000;
@@ -80,7 +81,7 @@ impl Group {
             data.to_str().unwrap(),
         ]);
         let key = made.ok().json()["api_key"]["key"].as_str().unwrap().to_owned();
-        std::fs::write(group.path("credentials"), format!("members:{key}\n")).unwrap();
+        secret_file(group.dir.path(), "credentials", &format!("members:{key}\n"));
         let config = format!(
             "secrets = {:?}\n[kurrentdb]\ncredentials_file = {:?}\n",
             group.path("keeper-secrets"),

@@ -221,10 +221,10 @@ pub(super) fn not_leader(error: &Status) -> Option<Option<Host>> {
 fn conflict(error: &Status, append: &Append, prefix: &Prefix) -> Option<AppendError> {
     let details = details(error)?;
     if let Some(all) = details.detail::<AppendConsistencyViolation>() {
-        let states = all.violations.into_iter().filter_map(|violation| match violation.violation {
-            Some(Violation::StreamState(state)) => Some(state),
-            None => None,
-        });
+        let states = all
+            .violations
+            .into_iter()
+            .filter_map(|violation| violation.violation.map(|Violation::StreamState(state)| state));
         let conflicts =
             states.filter_map(|StreamStateViolation { stream, actual_state, .. }| {
                 conflict_on(&stream, actual_state, append, prefix)

@@ -214,7 +214,8 @@ impl Licensing {
     /// whenever it returns `None`, because something that its decision was made on has changed.
     ///
     /// Few commands are repeats, so it is decided first: what a repeat would store does not go
-    /// through, and whatever else it would be answered with counts only if there is no answer yet.
+    /// through, and whatever else it would be answered with counts only if there is no answer yet. A
+    /// command with other effects than what it stores asks [`remembered`](Self::remembered) itself.
     pub(super) async fn once<R>(
         &self,
         once: &Once,
@@ -237,7 +238,11 @@ impl Licensing {
         }
     }
 
-    async fn remembered<R>(&self, once: &Once) -> Result<Option<CommandAnswer>, CommandError<R>> {
+    /// How the command was answered before.
+    pub(super) async fn remembered<R>(
+        &self,
+        once: &Once,
+    ) -> Result<Option<CommandAnswer>, CommandError<R>> {
         let Some(recorded) = self.ledger.read_stream(&once.stream, 0, 1).await?.pop() else {
             return Ok(None);
         };

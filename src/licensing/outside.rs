@@ -25,7 +25,13 @@ impl Licensing {
         self.once(once, async || {
             let view = match changed.take() {
                 Some(view) => view,
-                None => change().map_err(CommandError::Refused)?,
+                None => {
+                    // What a repeat would change no append prevents.
+                    if let Some(answer) = self.remembered(once).await? {
+                        return Ok(Some(answer));
+                    }
+                    change().map_err(CommandError::Refused)?
+                }
             };
             let (expected, at_ms) = self.end_of(&stream).await?;
             let answer = once.answer(status, &view, at_ms)?;

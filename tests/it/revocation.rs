@@ -60,12 +60,18 @@ fn service() -> TestService {
     service
 }
 
-/// Adds lists to a running service, and waits until they are in force.
+/// Adds lists to a running service, and waits until they are in force and the ledger says so.
 fn revoke(service: &TestService, sequence: u32, revoked: &[Digest]) {
     let name = format!("{sequence}.xml");
     put(&service.pki, &name, lists(&service.pki, sequence, NOW_S, revoked));
     let in_force = || service.inner().licensing.revocation().map(|lists| lists.sequence());
     eventually("newer lists", || in_force() == Some(sequence));
+    eventually("the event of newer lists", || {
+        service.facts().iter().any(|fact| match &fact.event {
+            Event::RevocationListsTaken(taken) => taken.sequence == sequence,
+            _ => false,
+        })
+    });
 }
 
 fn fault(

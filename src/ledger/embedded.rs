@@ -24,6 +24,7 @@
 //! Reads are plain functions on a small pool of connections (`reader`): a head or one event takes
 //! microseconds. They see what is committed, never less than what an answer has told.
 
+mod gathering;
 mod heads;
 mod log;
 pub(super) mod open;

@@ -110,6 +110,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The page cache of the connection that writes.
 const CACHE_KIB: i64 = 32 << 10;
-/// The write-ahead log grows to 16 MiB before it is copied: events of many devices change the same
-/// pages again and again, and each copy waits for the disk that the ledger commits to.
-const CHECKPOINT_FRAMES: i64 = 4096;
+/// The write-ahead log grows to 4 MiB before it is brought to disk and copied: events of many devices
+/// change the same pages again and again. More at once would keep the disk from the commits of the
+/// ledger for longer.
+const CHECKPOINT_FRAMES: i64 = 1024;

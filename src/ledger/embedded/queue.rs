@@ -66,9 +66,9 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes everything that waits, and waits for something if there is nothing. `None` once the
-    /// queue has ended and is empty.
-    pub(super) fn take(&self, gathering: &mut Gathering) -> Option<Vec<Pending>> {
+    /// Takes everything that waits, and waits for something if there is nothing, and for `wanted`
+    /// appends as long as more keep coming. `None` once the queue has ended and is empty.
+    pub(super) fn take(&self, wanted: usize) -> Option<Vec<Pending>> {
         let mut waiting = self.lock();
         waiting.wanted = 1;
         while waiting.appends.is_empty() {
@@ -77,8 +77,7 @@ impl Queue {
             }
             waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
-        waiting = self.gather(waiting, gathering.wanted());
-        gathering.took(waiting.appends.len());
+        waiting = self.gather(waiting, wanted);
         waiting.wanted = 0;
         waiting.bytes = 0;
         Some(std::mem::take(&mut waiting.appends))
@@ -131,37 +130,6 @@ impl Queue {
     }
 }
 
-/// How many appends a commit is worth waiting for.
-///
-/// A commit costs nearly the same for one append as for fifty, and takes that time from the threads
-/// that prepare the next ones. So as many are gathered as there are writers, which is found out: now
-/// and then a commit waits for whoever comes, and what it got is waited for afterwards. A writer that
-/// is alone never waits.
-pub(super) struct Gathering {
-    writers: usize,
-    commits: usize,
-}
-
-impl Gathering {
-    pub(super) fn new() -> Self {
-        Self { writers: 1, commits: 0 }
-    }
-
-    fn finds_out(&self) -> bool {
-        self.writers > 1 && self.commits.is_multiple_of(FIND_OUT_EVERY)
-    }
-
-    fn wanted(&self) -> usize {
-        if self.finds_out() { usize::MAX } else { self.writers }
-    }
-
-    fn took(&mut self, appends: usize) {
-        self.writers = if self.finds_out() { appends } else { self.writers.max(appends) };
-        self.commits = self.commits.wrapping_add(1);
-    }
-}
-
-const FIND_OUT_EVERY: usize = 16;
 /// Waiting goes on while each such span brings an append: writers that were answered together first
 /// seal and send what they were answered.
 const PACE: Duration = Duration::from_millis(1);
@@ -186,7 +154,7 @@ mod tests {
         queue.push(pending().0).unwrap();
         queue.push(pending().0).unwrap();
         assert!(matches!(queue.push(pending().0), Err(Unavailable::QueueFull)));
-        assert_eq!(queue.take(&mut Gathering::new()).unwrap().len(), 2);
+        assert_eq!(queue.take(1).unwrap().len(), 2);
         queue.push(pending().0).unwrap();
     }
 
@@ -209,7 +177,7 @@ mod tests {
             queue.push(sized(900)).unwrap();
             queue.push(sized(900)).unwrap();
             assert!(matches!(queue.push(sized(900)), Err(Unavailable::QueueFull)));
-            assert_eq!(queue.take(&mut Gathering::new()).unwrap().len(), 2);
+            assert_eq!(queue.take(1).unwrap().len(), 2);
         }
         // Alone, more than the queue holds is let in.
         queue.push(sized(5_000)).unwrap();
@@ -222,8 +190,8 @@ mod tests {
         queue.push(pending().0).unwrap();
         queue.close();
         assert!(matches!(queue.push(pending().0), Err(Unavailable::Closed)));
-        assert_eq!(queue.take(&mut Gathering::new()).unwrap().len(), 1);
-        assert!(queue.take(&mut Gathering::new()).is_none());
+        assert_eq!(queue.take(1).unwrap().len(), 1);
+        assert!(queue.take(1).is_none());
     }
 
     #[test]
@@ -235,34 +203,5 @@ mod tests {
         let refused = answer.try_recv().unwrap();
         assert!(matches!(refused, Err(AppendError::Unavailable(Unavailable::Stopped))));
         assert!(matches!(queue.push(pending().0), Err(Unavailable::Stopped)));
-    }
-
-    #[test]
-    fn a_writer_that_is_alone_is_not_kept_waiting_for_others() {
-        let mut gathering = Gathering::new();
-        for _ in 0..40 {
-            assert_eq!(gathering.wanted(), 1);
-            gathering.took(1);
-        }
-    }
-
-    #[test]
-    fn as_many_are_waited_for_as_there_are_writers() {
-        let mut gathering = Gathering::new();
-        gathering.took(2);
-        let mut found_out = 0;
-        for _ in 0..40 {
-            let wanted = gathering.wanted();
-            assert!(matches!(wanted, 2 | 8 | usize::MAX), "{wanted}");
-            found_out += usize::from(wanted == usize::MAX);
-            gathering.took(if wanted == usize::MAX { 8 } else { wanted });
-        }
-        assert_eq!(found_out, 2);
-        assert_eq!(gathering.wanted(), 8);
-        // They leave.
-        for _ in 0..FIND_OUT_EVERY {
-            gathering.took(1);
-        }
-        assert_eq!(gathering.wanted(), 1);
     }
 }

@@ -10,8 +10,9 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
+use super::gathering::{Gathering, Processors};
 use super::log::{Checkpointed, Log, Outcome, checkpoint};
-use super::queue::{Gathering, Pending, Queue};
+use super::queue::{Pending, Queue};
 use crate::ledger::append::Unavailable;
 use crate::ledger::recent::Recent;
 
@@ -87,9 +88,10 @@ struct Committer {
 
 impl Committer {
     fn run(mut self) {
-        let mut gathering = Gathering::new();
-        while let Some(group) = self.queue.take(&mut gathering) {
+        let (mut gathering, mut processors) = (Gathering::new(), Processors::new());
+        while let Some(group) = self.queue.take(gathering.wanted()) {
             let appends = group.len();
+            gathering.took(appends, processors.are_busy());
             let bytes: usize = group.iter().map(|pending| pending.append.size_bytes()).sum();
             if !self.commit(group) {
                 return;

@@ -140,6 +140,8 @@ impl Callback {
             url: config.url.as_deref().unwrap_or_default(),
             ca_setting: "callback.ca",
             ca: config.ca.as_deref(),
+            allow_http_setting: "callback.allow_http",
+            allow_http: config.allow_http,
             reach: Reach::Anywhere,
         })?;
         let file = config.secret_file.as_deref().unwrap_or(Path::new(""));

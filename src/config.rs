@@ -187,10 +187,12 @@ pub struct Token {
     pub audience: Option<String>,
     /// File with the JSON Web Key Set; a change is noticed within a second.
     pub keys_file: Option<PathBuf>,
-    /// URL of the JSON Web Key Set, `https` or `http`.
+    /// URL of the JSON Web Key Set, `https`; on this machine also `http`.
     pub keys_url: Option<String>,
     /// PEM file of the certificates that the server of an `https` URL may be known by.
     pub ca: Option<PathBuf>,
+    /// Whether the URL may be `http` on other machines: whoever is on the way can put keys in then.
+    pub allow_http: bool,
     /// How far `exp` and `nbf` may be off. Clocks that are kept in time differ by less.
     pub leeway_seconds: u32,
     /// How often the URL is fetched again; it is as well when a token names an unknown key.
@@ -205,6 +207,7 @@ impl Default for Token {
             keys_file: None,
             keys_url: None,
             ca: None,
+            allow_http: false,
             leeway_seconds: 30,
             refresh_seconds: 300,
         }
@@ -215,12 +218,14 @@ impl Default for Token {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Callback {
-    /// URL that requests are posted to, `https` or `http`.
+    /// URL that requests are posted to, `https`; on this machine also `http`.
     pub url: Option<String>,
     /// File with the secret that requests are signed with: `whsec_` and base64.
     pub secret_file: Option<PathBuf>,
     /// PEM file of the certificates that the server of an `https` URL may be known by.
     pub ca: Option<PathBuf>,
+    /// Whether the URL may be `http` on other machines: whoever is on the way can answer then.
+    pub allow_http: bool,
     /// Time for one attempt. A player waits, so a service should answer within a fraction of it.
     pub timeout_ms: u64,
     /// Further attempts when nobody answers, or with a status from 500 on.
@@ -237,6 +242,7 @@ impl Default for Callback {
             url: None,
             secret_file: None,
             ca: None,
+            allow_http: false,
             timeout_ms: 2_000,
             retries: 2,
             deadline_ms: 6_000,

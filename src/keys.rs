@@ -11,8 +11,9 @@
 //! `sealed` is nonce(12) ‖ AES-256-GCM ciphertext ‖ tag(16) under HMAC-SHA-256(master key,
 //! `license-ledger keys v1`); the associated data is the line's kind and id, so that a sealed key
 //! cannot be moved to another id. A record is durable when [`Keys::store`] returns. A last line
-//! without its line feed was never acknowledged and is cut off at the next start. A key id that
-//! stands there twice has the last key: only one that the ledger never came to know is overwritten.
+//! without its line feed was never acknowledged and is cut off at the next start. A key id may stand
+//! there with several keys, of which the ledger came to know one or none: that one counts, wherever
+//! it stands ([`Keys::agree`]).
 //!
 //! # Which key a KID has
 //!
@@ -113,8 +114,14 @@ pub struct Keys {
     /// From which seed KIDs got their key, as far as it was looked up.
     bound: Mutex<LruCache<KeyId, String>>,
     /// How the keys of KIDs encrypt, as far as it was looked up.
-    types: Mutex<LruCache<KeyId, KeyType>>,
+    types: Mutex<LruCache<KeyId, KnownType>>,
     default_seed: String,
+}
+
+/// How a key encrypts, and whether that can be replaced.
+struct KnownType {
+    key_type: KeyType,
+    is_final: bool,
 }
 
 /// The key file as it is written to.
@@ -127,8 +134,8 @@ struct Store {
 struct Known {
     keys: HashMap<KeyId, ContentKey>,
     seeds: HashMap<String, KeySeed>,
-    /// On disk, and not to be given out yet.
-    stored: HashMap<KeyId, ContentKey>,
+    /// On disk, and not to be given out yet: the ledger is not known to have registered them.
+    stored: HashMap<KeyId, Vec<ContentKey>>,
     /// KIDs that are registered in the ledger, with a key that is not here.
     missing: HashSet<KeyId>,
 }
@@ -242,6 +249,11 @@ impl Keys {
         self.known().keys.get(&key_id).cloned()
     }
 
+    /// A content key that is on disk for `key_id` and that the ledger is not known to have registered.
+    pub fn stored_key(&self, key_id: KeyId) -> Option<ContentKey> {
+        self.known().stored.get(&key_id)?.last().cloned()
+    }
+
     /// The seed with this id.
     pub fn seed(&self, seed_id: &str) -> Option<KeySeed> {
         self.known().seeds.get(seed_id).cloned()
@@ -264,12 +276,16 @@ impl Keys {
 
     /// How the KID's key is known to encrypt. `None` says nothing: ask the ledger.
     pub fn key_type(&self, key_id: KeyId) -> Option<KeyType> {
-        self.types().get(&key_id).copied()
+        self.types().get(&key_id).map(|known| known.key_type)
     }
 
-    /// Remembers what the ledger says of how the KID's key encrypts.
-    pub fn remember_type(&self, key_id: KeyId, key_type: KeyType) {
-        self.types().put(key_id, key_type);
+    /// Remembers what the ledger says of how the KID's key encrypts. Nothing comes after what
+    /// `is_final`: who says otherwise read the ledger before that.
+    pub fn remember_type(&self, key_id: KeyId, key_type: KeyType, is_final: bool) {
+        let mut types = self.types();
+        if is_final || types.peek(&key_id).is_none_or(|known| !known.is_final) {
+            types.put(key_id, KnownType { key_type, is_final });
+        }
     }
 
     /// Puts content keys on disk, all or none. They are not given to anyone before
@@ -283,7 +299,7 @@ impl Keys {
         let mut fresh = HashMap::<KeyId, &ContentKey>::new();
         for (key_id, key) in keys {
             match known.keys.get(key_id).or_else(|| fresh.get(key_id).copied()) {
-                Some(have) if !bool::from(have.ct_eq(key.as_slice())) => {
+                Some(have) if !is_same(have, key) => {
                     return Err(KeysError::KeyDiffers(*key_id));
                 }
                 Some(_) => {}
@@ -292,12 +308,15 @@ impl Keys {
                 }
             }
         }
+        fresh.retain(|key_id, key| !known.has_stored(*key_id, key));
         drop(known);
         let lines: Vec<_> =
             fresh.iter().map(|(key_id, key)| store.key_line(*key_id, key)).collect();
         store.write(&lines).map_err(|source| self.io(source))?;
-        let stored = fresh.into_iter().map(|(key_id, key)| (key_id, key.clone()));
-        self.known_mut().stored.extend(stored);
+        let mut known = self.known_mut();
+        for (key_id, key) in fresh {
+            known.stored.entry(key_id).or_default().push(key.clone());
+        }
         Ok(())
     }
 
@@ -305,9 +324,7 @@ impl Keys {
     pub fn serve(&self, keys: &[(KeyId, ContentKey)]) {
         let mut known = self.known_mut();
         for (key_id, key) in keys {
-            known.missing.remove(key_id);
-            known.stored.remove(key_id);
-            known.keys.entry(*key_id).or_insert_with(|| key.clone());
+            known.serve(*key_id, key);
         }
     }
 
@@ -320,9 +337,27 @@ impl Keys {
         registered: impl Iterator<Item = KeyId>,
     ) -> usize {
         let mut known = self.known_mut();
-        known.keys.retain(|key_id, key| is_registered(*key_id, key));
-        known.missing = registered.filter(|key_id| !known.keys.contains_key(key_id)).collect();
+        let keys = std::mem::take(&mut known.keys).into_iter();
+        let (kept, others): (HashMap<_, _>, HashMap<_, _>) =
+            keys.partition(|(key_id, key)| is_registered(*key_id, key));
+        known.stored.retain(|key_id, _| !kept.contains_key(key_id));
+        known.keys = kept;
+        for (key_id, key) in others {
+            known.stored.entry(key_id).or_default().push(key);
+        }
+        let missing = registered.filter(|key_id| !known.promote(*key_id, &is_registered));
+        let missing = missing.collect();
+        known.missing = missing;
         known.missing.len()
+    }
+
+    /// Gives out from here on what is stored for these KIDs and what `is_registered` accepts: the
+    /// ledger took it without anybody being there to learn of it.
+    pub fn promote(&self, key_ids: &[KeyId], is_registered: impl Fn(KeyId, &ContentKey) -> bool) {
+        let mut known = self.known_mut();
+        for key_id in key_ids {
+            known.promote(*key_id, &is_registered);
+        }
     }
 
     /// Registers a seed; tells whether it was not known before.
@@ -361,7 +396,7 @@ impl Keys {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn types(&self) -> MutexGuard<'_, LruCache<KeyId, KeyType>> {
+    fn types(&self) -> MutexGuard<'_, LruCache<KeyId, KnownType>> {
         self.types.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -402,6 +437,35 @@ impl Store {
 }
 
 impl Known {
+    fn has_stored(&self, key_id: KeyId, key: &ContentKey) -> bool {
+        let stored = self.stored.get(&key_id);
+        stored.is_some_and(|stored| stored.iter().any(|other| is_same(other, key)))
+    }
+
+    /// Moves the stored key that is registered, if it is here, to those that are given out; tells
+    /// whether the KID has one there.
+    fn promote(
+        &mut self,
+        key_id: KeyId,
+        is_registered: &impl Fn(KeyId, &ContentKey) -> bool,
+    ) -> bool {
+        if self.keys.contains_key(&key_id) {
+            return true;
+        }
+        let mut stored = self.stored.get(&key_id).into_iter().flatten();
+        match stored.find(|key| is_registered(key_id, key)).cloned() {
+            Some(key) => self.serve(key_id, &key),
+            None => return false,
+        }
+        true
+    }
+
+    fn serve(&mut self, key_id: KeyId, key: &ContentKey) {
+        self.missing.remove(&key_id);
+        self.stored.remove(&key_id);
+        self.keys.entry(key_id).or_insert_with(|| key.clone());
+    }
+
     fn read_line(
         &mut self,
         line: &str,
@@ -418,7 +482,12 @@ impl Known {
             (1.., Line::Key { key_id, sealed }) => {
                 let key = sealer.open(&aad("key", &key_id.to_string()), &sealed);
                 let key = key.and_then(|key| <[u8; 16]>::try_from(key.as_slice()).ok());
-                self.keys.insert(key_id, Zeroizing::new(key.ok_or_else(damaged)?));
+                let key = Zeroizing::new(key.ok_or_else(damaged)?);
+                if let Some(before) = self.keys.insert(key_id, key.clone())
+                    && !is_same(&before, &key)
+                {
+                    self.stored.entry(key_id).or_default().push(before);
+                }
                 Ok(())
             }
             (1.., Line::Seed { seed_id, sealed }) => {
@@ -429,6 +498,10 @@ impl Known {
             _ => Err(damaged()),
         }
     }
+}
+
+fn is_same(one: &ContentKey, other: &ContentKey) -> bool {
+    one.ct_eq(other.as_slice()).into()
 }
 
 fn aad(kind: &str, id: &str) -> Vec<u8> {

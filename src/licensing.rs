@@ -107,6 +107,9 @@ pub enum LicensingError {
     /// The operating system gave no randomness.
     #[error("the operating system gives no randomness")]
     Random,
+    /// The service stops, or what was to be done panicked.
+    #[error("it was ended before it was done")]
+    Ended,
 }
 
 impl LicensingError {
@@ -115,7 +118,8 @@ impl LicensingError {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Append(AppendError::Unavailable(_) | AppendError::Unknown(_))
-            | Self::Contended => true,
+            | Self::Contended
+            | Self::Ended => true,
             Self::Read(error) | Self::State(StateError::Ledger(error)) => error.is_passing(),
             _ => false,
         }

@@ -2,7 +2,8 @@
 //!
 //! A server is asked at one URL of the configuration. Redirects are not followed, proxies of the
 //! environment not used, and an `https` server has to be known by a certificate that the
-//! configuration names. [`Reach::Public`] also refuses every address that is not public, after the
+//! configuration names. `http` is for this machine only, unless the configuration allows it: anybody
+//! on the way could read what is asked, and write the answer. [`Reach::Public`] also refuses every address that is not public, after the
 //! name is looked up and for the address that is connected to.
 
 mod guard;
@@ -36,6 +37,19 @@ pub enum OutboundError {
         url: String,
         /// What is wrong and what would be right.
         reason: &'static str,
+    },
+    /// Anybody on the way could answer.
+    #[error(
+        "{setting} is {url}, whose answers anybody on the way could read and replace; write it as \
+         https://HOST/PATH, or set {allow_setting} to true"
+    )]
+    PlainHttp {
+        /// The setting.
+        setting: String,
+        /// Its value.
+        url: String,
+        /// The setting that would allow it.
+        allow_setting: String,
     },
     /// Nothing says which certificates to trust.
     #[error(
@@ -71,6 +85,10 @@ pub struct Target<'a> {
     pub ca_setting: &'a str,
     /// PEM file of the certificates that an `https` server may be known by.
     pub ca: Option<&'a Path>,
+    /// The name of the setting that allows `http` to other machines.
+    pub allow_http_setting: &'a str,
+    /// Its value.
+    pub allow_http: bool,
     /// Which addresses may be connected to.
     pub reach: Reach,
 }
@@ -98,7 +116,8 @@ impl Outbound {
     ///
     /// [`OutboundError`], which names the setting to mend.
     pub fn new(target: &Target<'_>) -> Result<Self, OutboundError> {
-        let Target { setting, url, ca_setting, ca, reach } = *target;
+        let Target { setting, url, ca_setting, ca, allow_http_setting, allow_http, reach } =
+            *target;
         // What stands before the host may be a password.
         let shown = url.rsplit_once('@').map_or(url.to_owned(), |(_, rest)| format!("…@{rest}"));
         let refuse =
@@ -109,6 +128,12 @@ impl Outbound {
         }
         if parsed.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(refuse("leave out the user name and password"));
+        }
+        let is_plain = parsed.scheme_str() == Some("http");
+        if is_plain && !allow_http && !parsed.host().is_some_and(guard::is_this_machine) {
+            let (setting, url) = (setting.to_owned(), shown);
+            let allow_setting = allow_http_setting.to_owned();
+            return Err(OutboundError::PlainHttp { setting, url, allow_setting });
         }
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -206,4 +231,39 @@ fn tls(setting: &str, path: &Path) -> Result<TlsConfig, OutboundError> {
         .root_certs(RootCerts::Specific(Arc::new(certificates)))
         .unversioned_rustls_crypto_provider(Arc::new(provider));
     Ok(config.build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http_is_for_this_machine_unless_it_is_allowed() {
+        let open = |url: &str, allow_http| {
+            let target = Target {
+                setting: "token.keys_url",
+                url,
+                ca_setting: "token.ca",
+                ca: None,
+                allow_http_setting: "token.allow_http",
+                allow_http,
+                reach: Reach::Anywhere,
+            };
+            Outbound::new(&target).map(drop).map_err(|error| error.to_string())
+        };
+        for own in ["http://127.0.0.1:1/k", "http://[::1]:1/k", "HTTP://localhost/k"] {
+            assert_eq!(open(own, false), Ok(()), "{own}");
+        }
+        for other in ["http://keys.example/k", "HTTP://10.0.0.1:80/", "http://localhost.example/"] {
+            let refused = open(other, false).unwrap_err();
+            for part in ["token.keys_url", other, "https://", "token.allow_http"] {
+                assert!(refused.contains(part), "{refused}");
+            }
+            assert_eq!(open(other, true), Ok(()), "{other}");
+        }
+        // It says nothing about a password, and allows no other scheme.
+        let refused = open("http://user:canary@keys.example/k", false).unwrap_err();
+        assert!(!refused.contains("canary"), "{refused}");
+        assert!(open("ftp://keys.example/k", true).is_err());
+    }
 }

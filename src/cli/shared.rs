@@ -82,7 +82,8 @@ impl Apply for Taker {
                     self.acts.api_keys.apply_revoked(&id, UnixMillis(revoked.at_ms));
                 }
                 Event::ContentKeyTyped(typed) => {
-                    self.acts.keys.remember_type(typed.key_id, typed.key_type);
+                    let is_final = typed.is_final();
+                    self.acts.keys.remember_type(typed.key_id, typed.key_type, is_final);
                 }
                 Event::ContentKeyRegistered(_) | Event::KeySeedRegistered(_) => {
                     self.registered.notify_one();

@@ -211,6 +211,8 @@ fn endpoint(endpoint: &WebhookEndpoint) -> anyhow::Result<Endpoint> {
         url: &endpoint.url,
         ca_setting: &format!("ca of the webhook endpoint {id}"),
         ca: endpoint.ca.as_deref(),
+        allow_http_setting: &format!("allow_http of the webhook endpoint {id}"),
+        allow_http: endpoint.allow_http,
         reach,
     })?;
     let card = Card {

@@ -127,10 +127,12 @@ pub enum ConfigError {
     },
     /// Content keys in the clear over a network that others can listen to.
     #[error(
-        "clearkey.enabled would send content keys unprotected from {listen}; set tls.certificate \
-         and tls.key, listen on 127.0.0.1, or confirm with --i-know"
+        "{setting} would send content keys unprotected from {listen}; set tls.certificate and \
+         tls.key, listen on 127.0.0.1, or confirm with --i-know"
     )]
     KeysUnprotected {
+        /// The setting that lets them out.
+        setting: &'static str,
         /// The address.
         listen: std::net::SocketAddr,
     },
@@ -242,10 +244,7 @@ impl Config {
             (Some(_), Some(_)) | (None, None) => {}
         }
         self.webhooks.check()?;
-        let exposed = !self.listen.ip().is_loopback() && !self.i_know;
-        if self.clearkey.enabled && self.tls.certificate.is_none() && exposed {
-            return Err(ConfigError::KeysUnprotected { listen: self.listen });
-        }
+        self.check_keys_protected()?;
         match self.authorize {
             Authorize::Open if !self.listen.ip().is_loopback() && !self.i_know => {
                 Err(ConfigError::OpenToAll { listen: self.listen })
@@ -254,6 +253,25 @@ impl Config {
             Authorize::Token => self.check_token(),
             Authorize::Callback => self.check_callback(),
         }
+    }
+
+    /// Content keys leave this machine as they are only over TLS, or if somebody says so.
+    fn check_keys_protected(&self) -> Result<(), ConfigError> {
+        if self.tls.certificate.is_some() || self.i_know {
+            return Ok(());
+        }
+        let outlets = [
+            ("clearkey.enabled", self.clearkey.enabled.then_some(self.listen)),
+            ("packaging.plain_keys", self.packaging.plain_keys.then_some(self.listen)),
+            // What is answered there has no other form.
+            ("packaging.listen", self.packaging.listen),
+        ];
+        for (setting, listen) in outlets {
+            if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback()) {
+                return Err(ConfigError::KeysUnprotected { setting, listen });
+            }
+        }
+        Ok(())
     }
 
     fn check_token(&self) -> Result<(), ConfigError> {

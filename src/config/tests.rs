@@ -218,6 +218,29 @@ fn clear_key_on_a_public_address_needs_tls_or_a_word() {
 }
 
 #[test]
+fn plain_keys_for_packagers_on_a_public_address_need_tls_or_a_word() {
+    const ELSEWHERE: &str = "0.0.0.0:8291";
+    let listener = format!("[packaging]\nlisten = \"{ELSEWHERE}\"\n");
+    let plain =
+        "authorize = \"token\"\nlisten = \"0.0.0.0:8291\"\n[packaging]\nplain_keys = true\n";
+    let token = "[token]\nissuer = \"i\"\naudience = \"a\"\nkeys_file = \"f\"\n";
+    let tls = "[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n";
+    for (text, setting) in [
+        (listener.clone(), "packaging.listen"),
+        (format!("{listener}plain_keys = true\n"), "packaging.listen"),
+        (format!("{plain}{token}"), "packaging.plain_keys"),
+    ] {
+        let refused = load_file(&text).unwrap_err().to_string();
+        for part in [setting, ELSEWHERE, "tls.certificate", "--i-know"] {
+            assert!(refused.contains(part), "{text}: {refused}");
+        }
+        load_file(&format!("{text}{tls}")).unwrap();
+        load_file(&format!("i_know = true\n{text}")).unwrap();
+    }
+    load_file("[packaging]\nplain_keys = true\nlisten = \"[::1]:8291\"").unwrap();
+}
+
+#[test]
 fn half_a_tls_pair_is_refused() {
     let refused = load_file("[tls]\nkey = \"k.pem\"").unwrap_err().to_string();
     assert!(refused.starts_with("tls.key is set but tls.certificate is not"), "{refused}");

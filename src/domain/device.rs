@@ -423,7 +423,8 @@ impl Device {
     pub fn holds_root(&self, key_id: KeyId, source: &KeySource, now_ms: i64) -> bool {
         let label = Some(source.label());
         let mut live = self.live_in(key_id, now_ms).filter(|license| license.is_kept());
-        *source != KeySource::Request && live.any(|license| license.root_key == label)
+        !matches!(source, KeySource::Request { .. })
+            && live.any(|license| license.root_key == label)
     }
 
     /// Whether a license that the device holds for this KID stands in the way of one that

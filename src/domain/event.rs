@@ -142,7 +142,12 @@ pub enum KeySource {
     /// Derived from the seed that Microsoft publishes for tests.
     PublishedTestSeed,
     /// Given by the request itself; test mode only.
-    Request,
+    Request {
+        /// By which a repeat can tell whether it brings the same key; events of older versions lack
+        /// it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        check_value: Option<String>,
+    },
 }
 
 impl KeySource {
@@ -152,7 +157,7 @@ impl KeySource {
             Self::Registered => "registered".to_owned(),
             Self::Seed { seed_id } => format!("seed {seed_id}"),
             Self::PublishedTestSeed => "published_test_seed".to_owned(),
-            Self::Request => "request".to_owned(),
+            Self::Request { .. } => "request".to_owned(),
         }
     }
 }

@@ -29,7 +29,8 @@
 //! characters. No answer in time, any other status, and any other body deny with `try_later`. No
 //! connection and statuses from 500 on are tried again, at most `callback.retries` times, and
 //! everything has to be done within `callback.deadline_ms`. Redirects are not followed. A challenge
-//! that was granted before is answered without asking.
+//! that was granted before is answered without asking. The URL is `https`; it is `http` on this
+//! machine only, unless `callback.allow_http` says otherwise: nobody signs the answer.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -140,6 +141,8 @@ impl Callback {
             url: config.url.as_deref().unwrap_or_default(),
             ca_setting: "callback.ca",
             ca: config.ca.as_deref(),
+            allow_http_setting: "callback.allow_http",
+            allow_http: config.allow_http,
             reach: Reach::Anywhere,
         })?;
         let file = config.secret_file.as_deref().unwrap_or(Path::new(""));

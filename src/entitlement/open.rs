@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use data_encoding::HEXLOWER;
 use subtle::ConstantTimeEq;
 
 use super::{Asked, AskedType, Asker, Entitled, Grant, StatedType};
@@ -150,11 +151,13 @@ fn one_key_for_each_kid(licenses: &[Entitled]) -> Result<(), Fault> {
 
 /// The key of a KID: the one that its group names, else the one that is known here.
 fn group_key(kid: Kid, group: &Group, keys: &Keys) -> Result<(ContentKey, KeySource), Fault> {
-    match (&group.content_key, &group.key_seed) {
-        (Some(key), _) => Ok((key.clone(), KeySource::Request)),
-        (None, Some(seed)) => Ok((seed.content_key(kid), KeySource::Request)),
-        (None, None) => key_of(kid, keys),
-    }
+    let key = match (&group.content_key, &group.key_seed) {
+        (Some(key), _) => key.clone(),
+        (None, Some(seed)) => seed.content_key(kid),
+        (None, None) => return key_of(kid, keys),
+    };
+    let check_value = Some(HEXLOWER.encode(&key.checksum(kid)));
+    Ok((key, KeySource::Request { check_value }))
 }
 
 /// The key of a KID that the request names no key for.

@@ -30,6 +30,11 @@
 //! have 1 to [`KEYS_MAX`] members together, each KID once. Ids and names have 1 to
 //! [`NAME_BYTES_MAX`] bytes. Members that are not listed are refused by name.
 //!
+//! A policy whose members contradict each other, are out of range, or ask for what is not offered (a
+//! domain) is refused as `invalid_policy`, with the member named. `sl` has no default, so that nobody
+//! gets 150 by leaving it out: a policy that states 150 is one for tests, or for Clear Key, whose
+//! clients have no other level.
+//!
 //! A license may be stored if its policy says `"persist": true`. A request may ask for less: custom
 //! data that is a JSON object with `"persistent": false` gets licenses that are not stored.
 //!
@@ -287,9 +292,7 @@ impl Statement {
         let requested_persistent = asked.wishes_persistent().unwrap_or(allowed);
         let persist = allowed && requested_persistent;
         let policy = LicensePolicy { persist, ..stated.policy.clone() };
-        policy.check().map_err(|conflict| {
-            Fault::refused(Refusal::from(PolicyRefusal::InvalidPolicy(conflict)))
-        })?;
+        check(&policy).map_err(Fault::refused)?;
         let key_type = AskedType {
             stated: stated.key_type.map(StatedType::Statement),
             header: asked.header_key_type(kid)?,
@@ -322,6 +325,16 @@ impl Statement {
         })?;
         Ok(Some(Chain::Leaf { root_key_id: KeyId(root), root_key_source }))
     }
+}
+
+/// Refuses what no license has, and what is not offered here.
+fn check(policy: &LicensePolicy) -> Result<(), Refusal> {
+    policy.check().map_err(PolicyRefusal::from)?;
+    if policy.domain.is_some() {
+        let detail = "domain: there are no domains on this server".to_owned();
+        return Err(Refusal::InvalidPolicy { detail });
+    }
+    Ok(())
 }
 
 /// What is wrong with JSON that should be a statement, or around one: the name of a member that is
@@ -393,6 +406,27 @@ mod tests {
         ] {
             let refused = read(json).err().unwrap_or_default();
             assert!(refused.contains(named), "{json}: {refused}");
+        }
+    }
+
+    #[test]
+    fn keys_and_roots_are_at_most_a_thousand_together() {
+        let read_with = |keys: u128, roots: u128| {
+            let listed = |from: u128, count: u128| {
+                let kid = |n| serde_json::json!({ "kid": Uuid::from_u128(n) });
+                (from..from + count).map(kid).collect::<Vec<_>>()
+            };
+            let statement = serde_json::json!({
+                "policy": {"sl": 2000}, "keys": listed(1, keys), "roots": listed(5000, roots),
+            });
+            read(&statement.to_string()).map(drop)
+        };
+        for (keys, roots) in [(1, 0), (0, 1), (1000, 0), (999, 1)] {
+            assert_eq!(read_with(keys, roots), Ok(()), "{keys} and {roots}");
+        }
+        let refused = Err("keys and roots must have 1 to 1000 members".to_owned());
+        for (keys, roots) in [(0, 0), (1001, 0), (0, 1001), (1000, 1)] {
+            assert_eq!(read_with(keys, roots), refused, "{keys} and {roots}");
         }
     }
 

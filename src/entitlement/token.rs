@@ -27,6 +27,9 @@
 //! | `EC`, P-256 | ES256 | ES256 |
 //! | `OKP`, Ed25519 | EdDSA | EdDSA |
 //!
+//! A URL is `https`; it is `http` on this machine only, unless `token.allow_http` says otherwise:
+//! whoever can replace the set can sign tokens.
+//!
 //! Keys of other kinds, for encryption for example, are passed over. A token without a `kid` is
 //! verified if the set has one key only. A file is read again within a second of a change, a URL
 //! every `token.refresh_seconds`; both at once when a token names a `kid` that is not there, a URL for

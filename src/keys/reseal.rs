@@ -71,21 +71,24 @@ impl Resealed<'_> {
 }
 
 impl Known {
-    /// All keys on disk.
+    /// All keys on disk; those that are given out last, as the one that a file ends with is.
     fn all_keys(&self) -> impl Iterator<Item = (&KeyId, &ContentKey)> {
-        self.keys.iter().chain(&self.stored)
+        let stored = self.stored.iter();
+        let stored = stored.flat_map(|(key_id, keys)| keys.iter().map(move |key| (key_id, key)));
+        stored.chain(&self.keys)
     }
 
     /// Whether `written`, as it was read from disk, holds what this holds.
     fn is_same(&self, written: &Self) -> bool {
         let keys = self.all_keys().all(|(key_id, key)| {
-            written.keys.get(key_id).is_some_and(|have| bool::from(have.ct_eq(key.as_slice())))
+            let given = written.keys.get(key_id);
+            given.is_some_and(|have| super::is_same(have, key)) || written.has_stored(*key_id, key)
         });
         let seeds = self.seeds.iter().all(|(seed_id, seed)| {
             written.seeds.get(seed_id).is_some_and(|have| bool::from(have.ct_eq(seed.as_slice())))
         });
-        let counts = (self.all_keys().count(), self.seeds.len());
-        keys && seeds && counts == (written.keys.len(), written.seeds.len())
+        let counts = |known: &Self| (known.all_keys().count(), known.seeds.len());
+        keys && seeds && counts(self) == counts(written)
     }
 }
 

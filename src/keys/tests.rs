@@ -136,6 +136,55 @@ fn a_stored_key_counts_for_nothing_until_it_is_served_and_may_be_another_one_the
     assert_eq!(keys.content_key(A), Some(key(2)));
 }
 
+/// What the ledger took counts, wherever its line stands: how an append ended may not be known, and a
+/// later key must not hide the one that was registered.
+#[test]
+fn of_several_stored_keys_the_registered_one_counts() {
+    for registered in [1, 2, 3] {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = open(&dir).unwrap();
+        for byte in [1, 2, 3, 1] {
+            keys.store(&[(A, key(byte))]).unwrap();
+        }
+        let is_registered = |key_id, have: &ContentKey| key_id == A && *have == key(registered);
+        assert_eq!(keys.content_key(A), None);
+        assert_eq!(keys.stored_key(A), Some(key(3)));
+        let lines = std::fs::read_to_string(dir.path().join("keys.sealed")).unwrap();
+        assert_eq!(lines.lines().count(), 4, "a key stands there twice");
+        drop(keys);
+        // Another master key changes nothing about it.
+        let keys = open(&dir).unwrap();
+        keys.reseal(&[2; 32]).unwrap().replace().unwrap();
+        drop(keys);
+        let keys = Keys::open(&dir.path().join("keys.sealed"), &[2; 32]).unwrap();
+        assert_eq!(keys.agree(is_registered, [A].into_iter()), 0);
+        assert_eq!(keys.content_key(A), Some(key(registered)));
+        assert_eq!(keys.stored_key(A), None);
+        // And the same without a restart.
+        let dir = tempfile::tempdir().unwrap();
+        let keys = open(&dir).unwrap();
+        for byte in [1, 2, 3] {
+            keys.store(&[(A, key(byte)), (B, key(4))]).unwrap();
+        }
+        keys.promote(&[A, B], is_registered);
+        assert_eq!(keys.content_key(A), Some(key(registered)));
+        assert_eq!((keys.content_key(B), keys.stored_key(B)), (None, Some(key(4))));
+        assert!(matches!(keys.store(&[(A, key(9))]), Err(KeysError::KeyDiffers(A))));
+    }
+}
+
+#[test]
+fn a_type_that_is_final_gives_way_to_none_that_was_read_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir).unwrap();
+    let (ctr, cbc) = (KeyType::AesCtr, KeyType::AesCbc);
+    keys.remember_type(A, ctr, false);
+    assert_eq!(keys.key_type(A), Some(ctr));
+    keys.remember_type(A, cbc, true);
+    keys.remember_type(A, ctr, false);
+    assert_eq!((keys.key_type(A), keys.key_type(B)), (Some(cbc), None));
+}
+
 #[test]
 fn a_registered_key_that_is_not_here_is_missing_and_no_seed_takes_its_place() {
     let dir = tempfile::tempdir().unwrap();
@@ -196,4 +245,36 @@ fn resealing_keeps_everything_and_takes_the_old_master_key_its_power() {
         assert_eq!(keys.content_key(key_id), Some(key(byte)));
     }
     assert_eq!(keys.seed("s").unwrap().as_slice(), [9; 31]);
+}
+
+/// Somebody cuts the copy off while it is made: it is not put in place, and says so.
+#[test]
+fn a_copy_that_does_not_hold_everything_replaces_nothing() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let keys = open(&dir).unwrap();
+    add(&keys, &[(A, key(1)), (B, key(2))]).unwrap();
+    keys.add_seed("s", &Zeroizing::new(vec![9; 30])).unwrap();
+    let next = dir.path().join("keys.sealed.next");
+    let done = AtomicBool::new(false);
+    let cut = || {
+        while !done.load(Ordering::Relaxed) {
+            let Ok(text) = std::fs::read(&next) else { continue };
+            let ends: Vec<_> = (0..text.len()).filter(|&at| text[at] == b'\n').collect();
+            if ends.len() > 1
+                && let Ok(file) = OpenOptions::new().write(true).open(&next)
+            {
+                let _ = file.set_len(ends[ends.len() - 2] as u64 + 1);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(cut);
+        let refused = (0..200).find_map(|_| keys.reseal(&[2; 32]).err());
+        done.store(true, Ordering::Relaxed);
+        assert!(matches!(refused, Some(KeysError::Unproven { path }) if path == next));
+    });
+    drop(keys);
+    let keys = open(&dir).unwrap();
+    assert_eq!((keys.content_key(A), keys.content_key(B)), (Some(key(1)), Some(key(2))));
 }

@@ -167,7 +167,7 @@ impl Licensing {
                     ..
                 }) => self.keys.remember_bound(*key_id, seed_id),
                 Event::ContentKeyTyped(typed) => {
-                    self.keys.remember_type(typed.key_id, typed.key_type);
+                    self.keys.remember_type(typed.key_id, typed.key_type, typed.is_final());
                 }
                 _ => {}
             }

@@ -210,6 +210,7 @@ impl Licensing {
         let ClearKeyRequest { caller, claims, command, keys } = request;
         let asking = Asking { caller: &caller, command, claims, unprepared: None, correlation };
         let Granted { licenses, position } = self.grant(asking).await?;
+        keys.check(&licenses).map_err(Denied::from)?;
         let mut found = Vec::with_capacity(licenses.len());
         for license in &licenses {
             found.push((license.key_id.0, self.key_of(license, &keys)?));

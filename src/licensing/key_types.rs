@@ -49,8 +49,8 @@ pub(super) async fn find(
     };
     let revision = last.revision;
     match Fact::of(last)?.event {
-        Event::ContentKeyTyped(ContentKeyTyped { key_type, stated_by, .. }) => {
-            let is_final = matches!(stated_by, TypeStatedBy::Operator { .. });
+        Event::ContentKeyTyped(typed) => {
+            let (key_type, is_final) = (typed.key_type, typed.is_final());
             Ok(Some(Settled { key_type, is_final, revision }))
         }
         other => Err(LicensingError::Stream { stream: stream.to_string(), kind: other.kind() }),
@@ -61,7 +61,7 @@ pub(super) async fn find(
 fn is_recorded(source: &KeySource) -> bool {
     match source {
         KeySource::Registered | KeySource::Seed { .. } => true,
-        KeySource::PublishedTestSeed | KeySource::Request => false,
+        KeySource::PublishedTestSeed | KeySource::Request { .. } => false,
     }
 }
 
@@ -79,8 +79,8 @@ impl Licensing {
             return Ok(Some(key_type));
         }
         let settled = find(&self.ledger, key_id).await?;
-        Ok(settled.map(|Settled { key_type, .. }| {
-            self.keys.remember_type(key_id, key_type);
+        Ok(settled.map(|Settled { key_type, is_final, .. }| {
+            self.keys.remember_type(key_id, key_type, is_final);
             key_type
         }))
     }

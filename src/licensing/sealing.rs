@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Denied, Licensing, LicensingError, random_bytes};
+use crate::domain::KeyId;
 use crate::domain::event::{Chain, KeySource, LicenseAcquired};
 use crate::playready::acquire::{AcquireRequest, LicenseAnswer, rights_id};
 use crate::playready::challenge::VerifiedChallenge;
@@ -10,6 +11,7 @@ use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::key_seed::KeySeed;
 use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
+use crate::playready::soap::Refusal;
 use crate::playready::xmr::{self, LicenseSpec, Root};
 
 /// Keys at hand for sealing: those that preparation found, and where. A license of the ledger may
@@ -20,6 +22,28 @@ pub(super) struct RequestKeys(HashMap<Kid, (ContentKey, KeySource)>);
 impl RequestKeys {
     pub(super) fn remember(&mut self, kid: Kid, key: ContentKey, source: KeySource) {
         self.0.insert(kid, (key, source));
+    }
+
+    /// Checks that what requests named for these licenses is what this one names: the ledger keeps no
+    /// such key, and a license that is sent again has the key that it had.
+    ///
+    /// # Errors
+    /// [`Refusal::ChallengeSpent`].
+    pub(super) fn check(&self, licenses: &[LicenseAcquired]) -> Result<(), Refusal> {
+        let is_other = |key_id: KeyId, source: &KeySource| {
+            let at_hand = self.0.get(&Kid::from(key_id.0)).map(|(_, found)| found);
+            matches!(source, KeySource::Request { .. }) && at_hand != Some(source)
+        };
+        let others = licenses.iter().any(|license| {
+            let root = match &license.chain {
+                Some(Chain::Leaf { root_key_id, root_key_source }) => {
+                    is_other(*root_key_id, root_key_source)
+                }
+                Some(Chain::Root) | None => false,
+            };
+            root || is_other(license.key_id, &license.key_source)
+        });
+        if others { Err(Refusal::ChallengeSpent) } else { Ok(()) }
     }
 }
 
@@ -33,6 +57,7 @@ impl Licensing {
         licenses: &[LicenseAcquired],
         keys: &RequestKeys,
     ) -> Result<Vec<u8>, Denied> {
+        keys.check(licenses)?;
         let revocation = self.revocation();
         let revinfo_version = revocation.as_ref().map_or(0, |lists| lists.sequence());
         let mut sealed = Vec::with_capacity(licenses.len());
@@ -45,7 +70,7 @@ impl Licensing {
         let answer = LicenseAnswer {
             licenses: &sealed,
             persistent: licenses.iter().any(|license| license.persistent.effective),
-            rev_info: rev_info.map(|lists| lists.element()),
+            rev_info: rev_info.map(|lists| lists.sent()),
             transaction_id: transaction_id.map(|id| id.0),
             custom_data: None,
             nonce: &message.nonce,
@@ -123,12 +148,12 @@ impl Licensing {
     fn content_key(&self, kid: Kid, source: &KeySource) -> Option<ContentKey> {
         let seed = match source {
             KeySource::Registered => {
-                let key = self.keys.content_key(crate::domain::KeyId(kid.guid()))?;
+                let key = self.keys.content_key(KeyId(kid.guid()))?;
                 return Some(ContentKey::new(*key));
             }
             KeySource::Seed { seed_id } => KeySeed::new(&self.keys.seed(seed_id)?).ok()?,
             KeySource::PublishedTestSeed => KeySeed::PUBLISHED_TEST,
-            KeySource::Request => return None,
+            KeySource::Request { .. } => return None,
         };
         Some(seed.content_key(kid))
     }

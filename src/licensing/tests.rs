@@ -425,7 +425,7 @@ async fn voiding_goes_by_the_newest_policy_also_on_a_node_that_has_not_seen_it()
 struct Shared {
     site: Site,
     node: Licensing,
-    registry: Registry,
+    registry: Arc<Registry>,
 }
 
 impl Shared {
@@ -435,7 +435,7 @@ impl Shared {
         let clock = Clock::manual(UnixMillis(NOW_S as i64 * 1000));
         let registry = Registry::new(Arc::clone(&site.ledger), Arc::clone(&node.keys), clock);
         registry.load().await.unwrap();
-        Self { site, node, registry }
+        Self { site, node, registry: Arc::new(registry) }
     }
 
     async fn seed(&self, seed_id: &str, byte: u8) {
@@ -578,14 +578,20 @@ async fn a_packager_gets_registered_derived_and_new_keys_that_stay() {
     let shared = Shared::new().await;
     let id = |number| KeyId(kid(number).guid());
     let ctr = |number| (id(number), KeyType::AesCtr);
-    let refused = shared.registry.keys_for(&[ctr(1)], Unknown::Refuse, "p").await;
+    let refused = shared.registry.keys_for(vec![ctr(1)], Unknown::Refuse, "p".to_owned()).await;
     assert!(matches!(refused, Err(RegisterError::UnknownKey(key_id)) if key_id == id(1)));
-    let made = shared.registry.keys_for(&[ctr(1)], Unknown::Create, "p").await.unwrap();
-    let again = shared.registry.keys_for(&[ctr(1)], Unknown::Refuse, "p").await.unwrap();
+    let made =
+        shared.registry.keys_for(vec![ctr(1)], Unknown::Create, "p".to_owned()).await.unwrap();
+    let again =
+        shared.registry.keys_for(vec![ctr(1)], Unknown::Refuse, "p".to_owned()).await.unwrap();
     assert!(made == again && made[0].0 == id(1), "another key");
     assert_eq!(shared.site.count("content-key-registered.v1").await, 1);
     shared.seed("default", 1).await;
-    let found = shared.registry.keys_for(&[ctr(2), ctr(1)], Unknown::Refuse, "p").await.unwrap();
+    let found = shared
+        .registry
+        .keys_for(vec![ctr(2), ctr(1)], Unknown::Refuse, "p".to_owned())
+        .await
+        .unwrap();
     assert!(found.contains(&(id(2), Zeroizing::new(derived(1, 2)))));
     assert!(found.contains(&made[0]));
     let refused = shared.import(2, [9; 16]).await;

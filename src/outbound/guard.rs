@@ -49,6 +49,12 @@ impl Resolver for PublicOnly {
     }
 }
 
+/// Whether a host of a URL is the machine that asks.
+pub(super) fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
+}
+
 /// Whether an address is one of the public internet, by the special-purpose registries of IANA
 /// (RFC 6890). An IPv6 address that stands for an IPv4 address is judged as that one.
 fn is_public(address: IpAddr) -> bool {
@@ -93,6 +99,23 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_machine_is_known_by_its_own_addresses_and_name() {
+        for own in ["127.0.0.1", "127.9.9.9", "[::1]", "localhost", "LocalHost"] {
+            assert!(is_this_machine(own), "{own}");
+        }
+        for other in [
+            "127.0.0.1.example",
+            "localhost.example",
+            "10.0.0.1",
+            "[::2]",
+            "[::ffff:10.0.0.1]",
+            "a",
+        ] {
+            assert!(!is_this_machine(other), "{other}");
+        }
+    }
 
     #[test]
     fn only_addresses_of_the_public_internet_are_public() {

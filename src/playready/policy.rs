@@ -2,8 +2,10 @@
 
 pub mod cfg;
 pub mod published;
+mod ranges;
 mod rules;
 
+pub use ranges::OutOfRange;
 pub use rules::{Client, Conflict, Refusal};
 
 use data_encoding::BASE64;
@@ -148,6 +150,9 @@ pub struct ExtendedRestriction {
 pub const EXTENDED_RESTRICTION_TYPES: std::ops::RangeInclusive<u16> = 0x0100..=0xFFFC;
 /// Output protection levels are at most this (section 10).
 pub const OUTPUT_LEVEL_MAX: u16 = 999;
+/// Protections, restrictions and enablers of one policy, at most: a client reads a license of up to
+/// 256 objects (section 5.4), and each of these is one.
+pub const LISTED_MAX: usize = 224;
 
 impl LicensePolicy {
     /// A non-persistent license without any condition but the minimum security level.

@@ -15,7 +15,8 @@
 //! ```
 //!
 //! The signature covers everything before its type byte. The server reads both from a `<RevInfo>`
-//! element, whose text it copies into responses. A FILETIME counts 100 ns from 1601-01-01.
+//! element, whose text it copies into responses, but for lists of older clients: nothing says how
+//! those are signed, and what is not verified is never sent (section 6.2). A FILETIME counts 100 ns from 1601-01-01.
 
 mod issue;
 
@@ -35,7 +36,7 @@ pub const REVINFO_V2: Uuid = uuid!("52d1ff11-d388-4edd-82b7-68ea4c20a16c");
 pub const RUNTIME_CRL: Uuid = uuid!("4e9d8c8a-b652-45a7-9791-6925a6b4791f");
 /// ListID of the application CRL.
 pub const APPLICATION_CRL: Uuid = uuid!("28082e80-c7a3-40b1-8256-19e5b6d89b27");
-/// Lists of older clients: copied into responses with the rest, and not read here.
+/// Lists of older clients, which cannot be verified here.
 const LEGACY_LISTS: [Uuid; 2] = [
     uuid!("ccde5a55-a688-4405-a88b-d13f90d5ba3e"), // RevInfo v1
     uuid!("cd75e604-543d-4a9c-9f09-fe6d24e8bf90"), // legacy ND
@@ -55,6 +56,13 @@ pub struct Revocation {
     issued_at_s: u64,
     revoked: HashSet<[u8; 32]>,
     element: String,
+    /// What responses carry, where that is not the whole element.
+    sent: Option<String>,
+}
+
+/// Whether these are lists of older clients.
+pub(super) fn is_legacy(list_id: [u8; 16]) -> bool {
+    LEGACY_LISTS.contains(&Uuid::from_bytes_le(list_id))
 }
 
 /// Why revocation lists are not accepted.
@@ -78,26 +86,31 @@ pub enum RevocationError {
     /// A list is not of the version that the RevInfo names, or is not named by it.
     #[error("revocation list {0} is not the one that the RevInfo names")]
     OtherVersion(Uuid),
+    /// A list that the RevInfo names is not there.
+    #[error("revocation list {0}, which the RevInfo names, is missing")]
+    Missing(Uuid),
 }
 
 impl Revocation {
     /// Verifies the lists of a `<RevInfo>` element up to `root`: pairs of ListID (16 bytes,
-    /// GUID-LE) and ListData, in the order of the element. `element` is its verbatim text, which
-    /// responses carry. `now_s` is in Unix seconds.
+    /// GUID-LE) and ListData, in the order of the element. `element` is its verbatim text; `sent` is
+    /// what responses carry instead, where the element holds lists of older clients. `now_s` is in
+    /// Unix seconds.
     ///
     /// # Errors
     /// Any list that is malformed, unknown, not signed by a CRL signer under the root, or of
-    /// another version than the RevInfo names.
+    /// another version than the RevInfo names; one that it names and that is not there.
     pub fn verify(
         lists: &[([u8; 16], &[u8])],
         element: String,
+        sent: Option<String>,
         root: &PublicKey,
         now_s: u64,
     ) -> Result<Self, RevocationError> {
         let mut revinfo = None;
         let mut crls = Vec::new();
-        for (list_id, data) in lists {
-            let list_id = Uuid::from_bytes_le(*list_id);
+        for (id, data) in lists {
+            let list_id = Uuid::from_bytes_le(*id);
             let signed = match list_id {
                 REVINFO_V2 => {
                     let (read, signed) = RevInfo::parse(data)?;
@@ -114,7 +127,7 @@ impl Revocation {
                     crls.push(crl);
                     signed
                 }
-                legacy if LEGACY_LISTS.contains(&legacy) => continue,
+                _ if is_legacy(*id) => continue,
                 other => return Err(RevocationError::UnknownList(other)),
             };
             signed.verify(list_id, root, now_s)?;
@@ -125,9 +138,16 @@ impl Revocation {
                 return Err(RevocationError::OtherVersion(crl.list_id));
             }
         }
+        // Whoever leaves a list out must not lift what it revokes.
+        for (list_id, _) in &revinfo.versions {
+            let is_there = crls.iter().any(|crl| crl.list_id == *list_id);
+            if !is_there && !LEGACY_LISTS.contains(list_id) {
+                return Err(RevocationError::Missing(*list_id));
+            }
+        }
         let revoked = crls.into_iter().flat_map(|crl| crl.digests).collect();
         let RevInfo { sequence, issued_at_s, .. } = revinfo;
-        Ok(Self { sequence, issued_at_s, revoked, element })
+        Ok(Self { sequence, issued_at_s, revoked, element, sent })
     }
 
     /// Sequence of the RevInfo: what licenses and responses state, and never goes backwards.
@@ -143,6 +163,11 @@ impl Revocation {
     /// The verbatim `<RevInfo>` element.
     pub fn element(&self) -> &str {
         &self.element
+    }
+
+    /// What responses carry of it: the element with nothing that was not verified.
+    pub fn sent(&self) -> &str {
+        self.sent.as_ref().unwrap_or(&self.element)
     }
 
     /// `public_key_digest`s of the certificates that are revoked, in no particular order.
@@ -268,7 +293,7 @@ mod tests {
 
     fn outcome(lists: &[([u8; 16], Vec<u8>)]) -> Result<Revocation, RevocationError> {
         let lists: Vec<_> = lists.iter().map(|(id, data)| (*id, &data[..])).collect();
-        Revocation::verify(&lists, REVINFO.to_owned(), &root(), NOW_S)
+        Revocation::verify(&lists, REVINFO.to_owned(), None, &root(), NOW_S)
     }
 
     fn device(chain: &[u8]) -> VerifiedChain {
@@ -298,8 +323,8 @@ mod tests {
         let chain = device(golden);
         for digest in chain.digests() {
             let revoked = HashSet::from([*digest]);
-            let element = String::new();
-            let revocation = Revocation { sequence: 1, issued_at_s: 0, revoked, element };
+            let (element, sent) = (String::new(), None);
+            let revocation = Revocation { sequence: 1, issued_at_s: 0, revoked, element, sent };
             assert!(revocation.is_revoked(&chain));
         }
     }
@@ -334,12 +359,24 @@ mod tests {
         assert_eq!(outcome(&twice).err(), Some(RevocationError::NoRevInfo));
         let unknown = vec![([9; 16], golden[0].1.clone())];
         assert!(matches!(outcome(&unknown).err(), Some(RevocationError::UnknownList(_))));
-        let legacy = (LEGACY_LISTS[0].to_bytes_le(), b"not read".to_vec());
-        assert!(outcome(&[&golden[..], &[legacy]].concat()).is_ok());
         // A CRL of another list than the element says.
         let mut swapped = golden.clone();
         swapped[1].0 = APPLICATION_CRL.to_bytes_le();
         assert!(outcome(&swapped).is_err());
+    }
+
+    #[test]
+    fn a_list_that_the_revinfo_names_and_that_is_left_out_is_noticed() {
+        let golden = lists();
+        for (left_out, list_id) in [(1, RUNTIME_CRL), (2, APPLICATION_CRL)] {
+            let mut stripped = golden.clone();
+            stripped.remove(left_out);
+            assert_eq!(outcome(&stripped).err(), Some(RevocationError::Missing(list_id)));
+        }
+        assert_eq!(outcome(&golden[..1]).err(), Some(RevocationError::Missing(RUNTIME_CRL)));
+        // Another list of the same kind takes no missing one's place.
+        let twice = [&golden[..2], &golden[1..2]].concat();
+        assert_eq!(outcome(&twice).err(), Some(RevocationError::Missing(APPLICATION_CRL)));
     }
 
     #[test]
@@ -366,7 +403,7 @@ mod tests {
         let other = crate::playready::ecc::PrivateKey::generate();
         let golden = lists();
         let borrowed: Vec<_> = golden.iter().map(|(id, data)| (*id, &data[..])).collect();
-        let outcome = Revocation::verify(&borrowed, String::new(), other.public(), NOW_S);
+        let outcome = Revocation::verify(&borrowed, String::new(), None, other.public(), NOW_S);
         let expected = RevocationError::Signer(REVINFO_V2, ChainError::Root);
         assert_eq!(outcome.err(), Some(expected));
     }

@@ -5,6 +5,7 @@ mod callback;
 mod devices;
 mod issuer;
 mod keysets;
+mod policies;
 mod server;
 mod tokens;
 

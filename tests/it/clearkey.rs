@@ -259,3 +259,17 @@ fn a_slot_is_neither_taken_nor_freed_by_a_browser() {
     keys(&post(&service.client, "?device=tv&cfg=(persist:true)", &ask(&[kid(1)]), &[]));
     assert_eq!(service.live(&device), 1);
 }
+
+#[test]
+fn a_repeat_never_gets_another_key_than_the_first_answer_had() {
+    let service = service();
+    let send = |key: &str| {
+        let query = format!("?device=tv&cfg=(ck:{key})");
+        post(&service.client, &query, &ask(&[kid(1)]), &[("idempotency-key", "a")])
+    };
+    let first = keys(&send("AAAAAAAAAAAAAAAAAAAAAQ=="));
+    assert_eq!(keys(&send("AAAAAAAAAAAAAAAAAAAAAQ==")), first);
+    let other = send("AAAAAAAAAAAAAAAAAAAAAg==");
+    assert_eq!(other.status_and_code(), (403, "not-licensed".to_owned()));
+    assert!(other.text().contains("challenge_spent"), "{}", other.text());
+}

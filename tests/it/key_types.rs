@@ -53,7 +53,7 @@ fn typed(service: &TestService) -> Vec<ContentKeyTyped> {
 }
 
 /// The word and the detail of a refusal.
-fn detail(fault: &FaultReply) -> (String, String) {
+pub fn detail(fault: &FaultReply) -> (String, String) {
     let data: Value = serde_json::from_str(fault.custom_data.as_deref().unwrap()).unwrap();
     (data["error"].as_str().unwrap().to_owned(), data["detail"].as_str().unwrap().to_owned())
 }

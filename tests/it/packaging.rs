@@ -218,6 +218,57 @@ fn every_certificate_in_the_folder_has_to_be_good_at_the_time() {
 }
 
 #[test]
+fn one_certificate_that_is_not_trusted_refuses_the_whole_document() {
+    let service = service();
+    service.import(&[(kid(1), [7; 16])]);
+    let packager = service.client_with(&[Scope::KeysDeliver]);
+    let delivery = |certificate: &str| {
+        let text = cpix(&[kid(1)], Some(certificate));
+        let [from, to] = ["<cpix:DeliveryData>", "</cpix:DeliveryDataList>"];
+        text[text.find(from).unwrap()..text.find(to).unwrap()].to_owned()
+    };
+    let [trusted, stranger] = ["trusted", "untrusted/stranger"].map(delivery);
+    let one = cpix(&[kid(1)], Some("trusted"));
+    assert_eq!(exchange(&packager, &one).status, 200);
+    for both in [format!("{trusted}{stranger}"), format!("{stranger}{trusted}")] {
+        let answer = exchange(&packager, &one.replace(&trusted, &both));
+        assert_eq!(answer.status_and_code(), (422, "key-exchange-refused".to_owned()));
+        let problem = answer.problem();
+        assert_eq!(problem["errors"][0]["field"], "DeliveryData/DeliveryKey");
+        let number = if both.starts_with(&trusted) { "2" } else { "1" };
+        assert!(problem["detail"].as_str().unwrap().contains(number), "{problem}");
+        assert!(!answer.text().contains("CipherValue"));
+    }
+    let twice = exchange(&packager, &one.replace(&trusted, &trusted.repeat(2)));
+    assert_eq!(twice.status, 200, "{}", twice.text());
+}
+
+/// Exchanges that make keys and that are cut off at any moment, and repeated.
+#[test]
+fn an_exchange_that_takes_too_long_costs_no_key() {
+    let setup = Setup::default().with("packaging.plain_keys", true);
+    let mut service = setup.with("limits.request_timeout_ms", 10).start();
+    let packager = service.client_with(&[Scope::KeysDeliver, Scope::KeysWrite]);
+    let mut cut = 0;
+    for round in 1..=40 {
+        let kids: Vec<_> = (0..2 * round).map(|number| kid(1000 * round + number)).collect();
+        let document = cpix(&kids, None);
+        for _ in 0..3 {
+            cut += u32::from(exchange(&packager, &document).status != 200);
+        }
+    }
+    assert!(cut > 0, "nothing took too long");
+    let registered = |service: &TestService| {
+        let kinds = service.kinds_from(0);
+        kinds.iter().filter(|kind| *kind == "content-key-registered.v1").count()
+    };
+    assert!(registered(&service) > 0);
+    service.restart();
+    let ready = service.client.get("/readyz");
+    assert_eq!(ready.status, 200, "{}", ready.text());
+}
+
+#[test]
 fn plain_keys_are_given_where_the_operator_allows_it() {
     let service = Setup::default().with("packaging.plain_keys", true).start();
     service.import(&[(kid(1), [7; 16])]);
@@ -288,6 +339,7 @@ fn packaging_data_is_served_to_packagers_on_their_own_listener_only() {
     let packager = service.client_with(&[Scope::KeysDeliver]).at(&listener);
     let answer = packager.post(PATH, &header, body.as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
     assert!(answer.text().contains(&format!("<KeyId>{}</KeyId>", kid(1))));
     assert!(answer.text().contains("<KeyData>BwcHBwcHBwcHBwcHBwcHBw==</KeyData>"));
     let unknown = packager.post(PATH, &header, packaging_data(&kid(2).to_string()).as_bytes());

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// For how long packages may take to be installed, in seconds.
-const INSTALL_SECONDS: &str = "180";
+/// For how long packages may take to be installed, in seconds: a browser has a hundred megabytes.
+const INSTALL_SECONDS: &str = "600";
 
 /// Says, past the test harness that hides what passing tests print, that `what` is not tested. Where
 /// the environment variable `setting` is `required`, that is a failure.
@@ -35,9 +35,15 @@ pub fn apt_install(packages: &[&str]) -> Result<(), String> {
     if on_path("apt-get").is_none() || user != b"0\n" {
         return Err(", and no right to install it".to_owned());
     }
+    // Two at once would find the other's lock, and fail.
+    let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("apt-get.lock"));
+    let locked = lock.and_then(|lock| lock.lock().map(|()| lock));
+    let _lock = locked.map_err(|error| format!(", and no turn to install it: {error}"))?;
     let packages = packages.join(" ");
-    let install =
-        format!("apt-get update && apt-get install -y --no-install-recommends {packages}");
+    let install = format!(
+        "apt-get update && \
+         apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends {packages}"
+    );
     let mut command = Command::new("timeout");
     command.args([INSTALL_SECONDS, "sh", "-c", &install]).env("DEBIAN_FRONTEND", "noninteractive");
     ran_well(&mut command).map_err(|said| format!(", and apt-get failed: {said}"))

@@ -160,3 +160,41 @@ fn a_session_is_linked_by_name_or_by_nonce() {
     let fault = device.acquire(&service.client, &again, PERSISTENT).err().unwrap();
     assert_eq!(words(&fault), INVALID);
 }
+
+/// Only the query names the key, and nobody signs that.
+#[test]
+fn a_repeat_never_gets_another_key_than_the_first_answer_had() {
+    const ONE: &str = "ck:AAAAAAAAAAAAAAAAAAAAAQ==";
+    const OTHER: &str = "ck:AAAAAAAAAAAAAAAAAAAAAg==";
+    const SEED: &str = "keyseed:Wdkg2jsl3djgqSFer26XVBoVVRPzVEggUOSKSQaz";
+    let root = "11111111-2222-3333-4444-555555555555";
+    let chain =
+        |key: &str| format!("cfg=(rootid:{root},kid:header),(isroot:true,kid:{root},{key})");
+    let named = |key: &str| format!("cfg=({key})");
+    let mut service = TestService::new();
+    let device = service.device("repeater");
+    for (first_query, others) in [
+        (named(ONE), [named(OTHER), named(SEED), String::new()]),
+        (named(SEED), [named(ONE), "cfg=(nonsense".to_owned(), String::new()]),
+        (chain(ONE), [chain(OTHER), chain(SEED), named(ONE)]),
+    ] {
+        let challenge = Challenge::of(&device, 1);
+        let ask =
+            |service: &TestService, query: &str| service.client.challenge(&challenge.bytes, query);
+        assert_eq!(ask(&service, &first_query).status, 200);
+        let events = service.event_count();
+        service.restart();
+        assert_eq!(ask(&service, &first_query).status, 200, "{first_query}");
+        for other in others {
+            let answer = ask(&service, &other);
+            assert_eq!(fault_of(&answer.body), refused("challenge_spent"), "{first_query} {other}");
+        }
+        assert_eq!(service.event_count(), events, "a repeat left an event");
+    }
+    for (query, later_query) in [(named(ONE), named(ONE)), (String::new(), named(ONE))] {
+        let challenge = Challenge::of(&device, 1);
+        let (_, first) = challenge.send(&service, &device, &query);
+        let (_, again) = challenge.send(&service, &device, &later_query);
+        assert_eq!((again.rights_ids(), again.keys()), (first.rights_ids(), first.keys()));
+    }
+}

@@ -160,6 +160,15 @@ fn lists_that_cannot_follow_are_left_out_and_newer_ones_still_come() {
     put(&service.pki, "cut.xml", cut);
     put(&service.pki, "empty.xml", "");
     put(&service.pki, "forged.xml", &forged);
+    let without = |crl: usize| {
+        let parts: Vec<_> = good.split("<Revocation>").collect();
+        let kept = parts.iter().enumerate().filter(|(at, _)| *at != crl).map(|(_, part)| *part);
+        let ends = if crl + 1 == parts.len() { "</RevInfo>" } else { "" };
+        format!("{}{ends}", kept.collect::<Vec<_>>().join("<Revocation>"))
+    };
+    for crl in [2, 3] {
+        put(&service.pki, &format!("stripped-{crl}.xml"), without(crl));
+    }
     put(&service.pki, "lower.xml", lists(&service.pki, 4, NOW_S, &[]));
     put(&service.pki, "same.xml", lists(&service.pki, 5, NOW_S, &[]));
     put(&service.pki, "not-xml.txt", &good);
@@ -196,6 +205,23 @@ fn a_client_with_older_lists_gets_the_newest_in_the_response() {
     for held in [None, Some(7), Some(8)] {
         assert!(sent(held).is_none(), "{held:?}");
     }
+}
+
+#[test]
+fn lists_that_nobody_verified_are_kept_from_clients() {
+    let service = service();
+    let device = service.device("asks");
+    let signed = lists(&service.pki, 7, NOW_S, &[[9; 32]]);
+    let legacy = "<Revocation><ListID>VVrezIimBUSoi9E/kNW6Pg==</ListID>\
+                  <ListData>bm90IHJlYWQ=</ListData></Revocation>";
+    let file = signed.replacen("<Revocation>", &format!("{legacy}<Revocation>"), 1);
+    put(&service.pki, "7.xml", file.replace("</RevInfo>", &format!("{legacy}</RevInfo>")));
+    let in_force = || service.inner().licensing.revocation().map(|lists| lists.sequence());
+    eventually("lists", || in_force() == Some(7));
+    let request = AcquireRequest { revocation_lists: Some(vec![]), ..request(&[kid(1)]) };
+    let answer = service.client.challenge(&device.ask(&request), "");
+    assert!(answer.text().contains(&signed), "{}", answer.text());
+    assert!(!answer.text().contains("bm90IHJlYWQ="));
 }
 
 #[test]
@@ -272,6 +298,10 @@ fn a_file_that_is_not_taken_is_named_with_the_reason() {
     said("not a RevInfo document", &put(&service.pki, "cut.xml", &good(6)[..99]));
     let other = TestService::new();
     let forged = lists(&other.pki, 6, now_s, &[]);
+    let stripped = good(6);
+    let crl = stripped.rfind("<Revocation>").unwrap();
+    let stripped = format!("{}</RevInfo>", &stripped[..crl]);
+    said("which the RevInfo names, is missing", &put(&service.pki, "stripped.xml", stripped));
     said("does not end at the root key", &put(&service.pki, "forged.xml", forged));
     fs::remove_file(&in_force).unwrap();
     said("is gone", &in_force);

@@ -453,7 +453,7 @@ fn a_leaf_needs_a_root_that_comes_with_it_or_is_held() {
     device.granted(&leaf(5, second));
     // Nothing that is not stored hangs on what is, and the key must be the root's own.
     assert_eq!(device.refused(&leaf(6, second).non_persistent()), missing);
-    for source in [KeySource::PublishedTestSeed, KeySource::Request] {
+    for source in [KeySource::PublishedTestSeed, KeySource::Request { check_value: None }] {
         let other = Ask::new(7, &[second]).leaf(second, root, source);
         assert_eq!(device.refused(&other), missing);
     }
@@ -480,9 +480,13 @@ fn a_root_that_ended_takes_no_leaves() {
 fn a_root_whose_key_the_request_named_takes_leaves_of_the_same_request_only() {
     let mut device = Scenario::with_room_for(9);
     let [root, first, second] = [kid(1), kid(2), kid(3)];
-    let both = Ask::new(1, &[root, first]).root(root).leaf(first, root, KeySource::Request);
+    let both = Ask::new(1, &[root, first]).root(root).leaf(
+        first,
+        root,
+        KeySource::Request { check_value: None },
+    );
     device.granted(&both);
-    let later = Ask::new(2, &[second]).leaf(second, root, KeySource::Request);
+    let later = Ask::new(2, &[second]).leaf(second, root, KeySource::Request { check_value: None });
     assert_eq!(device.refused(&later), Refusal::RootMissing(root));
 }
 

@@ -35,6 +35,13 @@ pub struct ContentKeyTyped {
     pub at_ms: i64,
 }
 
+impl ContentKeyTyped {
+    /// Whether nothing can replace it.
+    pub fn is_final(&self) -> bool {
+        matches!(self.stated_by, TypeStatedBy::Operator { .. })
+    }
+}
+
 impl TypeStatedBy {
     /// The stored word.
     pub(super) fn word(&self) -> &'static str {

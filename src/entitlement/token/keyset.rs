@@ -100,6 +100,8 @@ impl KeySet {
                 url: url.as_deref().unwrap_or_default(),
                 ca_setting: "token.ca",
                 ca: config.ca.as_deref(),
+                allow_http_setting: "token.allow_http",
+                allow_http: config.allow_http,
                 reach: Reach::Anywhere,
             })?),
         };

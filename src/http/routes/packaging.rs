@@ -122,7 +122,7 @@ pub(super) async fn speke(
         false => Unknown::Refuse,
     };
     let api_key = caller.principal().key_id.as_str();
-    let keys = services.registry.keys_for(&wanted, unknown, &format!("api-key {api_key}")).await;
+    let keys = services.registry.keys_for(wanted, unknown, format!("api-key {api_key}")).await;
     let keys: HashMap<_, _> =
         keys.map_err(key_problem)?.into_iter().map(|(key_id, key)| (key_id.0, key)).collect();
     let answer = exchange.answer(&keys, &delivered, services.packager.license_url());
@@ -172,7 +172,7 @@ async fn packaging_data(
     }
     let types: HashMap<_, _> = wanted.iter().copied().collect();
     let actor = format!("api-key {api_key}");
-    let keys = services.registry.keys_for(&wanted, Unknown::Refuse, &actor).await;
+    let keys = services.registry.keys_for(wanted, Unknown::Refuse, actor).await;
     let keys = keys.map_err(|error| match error {
         RegisterError::UnknownKey(key_id) => PackagingFault::unknown_key(key_id.0),
         other => PackagingFault::internal(other),

@@ -156,6 +156,11 @@ fn words_inside_bodies_do_not_change() {
         ("license-acquired.v1", "key_source", r#"{"kind": "registered"}"#),
         ("license-acquired.v1", "key_source", r#"{"kind": "published_test_seed"}"#),
         ("license-acquired.v1", "key_source", r#"{"kind": "request"}"#),
+        (
+            "license-acquired.v1",
+            "key_source",
+            r#"{"kind": "request", "check_value": "4290f871d3fe62bd"}"#,
+        ),
         ("license-voided.v1", "reason", r#""unconfirmed""#),
         ("slot-released.v1", "cause", r#""deleted""#),
         ("slot-released.v1", "cause", r#""voided""#),

@@ -59,6 +59,12 @@ fn a_window_holds_from_its_begin_to_its_end_and_grace() {
 fn conditions_that_only_a_client_keeps_are_refused_by_name() {
     let id = policy::BinaryId([1; 16]);
     let protection = || vec![OutputProtection { id: uuid::Uuid::nil(), data: Data(Vec::new()) }];
+    let restriction = vec![policy::ExtendedRestriction {
+        kind: 400,
+        must_understand: false,
+        best_effort: false,
+        data: Data(Vec::new()),
+    }];
     let rows = [
         ("first_play_seconds", LicensePolicy { first_play_seconds: Some(1), ..plain() }),
         ("real_time", LicensePolicy { real_time: true, end: Some(u32::MAX), ..plain() }),
@@ -66,6 +72,14 @@ fn conditions_that_only_a_client_keeps_are_refused_by_name() {
         ("source_id", LicensePolicy { source_id: Some(0), ..plain() }),
         ("metering_id", LicensePolicy { metering_id: Some(id), ..plain() }),
         ("secure_stop_id", LicensePolicy { secure_stop_id: Some(id), ..plain() }),
+        (
+            "domain",
+            LicensePolicy {
+                domain: Some(policy::DomainBinding { account_id: id, revision: 0 }),
+                ..plain()
+            },
+        ),
+        ("extended_restrictions", LicensePolicy { extended_restrictions: restriction, ..plain() }),
         ("caopl", LicensePolicy { caopl: 1, ..plain() }),
         ("ucaopl", LicensePolicy { ucaopl: 1, ..plain() }),
         ("cvopl", LicensePolicy { cvopl: 1, ..plain() }),

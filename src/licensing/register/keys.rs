@@ -1,9 +1,11 @@
 //! Registers content keys and key seeds, and finds the keys of KIDs for packagers.
 //!
-//! A content key goes to disk, then into the ledger, and only then to anyone: a crash in between
-//! leaves a key that counts for nothing, and importing the same file again mends it.
+//! A content key goes to disk, then into the ledger, and only then to anyone. A crash in between
+//! leaves a key that counts for nothing, and importing the same file again mends it. Where it is not
+//! known whether the ledger took a key, the next look at the ledger tells, and gives it out.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use subtle::ConstantTimeEq;
@@ -41,9 +43,7 @@ impl Registry {
     pub async fn load(&self) -> Result<usize, LicensingError> {
         let mut book = self.book.lock().await;
         book.refresh(&self.ledger).await?;
-        let registered =
-            |key_id, key: &ContentKey| book.check_value(key_id) == Some(check_value(key_id, key));
-        let missing_keys = self.keys.agree(registered, book.key_ids());
+        let missing_keys = self.keys.agree(registered_in(&book), book.key_ids());
         let missing_seeds = book.seed_ids().filter(|seed_id| self.keys.seed(seed_id).is_none());
         Ok(missing_keys + missing_seeds.count())
     }
@@ -102,7 +102,21 @@ impl Registry {
 
     /// The keys of these KIDs, each named once, for somebody who encrypts content with them in the
     /// way that stands beside each: neither changes any more. In no order.
+    ///
+    /// Once begun it goes on to its end, also when nobody waits for the keys any more.
     pub async fn keys_for(
+        self: &Arc<Self>,
+        wanted: Vec<(KeyId, KeyType)>,
+        unknown: Unknown,
+        actor: String,
+    ) -> Result<Vec<(KeyId, ContentKey)>, RegisterError> {
+        let registry = Arc::clone(self);
+        let found =
+            tokio::spawn(async move { registry.find_or_make(&wanted, unknown, &actor).await });
+        found.await.map_err(|_| LicensingError::Ended)?
+    }
+
+    async fn find_or_make(
         &self,
         wanted: &[(KeyId, KeyType)],
         unknown: Unknown,
@@ -112,6 +126,7 @@ impl Registry {
         let mut book = self.book.lock().await;
         for _ in 0..ATTEMPTS {
             book.refresh(&self.ledger).await?;
+            self.keys.promote(&key_ids, registered_in(&book));
             let Plan { found, bind, create } = self.plan(&book, &key_ids).await?;
             if let (Some((key_id, _)), Unknown::Refuse) = (create.first(), unknown) {
                 return Err(RegisterError::UnknownKey(*key_id));
@@ -273,10 +288,19 @@ impl Registry {
                         plan.bind.push((*key_id, seed_id));
                     }
                 }
-                None => plan.create.push((*key_id, Zeroizing::new(random_bytes()?))),
+                None => plan.create.push((*key_id, self.stored_or_new(*key_id)?)),
             }
         }
         Ok(plan)
+    }
+
+    /// The key for a KID that has none. One that is on disk already comes before a new one: how its
+    /// registration ended may not be known, and then no other may be registered.
+    fn stored_or_new(&self, key_id: KeyId) -> Result<ContentKey, LicensingError> {
+        match self.keys.stored_key(key_id) {
+            Some(stored) => Ok(stored),
+            None => Ok(Zeroizing::new(random_bytes()?)),
+        }
     }
 
     /// Binds KIDs to the seeds that give them their keys; `false` if one was bound or registered
@@ -311,7 +335,7 @@ struct Plan {
     found: Vec<(KeyId, ContentKey)>,
     /// Those among the found that come from a seed which they are not bound to yet.
     bind: Vec<(KeyId, String)>,
-    /// Keys drawn for KIDs that have none.
+    /// Keys to be registered for KIDs that have none.
     create: Vec<(KeyId, ContentKey)>,
 }
 
@@ -333,6 +357,11 @@ fn unregistered(
     Ok(fresh)
 }
 
+/// Tells whether a key is the one that is registered for its KID.
+fn registered_in(book: &Book) -> impl Fn(KeyId, &ContentKey) -> bool {
+    |key_id, key| book.check_value(key_id) == Some(check_value(key_id, key))
+}
+
 fn derive(key_id: KeyId, seed: &KeySeed) -> Result<ContentKey, RegisterError> {
     let key = WireSeed::new(seed)?.content_key(Kid::from(key_id.0));
     Ok(Zeroizing::new(*key.expose()))
@@ -348,3 +377,6 @@ fn check_value_of_seed(seed: &WireSeed) -> [u8; 8] {
     let nil = Kid::from(Uuid::nil());
     seed.content_key(nil).checksum(nil)
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,7 @@ impl Registry {
                 return Ok(());
             }
             let (mut events, mut checks) = (Vec::new(), Vec::new());
-            for (key_id, key_type, expected) in unsettled {
+            for &(key_id, key_type, expected) in &unsettled {
                 let stream = key_types::stream_of(key_id).map_err(LicensingError::from)?;
                 let stated_by = TypeStatedBy::Operator { actor: actor.to_owned() };
                 let at_ms = self.clock.now().0;
@@ -56,8 +56,8 @@ impl Registry {
             }
             match self.append(&events, checks).await {
                 Ok(()) => {
-                    for (key_id, key_type) in chunk {
-                        self.keys.remember_type(*key_id, *key_type);
+                    for (key_id, key_type, _) in unsettled {
+                        self.keys.remember_type(key_id, key_type, true);
                     }
                     return Ok(());
                 }

@@ -241,6 +241,10 @@ fn what_is_wrong_is_named() {
         (with("<cpix:PSSH />", "<cpix:HDSSignalingData />"), "CPIX: HDSSignalingData is not supp"),
         (with("\"master\"", "\"other\""), "CPIX: HLSSignalingData has a playlist"),
         (with("<cpix:AudioFilter />", "<x xmlns=\"y\"/>"), "CPIX: x is not supported"),
+        (
+            with(&format!("kid=\"{VIDEO}\""), &format!("dependsOnKey=\"{AUDIO}\" kid=\"{VIDEO}\"")),
+            "CPIX: ContentKey@dependsOnKey is not supported",
+        ),
         (with("></cpix:ContentKey>", "><cpix:Data/></cpix:ContentKey>"), "CPIX: ContentKey/Data"),
         (with("<cpix:DRMSystemList>", "<!-- --><cpix:DRMSystemList>"), "CPIX: the document"),
         (both("ContentKeyPeriodList", "Others"), "CPIX: CPIX/Others is not supported"),
@@ -252,6 +256,34 @@ fn what_is_wrong_is_named() {
         let refused = Request::read(version, request().as_bytes());
         assert!(matches!(refused, Err(ExchangeError::SpekeVersion)), "{version:?}");
     }
+}
+
+/// Elements with the names of CPIX and another namespace, in each place.
+#[test]
+fn elements_of_other_namespaces_are_refused_wherever_they_stand() {
+    let delivery = format!(
+        "<cpix:DeliveryDataList><cpix:DeliveryData><cpix:DeliveryKey><ds:X509Data xmlns:ds=\"{DS}\">\
+         <ds:X509Certificate>AA==</ds:X509Certificate></ds:X509Data></cpix:DeliveryKey>\
+         </cpix:DeliveryData></cpix:DeliveryDataList><cpix:ContentKeyList>"
+    );
+    let text = request().replace("<cpix:ContentKeyList>", &delivery);
+    assert_eq!(refused(&text), "accepted");
+    for (before, name, place) in [
+        ("<cpix:DeliveryDataList>", "UpdateHistoryItemList", "CPIX"),
+        ("<cpix:DeliveryKey>", "DeliveryKey", "DeliveryData"),
+        ("</cpix:DeliveryDataList>", "DeliveryData", "DeliveryDataList"),
+        ("</cpix:ContentKeyList>", "ContentKey", "ContentKeyList"),
+        ("</cpix:ContentKey>", "Data", "ContentKey"),
+        ("</cpix:DRMSystemList>", "DRMSystem", "DRMSystemList"),
+        ("</cpix:HLSSignalingData>", "PSSH", "HLSSignalingData"),
+        ("</cpix:ContentKeyUsageRuleList>", "ContentKeyUsageRule", "ContentKeyUsageRuleList"),
+    ] {
+        let foreign = format!("<x:{name} xmlns:x=\"urn:other\"/>{before}");
+        let said = refused(&text.replacen(before, &foreign, 1));
+        assert_eq!(said, format!("CPIX: {place}/{name} is not supported here"));
+    }
+    let in_system = text.replacen("<cpix:PSSH />", "<x:PSSH xmlns:x=\"urn:other\"/>", 1);
+    assert_eq!(refused(&in_system), "CPIX: PSSH is not supported here");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Which conditions exclude each other, and what is decided only at issue (section 11).
 
-use super::{LicensePolicy, SecurityLevel};
+use super::{LicensePolicy, OutOfRange, SecurityLevel};
 use crate::playready::content_key::KeyType;
 
 /// How far a client's clock may be from ours, in seconds.
@@ -10,9 +10,12 @@ const BEGIN_MARGIN_S: u64 = 300;
 /// Clients of this major version and later tell their time and keep real-time expiration.
 const MODERN_CLIENT_MAJOR: u32 = 3;
 
-/// Two conditions that exclude each other: the `detail` of an `invalid_policy` fault.
+/// Conditions that no license has, or not together: the `detail` of an `invalid_policy` fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
+    /// A member with a value that no license has.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
     /// Begin is not before end.
     #[error("begin_not_before_end")]
     BeginNotBeforeEnd,
@@ -66,7 +69,7 @@ pub enum Refusal {
     /// The policy string is malformed; the text names the key.
     #[error("invalid_cfg: {0}")]
     InvalidCfg(String),
-    /// Two conditions exclude each other.
+    /// A condition that no license has, or conditions that exclude each other.
     #[error("invalid_policy: {0}")]
     InvalidPolicy(Conflict),
     /// Read, execute or extended rights, or no right to play.
@@ -133,11 +136,13 @@ pub struct Client {
 }
 
 impl LicensePolicy {
-    /// Checks the combination rules of section 11 that concern one license.
+    /// Checks the ranges of all members, and the combination rules of section 11 that concern one
+    /// license.
     ///
     /// # Errors
     /// The first rule that does not hold.
     pub fn check(&self) -> Result<(), Conflict> {
+        self.check_ranges()?;
         let expires = self.end.is_some() || self.first_play_seconds.is_some();
         let excluded_by_removal = expires
             || self.begin.is_some()

@@ -186,6 +186,52 @@ fn conflicting_conditions_are_named() {
 }
 
 #[test]
+fn a_member_out_of_its_range_is_named_whatever_a_policy_comes_from() {
+    let with = |json: &str| {
+        let policy: LicensePolicy =
+            serde_json::from_str(&format!(r#"{{"sl":2000,{json}}}"#)).unwrap();
+        policy.check().map_err(|conflict| conflict.to_string())
+    };
+    let restriction = |kind: u32| {
+        let one =
+            format!(r#"{{"type":{kind},"must_understand":true,"best_effort":false,"data":""}}"#);
+        format!(r#""extended_restrictions":[{one}]"#)
+    };
+    let enablers = |count: usize| {
+        let ids = vec![r#""00000000-0000-0000-0000-000000000016""#; count].join(",");
+        format!(r#""play_enablers":[{ids}]"#)
+    };
+    for (wrong, named) in [
+        (r#""begin":0"#, "begin: must be 1 or more"),
+        (r#""begin":0,"end":5"#, "begin: must be 1 or more"),
+        (r#""end":4294967295"#, "end: must be at most 4294967294"),
+        (r#""first_play_seconds":0"#, "first_play_seconds: must be 1 or more"),
+        (r#""caopl":1000"#, "caopl: must be 0 to 999"),
+        (r#""ucaopl":1000"#, "ucaopl: must be 0 to 999"),
+        (r#""cvopl":65535"#, "cvopl: must be 0 to 999"),
+        (r#""ucvopl":1000"#, "ucvopl: must be 0 to 999"),
+        (r#""avopl":1000"#, "avopl: must be 0 to 999"),
+        (&restriction(5), "extended_restrictions: each type must be 256 to 65532"),
+        (&restriction(255), "extended_restrictions: each type must be 256 to 65532"),
+        (&restriction(65533), "extended_restrictions: each type must be 256 to 65532"),
+        (&enablers(225), "dvop: dvop, daop, avop, extended_restrictions and play_enablers must"),
+    ] {
+        let refused = with(wrong).unwrap_err();
+        assert!(refused.starts_with(named), "{wrong}: {refused}");
+    }
+    for right in [
+        r#""begin":1,"end":4294967294"#,
+        r#""first_play_seconds":1"#,
+        r#""caopl":999,"ucaopl":999,"cvopl":999,"ucvopl":999,"avopl":999"#,
+        &restriction(256),
+        &restriction(65532),
+        &enablers(224),
+    ] {
+        assert_eq!(with(right), Ok(()), "{right}");
+    }
+}
+
+#[test]
 fn an_end_without_a_begin_begins_at_the_clients_time() {
     let policy = LicensePolicy { end: Some(1_800_000_000), ..policy() };
     let begin = |client: Client| {

@@ -202,4 +202,21 @@ fn silence_ends_at_the_deadline_and_keeps_nobody_else_waiting() {
         sent.into_iter().map(|sent| sent.join().unwrap()).collect()
     });
     assert_eq!(answers, vec![Err("try_later".to_owned()); 4]);
+    assert_eq!(silent.asked().len(), 1, "more than one waited for an answer");
+}
+
+#[test]
+fn nobody_is_asked_about_kids_that_cannot_have_a_key() {
+    let server = Server::start(|_, _| allow(&[kid(1), kid(9)]));
+    let asking = ask_at(&server.url, Setup::default());
+    let (service, device) = (&asking.service, asking.service.device("tv"));
+    let refused = |kids: &[Uuid]| {
+        device.acquire(&service.client, &request(kids), "").err().map(|fault| reason(&fault))
+    };
+    assert_eq!(refused(&[kid(8), kid(9)]).as_deref(), Some("key_unknown"));
+    assert_eq!(refused(&[]).as_deref(), Some("no_kid"));
+    assert_eq!(server.asked().len(), 0, "the service was asked for nothing");
+    // One that can is enough.
+    assert_eq!(refused(&[kid(9), kid(1)]), None);
+    assert_eq!(server.asked().len(), 1);
 }

@@ -325,3 +325,23 @@ fn what_a_token_calls_things_stays_out_of_the_ledger() {
         assert!(!events.contains(plain), "{plain}: {events}");
     }
 }
+
+#[test]
+fn a_token_has_at_most_16_kib() {
+    let issuer = Issuer::new("HS256", "k");
+    let token_service = TokenService::new(&[&issuer]);
+    let service = &token_service.service;
+    let device = service.device("phone");
+    let padded = |jti: &str, padding: usize| {
+        let mut claims = claims(jti, license(&[kid(1)]));
+        claims["plan"] = "x".repeat(padding).into();
+        issuer.token(&claims)
+    };
+    let fits = |token: &String| token.len() <= 16 * 1024;
+    let longest = (11_000..13_000).take_while(|n| fits(&padded("long", *n))).last().unwrap();
+    let over = padded("long", longest + 1);
+    assert!(over.len() < 16 * 1024 + 4, "{}", over.len());
+    let refused = try_token(service, &device, &over).err();
+    assert_eq!(refused.as_deref(), Some("not_entitled: token_invalid"));
+    assert!(try_token(service, &device, &padded("long", longest)).is_ok());
+}

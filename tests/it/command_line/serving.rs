@@ -9,7 +9,7 @@ use license_ledger::playready::policy::SecurityLevel;
 use super::Place;
 use crate::client::RIGHTS_MANAGER;
 use crate::device::{PERSISTENT, deleted, kid, request};
-use crate::process::run;
+use crate::process::{Serving, run};
 use crate::service::make_device;
 
 #[test]
@@ -98,6 +98,30 @@ fn serving_everybody_on_a_public_address_has_to_be_confirmed() {
     let place = Place::new();
     let ran = place.run(&["serve", "--listen", "0.0.0.0:0", "--authorize", "open"], &[]);
     ran.failed(2, &["0.0.0.0:0", "--i-know"]);
+}
+
+#[test]
+fn what_authorizes_is_not_asked_in_the_clear_over_a_network_unless_that_is_allowed() {
+    let place = Place::new();
+    let secret = place.file("secret", "whsec_a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=\n");
+    let set_mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&secret, set_mode).unwrap();
+    let token = "authorize = \"token\"\n[token]\nissuer = \"i\"\naudience = \"a\"\n\
+                 keys_url = \"http://keys.example/jwks.json\"\n";
+    let callback = format!(
+        "authorize = \"callback\"\n[callback]\nsecret_file = \"{secret}\"\n\
+         url = \"http://10.0.0.1/ask\"\n"
+    );
+    for (config, named) in [
+        (token, ["token.keys_url", "http://keys.example/jwks.json", "token.allow_http"]),
+        (&callback, ["callback.url", "http://10.0.0.1/ask", "callback.allow_http"]),
+    ] {
+        let config = place.file("config.toml", config);
+        let args = ["serve", "--listen", "127.0.0.1:0"];
+        place.run(&args, &["--config", &config]).failed(2, &named);
+    }
+    let config = place.file("config.toml", &format!("{callback}allow_http = true\n"));
+    Serving::start(&place.path("data"), &["--config", &config]).kill();
 }
 
 #[test]

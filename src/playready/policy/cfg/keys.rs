@@ -12,10 +12,7 @@ use crate::playready::kid::Kid;
 use crate::playready::policy::published::{
     AGC_AND_COLOR_STRIPE, CONSTRAINED_OUTPUT, MAXIMUM_RESOLUTION, UNKNOWN_OUTPUT,
 };
-use crate::playready::policy::{
-    BinaryId, Data, EXTENDED_RESTRICTION_TYPES, ExtendedRestriction, OUTPUT_LEVEL_MAX,
-    OutputProtection,
-};
+use crate::playready::policy::{BinaryId, Data, ExtendedRestriction, OutOfRange, OutputProtection};
 
 /// Why an entry is not accepted.
 pub(super) enum BadEntry {
@@ -30,6 +27,12 @@ struct BadValue;
 
 impl From<BadValue> for BadEntry {
     fn from(_: BadValue) -> Self {
+        Self::BadValue
+    }
+}
+
+impl From<OutOfRange> for BadEntry {
+    fn from(_: OutOfRange) -> Self {
         Self::BadValue
     }
 }
@@ -78,16 +81,16 @@ pub(super) fn set(group: &mut Group, canonical_key: &str, value: &Value) -> Resu
         "persist" => to.persist = boolean(value)?,
         "begindate" => to.begin = Some(date(text(value)?)?),
         "enddate" => to.end = Some(date(text(value)?)?),
-        "firstplayexpiration" => to.first_play_seconds = Some(at_least_one(text(value)?)?),
+        "firstplayexpiration" => to.first_play_seconds = Some(number(text(value)?)?),
         "realtime" => to.real_time = boolean(value)?,
         "removaldate" => to.removal = Some(date(text(value)?)?),
         "graceperiod" => to.grace_seconds = Some(number(text(value)?)?),
         "sourceid" => to.source_id = Some(number(text(value)?)?),
-        "caopl" => to.caopl = level(text(value)?)?,
-        "ucaopl" => to.ucaopl = level(text(value)?)?,
-        "cvopl" => to.cvopl = level(text(value)?)?,
-        "ucvopl" => to.ucvopl = level(text(value)?)?,
-        "avopl" => to.avopl = level(text(value)?)?,
+        "caopl" => to.caopl = number(text(value)?)?,
+        "ucaopl" => to.ucaopl = number(text(value)?)?,
+        "cvopl" => to.cvopl = number(text(value)?)?,
+        "ucvopl" => to.ucvopl = number(text(value)?)?,
+        "avopl" => to.avopl = number(text(value)?)?,
         "dvop" => to.dvop.extend(one_or_list(value, protection)?),
         "daop" => to.daop.extend(one_or_list(value, protection)?),
         "avop" => to.avop.extend(one_or_list(value, protection)?),
@@ -102,7 +105,8 @@ pub(super) fn set(group: &mut Group, canonical_key: &str, value: &Value) -> Resu
         "allowunknownsd" | "allowunknownhd" => {}
         _ => return Err(BadEntry::UnknownKey),
     }
-    Ok(())
+    // The conditions were in their ranges before: it is this key that is not.
+    Ok(to.check_ranges()?)
 }
 
 fn text(value: &Value) -> Result<&str, BadValue> {
@@ -130,14 +134,6 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, BadValue> {
         return Err(BadValue);
     }
     text.parse().map_err(|_| BadValue)
-}
-
-fn at_least_one(text: &str) -> Result<u32, BadValue> {
-    number(text).and_then(|seconds| if seconds == 0 { Err(BadValue) } else { Ok(seconds) })
-}
-
-fn level(text: &str) -> Result<u16, BadValue> {
-    number(text).and_then(|level| if level > OUTPUT_LEVEL_MAX { Err(BadValue) } else { Ok(level) })
 }
 
 /// GUID text with hyphens, any case.
@@ -197,8 +193,7 @@ fn date(text: &str) -> Result<u32, BadValue> {
     let date = Date::from_calendar_date(number(part(0, 4)?)?, month, number(part(6, 8)?)?)
         .map_err(|_| BadValue)?;
     let seconds = UtcDateTime::new(date, time).unix_timestamp();
-    // The highest number means "no end" on the wire.
-    u32::try_from(seconds).ok().filter(|&seconds| seconds != u32::MAX).ok_or(BadValue)
+    u32::try_from(seconds).map_err(|_| BadValue)
 }
 
 /// The items of `(…)`, all with keys, in any order: the values of these keys, each at most once.
@@ -246,16 +241,13 @@ fn protection(value: &Value) -> Result<OutputProtection, BadValue> {
 fn restriction(value: &Value) -> Result<ExtendedRestriction, BadValue> {
     let [kind, must_understand, best_effort, payload] =
         fields(value, ["type", "mustunderstand", "besteffort", "data"])?;
-    let kind = number(text(kind.ok_or(BadValue)?)?)?;
-    if !EXTENDED_RESTRICTION_TYPES.contains(&kind) {
-        return Err(BadValue);
-    }
-    Ok(ExtendedRestriction {
-        kind,
+    let restriction = ExtendedRestriction {
+        kind: number(text(kind.ok_or(BadValue)?)?)?,
         must_understand: must_understand.map_or(Ok(true), boolean)?,
         best_effort: best_effort.map_or(Ok(false), boolean)?,
         data: data(payload)?,
-    })
+    };
+    if restriction.is_in_range() { Ok(restriction) } else { Err(BadValue) }
 }
 
 fn extended_right(value: &Value) -> Result<ExtendedRight, BadValue> {

@@ -200,6 +200,7 @@ fn wrong_values_are_refused() {
         "enddate:20170101240000",
         "enddate:+2017101",
         "begindate:19691231",
+        "begindate:19700101",
         "enddate:21060207062815",
         "firstexp:0",
         "firstexp:-1",

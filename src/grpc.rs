@@ -79,7 +79,7 @@ struct Shared {
     rate: RateLimiter<ApiKeyId>,
     /// The places for calls at once; a read or subscription keeps its place until it ends.
     places: Arc<Semaphore>,
-    /// How long an append may take to arrive and be stored.
+    /// How long a request may take to arrive, and an append to be stored as well.
     append_timeout: Duration,
     /// Becomes `true` when the endpoint is told to stop.
     stopping: watch::Receiver<bool>,

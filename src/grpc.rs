@@ -21,7 +21,8 @@
 //!
 //! The key is the password of basic credentials; the user name is not looked at. `events:read` reads
 //! and subscribes, and writes to streams whose names begin with `user-`. `ledger:append` writes to
-//! the service's own streams as well; there every event must be one that the service understands.
+//! the service's own streams as well; there every event must be one that the service understands. It
+//! also says when events of the users happened, which a copy of them does.
 //!
 //! # Positions
 //!

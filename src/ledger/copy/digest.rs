@@ -142,13 +142,14 @@ mod tests {
     /// The digest of one event, written down field by field.
     #[test]
     fn a_digest_is_what_its_description_says() {
+        let id = Uuid::from_u128(1);
         let bytes = [
             &[0, 0, 0, 0, 0, 0, 0, 1][..],
             b"a",
             &[0, 0, 0, 0, 0, 0, 0, 8],
             &[0, 0, 0, 0, 0, 0, 0, 7],
             &[0, 0, 0, 0, 0, 0, 0, 16],
-            Uuid::from_u128(1).as_bytes(),
+            id.as_bytes(),
             &[0, 0, 0, 0, 0, 0, 0, 9],
             b"tested.v1",
             &[0, 0, 0, 0, 0, 0, 0, 2],

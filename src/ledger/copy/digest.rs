@@ -164,9 +164,11 @@ mod tests {
         assert_eq!(source, target);
     }
 
+    type Change = fn(&mut Recorded);
+
     #[test]
     fn each_field_counts_and_the_first_event_that_differs_is_named() {
-        let changes: [(&str, fn(&mut Recorded)); 6] = [
+        let changes: [(&str, Change); 6] = [
             ("stream", |event| event.stream = StreamName::new("b").unwrap()),
             ("revision", |event| event.revision += 1),
             ("id", |event| event.id = Uuid::from_u128(2)),

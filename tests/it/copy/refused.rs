@@ -13,10 +13,12 @@ use super::{COPIER, Place, copy, count, events, open, write};
 use crate::process::Serving;
 use crate::service::block_on;
 
+type Change = fn(&mut (StreamName, NewEvent));
+
 #[test]
 fn a_target_that_holds_something_else_is_refused_with_the_place() {
     let place = Place::with_source(400);
-    let changes: [(&str, fn(&mut (StreamName, NewEvent))); 5] = [
+    let changes: [(&str, Change); 5] = [
         ("another stream", |(stream, _)| *stream = StreamName::new("device-x").unwrap()),
         ("another id", |(_, event)| event.id = Uuid::from_u128(7)),
         ("another type", |(_, event)| event.kind = "device-renamed.v1".into()),

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod control;
+pub mod copy;
 pub mod demo;
 pub mod device;
 pub mod events;
@@ -17,6 +18,7 @@ pub mod openapi;
 mod pipe;
 pub mod pki;
 pub mod policy;
+mod progress;
 pub mod projections;
 pub mod rebuild;
 pub mod revocation;
@@ -57,6 +59,7 @@ enum Command {
     Support(support::SupportCommand),
     Events(events::EventsArgs),
     Rebuild(rebuild::RebuildArgs),
+    Copy(copy::CopyArgs),
     #[command(subcommand)]
     Projections(projections::ProjectionsCommand),
     #[command(subcommand)]
@@ -126,6 +129,7 @@ fn run_command() -> ExitCode {
         Command::Support(command) => support::run(command),
         Command::Events(args) => events::run(args),
         Command::Rebuild(args) => rebuild::run(args),
+        Command::Copy(args) => copy::run(args),
         Command::Projections(command) => projections::run(command),
         Command::Webhooks(command) => webhooks::run(command),
         Command::Pki(command) => pki::run(command),

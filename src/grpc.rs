@@ -21,7 +21,8 @@
 //!
 //! The key is the password of basic credentials; the user name is not looked at. `events:read` reads
 //! and subscribes, and writes to streams whose names begin with `user-`. `ledger:append` writes to
-//! the service's own streams as well; there every event must be one that the service understands.
+//! the service's own streams as well; there every event must be one that the service understands. It
+//! also says when events of the users happened, which a copy of them does.
 //!
 //! # Positions
 //!
@@ -79,7 +80,7 @@ struct Shared {
     rate: RateLimiter<ApiKeyId>,
     /// The places for calls at once; a read or subscription keeps its place until it ends.
     places: Arc<Semaphore>,
-    /// How long an append may take to arrive and be stored.
+    /// How long a request may take to arrive, and an append to be stored as well.
     append_timeout: Duration,
     /// Becomes `true` when the endpoint is told to stop.
     stopping: watch::Receiver<bool>,

@@ -69,7 +69,7 @@ pub mod exception {
 pub mod metadata {
     /// The event's type.
     pub const TYPE: &str = "type";
-    /// When it was recorded: [.NET ticks](super::shared::ticks) as text. Recorded events only.
+    /// When it was recorded: [ticks](super::shared::ticks) as text. Recorded events only.
     pub const CREATED: &str = "created";
     /// [`JSON`] or [`BYTES`].
     pub const CONTENT_TYPE: &str = "content-type";

@@ -22,12 +22,13 @@
 //!
 //! The engines deal in bytes: data is stored verbatim and never looked into. [`codec`] says what the
 //! bytes mean, [`tail`] follows the log, and [`state`] is what decisions are made on. [`users`] sets
-//! the streams apart that are not ours.
+//! the streams apart that are not ours. [`copy`](mod@copy) brings a log from one engine to another.
 
 mod append;
 pub mod codec;
 #[cfg(test)]
 mod contract;
+pub mod copy;
 pub mod embedded;
 mod event;
 pub mod kurrent;

@@ -1,14 +1,12 @@
 //! `rebuild`: what is derived from the ledger, made anew.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Place, open, print_json, runtime};
+use super::{Place, open, print_json, progress, runtime};
 use crate::ledger::state::StateStore;
 use crate::projections::Inventory;
 
@@ -42,7 +40,7 @@ pub fn run(args: RebuildArgs) -> anyhow::Result<ExitCode> {
         let inventory = Inventory::open(data, Arc::clone(&ledger)).await?;
         let state = StateStore::open(data, Arc::clone(&ledger)).await?;
         let events = ledger.last_sequence().await?.map_or(0, |last| last + 1);
-        let bar = progress_bar(events);
+        let bar = progress::bar(events);
         loop {
             let (inventory, state) = (inventory.progress()?, state.progress());
             if let Some(reason) = inventory.failed.or(state.failed) {
@@ -64,14 +62,4 @@ pub fn run(args: RebuildArgs) -> anyhow::Result<ExitCode> {
         println!("rebuilt from {events} events in {seconds:.2} s");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn progress_bar(events: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let template = "{bar:40} {pos}/{len} events, {per_sec}, {eta} left";
-    let style = ProgressStyle::with_template(template);
-    let bar = ProgressBar::new(events);
-    if let Ok(style) = style { bar.with_style(style) } else { bar }
 }

@@ -24,7 +24,7 @@ pub(super) fn members(shared: &Shared, authority: Option<&http::uri::Authority>)
     let port = port.unwrap_or(shared.address.port()).into();
     let member = MemberInfo {
         instance_id: Some(UuidMessage::structured(shared.instance)),
-        time_stamp: ticks(shared.clock.now().0).cast_signed(),
+        time_stamp: ticks(shared.clock.now().0),
         state: NodeState::Leader.into(),
         is_alive: true,
         http_end_point: Some(EndPoint { address, port }),

@@ -36,6 +36,16 @@ impl Caller {
         Err(refusal::denied("reading needs an API key with the scope events:read"))
     }
 
+    /// Saying when an event of the users happened.
+    pub(super) fn may_date(&self) -> Result<(), Status> {
+        if self.0.may(Scope::LedgerAppend) {
+            return Ok(());
+        }
+        Err(refusal::denied(
+            "the property license-ledger-at-ms needs an API key with the scope ledger:append",
+        ))
+    }
+
     /// Appending to this stream.
     pub(super) fn may_append(&self, stream: &StreamName) -> Result<(), Status> {
         if self.0.may(Scope::LedgerAppend) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::body::Body;
 use tonic::codec::ProstCodec;
 use tonic::server::Grpc;
@@ -60,11 +60,11 @@ pub(super) async fn answer(
     match request.uri().path() {
         // Clients ask these two before they show who they are.
         method::SUPPORTED_METHODS => {
-            unary(request, |(): ()| async { Ok(about::supported_methods()) }).await
+            in_time(shared, unary(request, |(): ()| async { Ok(about::supported_methods()) })).await
         }
         method::GOSSIP => {
             let members = about::members(shared, request.uri().authority());
-            unary(request, |(): ()| std::future::ready(Ok(members.clone()))).await
+            in_time(shared, unary(request, |(): ()| std::future::ready(Ok(members.clone())))).await
         }
         method::READ
         | method::APPEND
@@ -86,7 +86,7 @@ async fn answer_call(call: Arc<Call>, request: http::Request<Body>) -> http::Res
                 let call = Arc::clone(&call);
                 async move { Ok(Response::new(read::read(call, request.into_inner())?)) }
             };
-            grpc().server_streaming(service_fn(read), request).await
+            in_time(&call.shared, grpc().server_streaming(service_fn(read), request)).await
         }
         method::APPEND => {
             let append = |request: Request<Streaming<_>>| {
@@ -103,14 +103,24 @@ async fn answer_call(call: Arc<Call>, request: http::Request<Body>) -> http::Res
             grpc().streaming(service_fn(append), request).await
         }
         method::APPEND_RECORDS => {
-            unary(request, |records| {
+            let append = unary(request, |records| {
                 let call = Arc::clone(&call);
                 async move { append::append_records(&call, records).await }
-            })
-            .await
+            });
+            in_time(&call.shared, append).await
         }
         _ => refusal::never_deleted().into_http(),
     }
+}
+
+/// Waits until an answer begins, but not for one who does not finish asking: that would keep a place
+/// that others need.
+async fn in_time(
+    shared: &Shared,
+    answer: impl Future<Output = http::Response<Body>>,
+) -> http::Response<Body> {
+    let answered = timeout(shared.append_timeout, answer).await;
+    answered.unwrap_or_else(|_| refusal::late().into_http())
 }
 
 async fn unary<Req, Resp, F>(

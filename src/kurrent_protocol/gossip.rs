@@ -18,7 +18,7 @@ pub struct MemberInfo {
     /// Differs after every start.
     #[prost(message, optional, tag = "1")]
     pub instance_id: Option<UuidMessage>,
-    /// When this was true: .NET ticks.
+    /// When this was true: [ticks](super::shared::ticks).
     #[prost(int64, tag = "2")]
     pub time_stamp: i64,
     /// What it is at.

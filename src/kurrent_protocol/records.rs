@@ -15,6 +15,15 @@ pub mod state {
     pub const EXISTS: i64 = -4;
 }
 
+/// Properties of our own that a record may have.
+pub mod property {
+    /// Metadata that is no plain JSON object, in base64; then it is the only one that tells of it.
+    pub const VERBATIM: &str = "license-ledger-metadata";
+    /// When an event of the users was first appended: milliseconds since 1970, as text. A copy says
+    /// so, since otherwise the time of the append counts.
+    pub const AT_MS: &str = "license-ledger-at-ms";
+}
+
 /// Several events for several streams, stored together or not at all.
 #[derive(Clone, PartialEq, Message)]
 pub struct AppendRecordsRequest {

@@ -111,13 +111,14 @@ pub enum Expectation {
     StreamExists(()),
 }
 
-/// The .NET ticks (100 ns since the year 1) of a time in milliseconds since 1970; times before the
-/// year 1 count as its beginning.
-pub fn ticks(unix_ms: i64) -> u64 {
-    let ticks = i128::from(unix_ms) * TICKS_PER_MS + TICKS_TO_1970;
-    u64::try_from(ticks.max(0)).unwrap_or(u64::MAX)
+/// The ticks (100 ns since 1970) of a time in milliseconds since 1970.
+pub const fn ticks(unix_ms: i64) -> i64 {
+    unix_ms.saturating_mul(TICKS_PER_MS)
 }
 
-const TICKS_PER_MS: i128 = 10_000;
-/// From 0001-01-01 to 1970-01-01.
-const TICKS_TO_1970: i128 = 621_355_968_000_000_000;
+/// The time in milliseconds since 1970 that [`ticks`] tell, rounded down.
+pub const fn unix_ms(ticks: i64) -> i64 {
+    ticks.div_euclid(TICKS_PER_MS)
+}
+
+const TICKS_PER_MS: i64 = 10_000;

@@ -16,7 +16,7 @@ use super::records::{
     AppendSessionResponse, Check, ConsistencyCheck, SchemaFormat, SchemaInfo, StreamRevision,
     StreamStateCheck, Value, ValueKind, state,
 };
-use super::shared::{Expectation, Position, UuidMessage, ticks};
+use super::shared::{Expectation, Position, UuidMessage};
 use super::status::{Detail, Status};
 use super::streams::*;
 
@@ -343,7 +343,7 @@ fn writes_what_an_append_with_checks_answers() {
 fn writes_the_members_of_a_cluster() {
     let member = MemberInfo {
         instance_id: Some(UuidMessage::structured(ID)),
-        time_stamp: ticks(1_700_068_400_000).cast_signed(),
+        time_stamp: 638_356_652_000_000_000,
         state: NodeState::Leader.into(),
         is_alive: true,
         http_end_point: Some(EndPoint { address: "127.0.0.1".to_owned(), port: 2113 }),

@@ -10,6 +10,8 @@ pub mod client;
 mod officials;
 mod reads;
 mod rights;
+mod rust;
+mod stalling;
 mod subscriptions;
 
 use license_ledger::access::Scope;

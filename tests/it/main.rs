@@ -17,6 +17,7 @@ mod command_line;
 mod commands;
 mod containers;
 mod contract;
+mod copy;
 mod crashes;
 mod device;
 mod elsewhere;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
@@ -40,6 +40,7 @@ struct Batches {
 }
 
 struct Batch {
+    begun: Instant,
     id: Uuid,
     correlation_id: UuidMessage,
     stream: Option<StreamIdentifier>,
@@ -62,12 +63,21 @@ impl Batches {
 
     /// The next part; `None` when the client has sent all.
     async fn part(&mut self) -> Result<Option<BatchAppendReq>, Status> {
-        let Self { call, parts, .. } = self;
+        let Self { call, parts, open } = self;
+        let end = open.as_ref().map(|open| open.begun + call.shared.append_timeout);
+        // An append that is begun has to be completed; between two of them, there is all the time.
+        let stalled = async {
+            match end {
+                Some(end) => sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
         let mut stopping = call.shared.stopping.clone();
         tokio::select! {
             biased;
             _ = stopping.wait_for(|stopping| *stopping) => Err(refusal::stopping()),
             () = call.too_late() => Err(refusal::late()),
+            () = stalled => Err(refusal::late()),
             part = parts.message() => part,
         }
     }
@@ -105,6 +115,7 @@ impl Batch {
     fn begin(id: Uuid, correlation_id: UuidMessage, options: BatchOptions, now_ms: i64) -> Self {
         let BatchOptions { stream_identifier, expected, deadline } = options;
         Self {
+            begun: Instant::now(),
             id,
             correlation_id,
             stream: stream_identifier.clone(),

@@ -1,10 +1,13 @@
 //! `AppendRecords` of the v2 protocol: events for several streams, with checks on these and others.
 
+use std::collections::BTreeMap;
+
+use data_encoding::BASE64;
 use serde_json::{Map, Number, Value as Json};
-use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::{Order, Outcome, Wanted, store};
+use crate::clock::UnixMillis;
 use crate::grpc::dispatch::Call;
 use crate::grpc::event::Proposed;
 use crate::grpc::{position_of, refusal};
@@ -14,8 +17,9 @@ use crate::kurrent_protocol::errors::{
 };
 use crate::kurrent_protocol::records::{
     AppendRecord, AppendRecordsRequest, AppendRecordsResponse, Check, ConsistencyCheck,
-    SchemaFormat, StreamRevision, StreamStateCheck, Value, ValueKind, state,
+    SchemaFormat, StreamRevision, StreamStateCheck, Value, ValueKind, property, state,
 };
+use crate::kurrent_protocol::shared::{ticks, unix_ms};
 use crate::kurrent_protocol::status::Detail;
 use crate::ledger::{Append, NewEvent, StreamName};
 
@@ -34,21 +38,23 @@ pub(in crate::grpc) async fn append_records(
     let now = call.shared.clock.now();
     let mut events = Vec::with_capacity(records.len().min(Append::RECORDS_MAX));
     for record in records {
-        let (stream, event) = proposed(record)?;
+        let (stream, event, dated) = proposed(record)?;
         call.caller.may_append(&stream)?;
+        if dated.is_some() {
+            call.caller.may_date()?;
+        }
         // The ledger checks every stream that it writes.
         if !wanted.iter().any(|(checked, _)| *checked == stream) {
             wanted.push((stream.clone(), Wanted::Any));
             expected.push(state::ANY);
         }
-        let event = event.into_event(&stream, now)?;
+        let event = event.into_event(&stream, dated.unwrap_or(now))?;
         events.push((stream, event));
     }
     refuse_too_large(&events)?;
     let order = Order { records: events, wanted };
     let streams: Vec<_> = order.wanted.iter().map(|(stream, _)| stream.to_string()).collect();
-    let stored = timeout(call.shared.append_timeout, store(call, order)).await;
-    match stored.unwrap_or_else(|_| Err(refusal::late()))? {
+    match store(call, order).await? {
         Outcome::Conflict(violated) => Err(violation(&streams, &expected, violated)),
         Outcome::Stored(appended) => Ok(AppendRecordsResponse {
             revisions: appended
@@ -85,12 +91,51 @@ fn wanted_of(expected_state: i64) -> Result<Wanted, Status> {
     }
 }
 
-fn proposed(record: AppendRecord) -> Result<(StreamName, Proposed), Status> {
-    let AppendRecord { record_id, properties, schema, data, stream } = record;
+/// The event, and when it happened if the record says so.
+fn proposed(record: AppendRecord) -> Result<(StreamName, Proposed, Option<UnixMillis>), Status> {
+    let AppendRecord { record_id, mut properties, schema, data, stream } = record;
     let stream = StreamName::new(&stream).map_err(refusal::stream_name)?;
     let id = uuid::Uuid::try_parse(&record_id)
         .map_err(|_| refusal::invalid("record_id has to be a UUID"))?;
     let schema = schema.unwrap_or_default();
+    let dated = match stream.is_users() {
+        true => properties.remove(property::AT_MS).map(date).transpose()?,
+        false => None,
+    };
+    let json = schema.format == i32::from(SchemaFormat::Json);
+    let custom_metadata = match verbatim(&properties) {
+        Some(metadata) => metadata,
+        None => as_metadata(properties)?,
+    };
+    Ok((stream, Proposed { id, kind: schema.name, json, data, custom_metadata }, dated))
+}
+
+/// When an event of the users happened. Only what comes out of a read unchanged is taken.
+fn date(value: Value) -> Result<UnixMillis, Status> {
+    let text = match value.kind {
+        Some(ValueKind::StringValue(text)) => text,
+        _ => String::new(),
+    };
+    let at_ms = text.parse().ok().filter(|at_ms| unix_ms(ticks(*at_ms)) == *at_ms);
+    at_ms.map(UnixMillis).ok_or_else(|| {
+        refusal::invalid("license-ledger-at-ms has to be milliseconds since 1970, as text")
+    })
+}
+
+/// Metadata that is no plain JSON object, and so the only property.
+fn verbatim(properties: &BTreeMap<String, Value>) -> Option<Vec<u8>> {
+    let value = properties.get(property::VERBATIM).filter(|_| properties.len() == 1)?;
+    match &value.kind {
+        Some(ValueKind::StringValue(text)) => BASE64.decode(text.as_bytes()).ok(),
+        _ => None,
+    }
+}
+
+/// Properties as one JSON object; nothing if there are none.
+fn as_metadata(properties: BTreeMap<String, Value>) -> Result<Vec<u8>, Status> {
+    if properties.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut entries = Map::with_capacity(properties.len());
     for (key, value) in properties {
         if key.starts_with('$') {
@@ -98,12 +143,7 @@ fn proposed(record: AppendRecord) -> Result<(StreamName, Proposed), Status> {
         }
         entries.insert(key, json(value)?);
     }
-    let custom_metadata = match entries.is_empty() {
-        true => Vec::new(),
-        false => Json::Object(entries).to_string().into_bytes(),
-    };
-    let json = schema.format == i32::from(SchemaFormat::Json);
-    Ok((stream, Proposed { id, kind: schema.name, json, data, custom_metadata }))
+    Ok(Json::Object(entries).to_string().into_bytes())
 }
 
 /// A property as JSON. Whole numbers have no decimal point, as they were before they became what
@@ -184,8 +224,6 @@ const WHOLE_NUMBERS_END: f64 = 9_007_199_254_740_992.0;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn number(number: f64) -> Value {
@@ -203,7 +241,8 @@ mod tests {
             stream: "user-a".to_owned(),
             ..AppendRecord::default()
         };
-        let (_, proposed) = proposed(record).unwrap();
+        let (_, proposed, dated) = proposed(record).unwrap();
+        assert_eq!(dated, None);
         assert_eq!(proposed.custom_metadata, br#"{"correlation":"a\"b","schema":1}"#);
     }
 

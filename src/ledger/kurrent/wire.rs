@@ -17,12 +17,14 @@ use crate::kurrent_protocol::errors::{
 };
 use crate::kurrent_protocol::records::{
     AppendRecord, AppendRecordsRequest, Check, ConsistencyCheck, SchemaFormat, SchemaInfo,
-    StreamStateCheck, Value, ValueKind, state,
+    StreamStateCheck, Value, ValueKind, property, state,
 };
+use crate::kurrent_protocol::shared::unix_ms;
 use crate::kurrent_protocol::streams::{Expression, FilterBy, FilterOptions, ReadEvent, Window};
 use crate::kurrent_protocol::{exception, header, metadata, status};
 use crate::ledger::append::{Append, AppendError};
 use crate::ledger::event::{Cursor, Expected, NewEvent, Recorded, StreamName};
+use crate::ledger::users::UserMetadata;
 
 /// What the names of our streams begin with in the cluster, so that others may keep theirs beside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,14 +88,16 @@ impl Seen {
         let event = event.event?;
         let name = event.stream_identifier?.stream_name;
         let kind = event.metadata.get(metadata::TYPE)?.clone();
+        let stream = prefix.strip(std::str::from_utf8(&name).ok()?)?;
+        let shown = |key: &str| event.metadata.get(key).map(String::as_str);
         let seen = Self {
             position: Position { commit: event.commit_position, prepare: event.prepare_position },
-            stream: prefix.strip(std::str::from_utf8(&name).ok()?)?,
             revision: event.stream_revision,
             id: event.id?.id()?,
             kind,
+            metadata: stored_metadata(&stream, &event.custom_metadata, shown),
             data: event.data,
-            metadata: metadata_of(&event.custom_metadata),
+            stream,
         };
         (!seen.kind.starts_with('$')).then_some(seen)
     }
@@ -101,14 +105,16 @@ impl Seen {
     /// The same for what the official client has read.
     pub(super) fn of_client(event: eventstore::ResolvedEvent, prefix: &Prefix) -> Option<Self> {
         let event = event.event?;
+        let stream = prefix.strip(event.stream_id())?;
+        let shown = |key: &str| event.metadata.get(key).map(String::as_str);
         let seen = Self {
             position: Position { commit: event.position.commit, prepare: event.position.prepare },
-            stream: prefix.strip(event.stream_id())?,
             revision: event.revision,
             id: event.id,
-            metadata: metadata_of(&event.custom_metadata),
+            metadata: stored_metadata(&stream, &event.custom_metadata, shown),
             data: event.data.into(),
             kind: event.event_type,
+            stream,
         };
         (!seen.kind.starts_with('$')).then_some(seen)
     }
@@ -141,11 +147,12 @@ pub(super) fn request(append: &Append, prefix: &Prefix) -> AppendRecordsRequest 
 }
 
 fn record(stream: &StreamName, event: &NewEvent, prefix: &Prefix) -> AppendRecord {
+    let (format, properties) = surroundings(stream, &event.metadata);
     AppendRecord {
         record_id: event.id.to_string(),
-        properties: properties_of(&event.metadata),
+        properties,
         schema: Some(SchemaInfo {
-            format: SchemaFormat::Json.into(),
+            format: format.into(),
             name: event.kind.to_string(),
             id: String::new(),
         }),
@@ -253,6 +260,18 @@ fn details(error: &Status) -> Option<status::Status> {
     prost::Message::decode(error.details()).ok()
 }
 
+/// What stands beside the data of a record. Of an event of the users that is what its writer said, so
+/// that whoever reads the cluster finds it, and what is known of it beside.
+fn surroundings(stream: &StreamName, metadata: &[u8]) -> (SchemaFormat, BTreeMap<String, Value>) {
+    let (known, writers) = UserMetadata::read(metadata);
+    if !stream.is_users() || known.write(writers) != metadata {
+        return (SchemaFormat::Json, properties_of(metadata));
+    }
+    let mut properties = properties_of(writers);
+    properties.insert(property::AT_MS.to_owned(), text(known.at_ms.to_string()));
+    (if known.json { SchemaFormat::Json } else { SchemaFormat::Bytes }, properties)
+}
+
 /// Metadata as the properties of a record. Its members, so that whoever reads the cluster with other
 /// tools finds them; but as one text where the members would not give back the same bytes.
 fn properties_of(metadata: &[u8]) -> BTreeMap<String, Value> {
@@ -260,15 +279,19 @@ fn properties_of(metadata: &[u8]) -> BTreeMap<String, Value> {
         return BTreeMap::new();
     }
     members_of(metadata).unwrap_or_else(|| {
-        let verbatim = ValueKind::StringValue(BASE64.encode(metadata));
-        BTreeMap::from([(VERBATIM.to_owned(), Value { kind: Some(verbatim) })])
+        BTreeMap::from([(property::VERBATIM.to_owned(), text(BASE64.encode(metadata)))])
     })
+}
+
+fn text(text: String) -> Value {
+    Value { kind: Some(ValueKind::StringValue(text)) }
 }
 
 fn members_of(metadata: &[u8]) -> Option<BTreeMap<String, Value>> {
     let members: BTreeMap<String, Json> = serde_json::from_slice(metadata).ok()?;
     let is_plain = !members.is_empty() && serde_json::to_vec(&members).ok()? == metadata;
-    let is_free = |name: &String| !name.starts_with('$') && name != VERBATIM;
+    let ours = [property::VERBATIM, property::AT_MS];
+    let is_free = |name: &String| !name.starts_with('$') && !ours.contains(&name.as_str());
     if !is_plain || !members.keys().all(is_free) {
         return None;
     }
@@ -287,40 +310,71 @@ fn members_of(metadata: &[u8]) -> Option<BTreeMap<String, Value>> {
     members.into_iter().map(value).collect()
 }
 
-/// The metadata of an event that [`properties_of`] was given, or that another client wrote: the
-/// server adds members of its own, whose names begin with `$`, and may write numbers differently.
+/// The metadata of an event as the ledger stores it, from what the cluster shows. An event of the
+/// users that no copy brought happened when the cluster says that it was created.
+fn stored_metadata<'a>(
+    stream: &StreamName,
+    custom: &[u8],
+    shown: impl Fn(&str) -> Option<&'a str>,
+) -> Vec<u8> {
+    let metadata = metadata_of(custom);
+    if !stream.is_users() {
+        return metadata;
+    }
+    let members: BTreeMap<String, Json> = serde_json::from_slice(custom).unwrap_or_default();
+    let member = |name| members.get(name).and_then(Json::as_str);
+    let dated = member(property::AT_MS).filter(|_| were_properties(&members));
+    let at_ms = match dated.and_then(|text| text.parse().ok()) {
+        Some(at_ms) => at_ms,
+        // All of it, as it was stored.
+        None if member(property::VERBATIM).is_some() => return metadata,
+        None => shown(metadata::CREATED).and_then(|text| text.parse().ok()).map_or(0, unix_ms),
+    };
+    let json = shown(metadata::CONTENT_TYPE) == Some(metadata::JSON);
+    UserMetadata { at_ms, json }.write(&metadata)
+}
+
+/// The metadata of an event that [`surroundings`] were made of, or that another client wrote. To what
+/// were properties the server adds members of its own, and it may write their numbers differently.
 fn metadata_of(stored: &[u8]) -> Vec<u8> {
     let Ok(mut members) = serde_json::from_slice::<BTreeMap<String, Json>>(stored) else {
         return stored.to_vec();
     };
-    if let Some(Json::String(verbatim)) = members.get(VERBATIM)
+    if let Some(Json::String(verbatim)) = members.get(property::VERBATIM)
         && let Ok(verbatim) = BASE64.decode(verbatim.as_bytes())
     {
         return verbatim;
     }
-    let is_whole = |number: &f64| number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX);
-    let mut changed = false;
-    members.retain(|name, member| {
-        if let Some(number) = member.as_f64().filter(is_whole)
-            && member.is_f64()
-        {
-            // Exact, since it is whole and small.
-            *member = Json::from(number as i64);
-            changed = true;
-        }
-        let keep = !name.starts_with('$');
-        changed |= !keep;
-        keep
-    });
+    if !were_properties(&members) {
+        return stored.to_vec();
+    }
+    members.retain(|name, _| !name.starts_with('$') && name != property::AT_MS);
+    members.values_mut().for_each(make_whole);
     match serde_json::to_vec(&members) {
-        Ok(_) if members.is_empty() && changed => Vec::new(),
-        Ok(rewritten) if changed => rewritten,
-        _ => stored.to_vec(),
+        Ok(rewritten) if !members.is_empty() => rewritten,
+        Ok(_) => Vec::new(),
+        Err(_) => stored.to_vec(),
     }
 }
 
-/// The property that holds metadata in base64.
-const VERBATIM: &str = "license-ledger-metadata";
+/// Whether these are properties as a server shows them, and not what a writer called metadata.
+fn were_properties(members: &BTreeMap<String, Json>) -> bool {
+    members.keys().any(|name| name.starts_with(SERVERS))
+}
+
+/// A whole number that was written as a fraction is written whole again.
+fn make_whole(member: &mut Json) {
+    let is_whole = |number: &f64| number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX);
+    if member.is_f64()
+        && let Some(number) = member.as_f64().filter(is_whole)
+    {
+        // Exact, since it is whole and small.
+        *member = Json::from(number as i64);
+    }
+}
+
+/// How the names begin that a server adds to all that were properties.
+const SERVERS: &str = "$schema.";
 
 #[cfg(test)]
 mod tests;

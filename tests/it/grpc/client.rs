@@ -80,7 +80,7 @@ impl Kurrent {
         request
     }
 
-    async fn ready(&self) -> Grpc<Channel> {
+    pub async fn ready(&self) -> Grpc<Channel> {
         let mut grpc = self.grpc.clone();
         grpc.ready().await.unwrap();
         grpc

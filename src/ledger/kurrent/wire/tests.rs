@@ -53,6 +53,57 @@ fn metadata_comes_back_byte_for_byte() {
     assert_eq!(metadata_of(&stored_by_server(properties_of(&bytes))), bytes);
 }
 
+/// What a server shows of an event beside its metadata.
+fn shown(created: &'static str, json: bool) -> impl Fn(&str) -> Option<&'static str> {
+    move |key| match key {
+        metadata::CREATED => Some(created),
+        metadata::CONTENT_TYPE if json => Some(metadata::JSON),
+        metadata::CONTENT_TYPE => Some(metadata::BYTES),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_is_known_of_an_event_of_the_users_comes_back_with_what_its_writer_said() {
+    let stream = name("user-a");
+    for (at_ms, json) in [(1_700_000_000_001, true), (-1, false), (i64::MIN, true)] {
+        for writers in [
+            &br#"{"by":"me"}"#[..],
+            br#"{"$correlationId":"x","n":1.0}"#,
+            br#"{"license-ledger-at-ms":"7"}"#,
+            br#"{"license-ledger-metadata":"e30="}"#,
+            b"{\"at_ms\":1,\"json\":true}\n{}",
+            b"{}",
+            b"",
+            b"\n\xff",
+        ] {
+            let stored = UserMetadata { at_ms, json }.write(writers);
+            let (format, properties) = surroundings(&stream, &stored);
+            assert_eq!(format == SchemaFormat::Json, json);
+            // The server has a time of its own for it.
+            let shown = shown("16000000000000000", json);
+            assert_eq!(stored_metadata(&stream, &stored_by_server(properties), shown), stored);
+        }
+    }
+    let stored = UserMetadata { at_ms: 7, json: true }.write(br#"{"by":"me"}"#);
+    let (_, properties) = surroundings(&stream, &stored);
+    assert_eq!(properties["by"].kind, Some(ValueKind::StringValue("me".to_owned())));
+}
+
+#[test]
+fn an_event_that_a_user_wrote_to_the_cluster_happened_when_the_cluster_says() {
+    let stream = name("user-a");
+    for custom in [&br#"{"$correlationId":"x","n":1.0}"#[..], b"", b"\xff"] {
+        let stored = stored_metadata(&stream, custom, shown("17000000000019999", false));
+        let known = UserMetadata { at_ms: 1_700_000_000_001, json: false };
+        assert_eq!(stored, known.write(custom));
+    }
+    // As events of the users were written once: all of it in base64.
+    let stored = UserMetadata { at_ms: 7, json: true }.write(b"{}");
+    let custom = stored_by_server(properties_of(&stored));
+    assert_eq!(stored_metadata(&stream, &custom, shown("0", true)), stored);
+}
+
 #[test]
 fn members_of_our_metadata_are_there_for_other_tools() {
     let properties = properties_of(br#"{"correlation":"a-b","schema":1}"#);
@@ -62,7 +113,7 @@ fn members_of_our_metadata_are_there_for_other_tools() {
 
 #[test]
 fn metadata_that_others_wrote_is_left_alone() {
-    for metadata in [r#"{ "a" : 1 }"#, "{}", "", "text"] {
+    for metadata in [r#"{ "a" : 1 }"#, r#"{"$correlationId":"x","n":1.0}"#, "{}", "", "text"] {
         assert_eq!(metadata_of(metadata.as_bytes()), metadata.as_bytes());
     }
 }

@@ -82,7 +82,7 @@ async function main() {
   assert.deepEqual(numbers(events).slice(0, 4), [1, 2, 3, 4]);
   assert.deepEqual(numbers(events).slice(4, 8).sort(), [10, 11, 12, 13]);
   assert.equal(events[0].metadata.by, "me");
-  assert.ok(events[0].created instanceof Date);
+  assert.deepEqual(events[0].created, new Date(1_700_000_000_000));
   const last = await all(
     client.readStream("user-node", { direction: BACKWARDS, fromRevision: END, maxCount: 1 }),
   );

@@ -82,7 +82,7 @@ events = client.get_stream("user-python")
 assert data(events) == [1, 2, 3, 4, 8]
 assert [event.stream_position for event in events] == [0, 1, 2, 3, 4]
 assert events[1].metadata == b'{"by": "me"}'
-assert events[0].recorded_at is not None
+assert events[0].recorded_at.timestamp() == 1_700_000_000, events[0].recorded_at
 backwards = client.get_stream("user-python", stream_position=2, backwards=True, limit=2)
 assert data(backwards) == [3, 2]
 assert data(client.read_all(commit_position=position, limit=2)) == [3, 4]

@@ -48,7 +48,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
@@ -74,9 +74,32 @@ pub struct Kurrent {
     admitted: Arc<Semaphore>,
     closing: AtomicBool,
     follower: JoinHandle<()>,
-    /// Connections belong to the runtime that they were made on, and callers have others.
-    runtime: Option<Runtime>,
+    threads: Threads,
     _lock: File,
+}
+
+/// The runtime that connections are made on, and so belong to: callers have others. It may be dropped
+/// where nothing may wait, and it is when a ledger cannot be opened.
+struct Threads {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl Threads {
+    fn start() -> std::io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime =
+            builder.worker_threads(2).thread_name("ledger-kurrent").enable_all().build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Where a ledger is.
@@ -139,16 +162,12 @@ impl Kurrent {
     /// alone.
     pub async fn open(dir: &Path, options: Options) -> Result<Self, KurrentError> {
         let lock = lock(dir)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("ledger-kurrent")
-            .enable_all()
-            .build()?;
+        let threads = Threads::start()?;
         let cluster = Arc::new(Cluster::new(settings(options)?));
         let places = Places::open(&dir.join("places.db"), &cluster.settings.prefix.0)?;
         let opening = {
             let cluster = Arc::clone(&cluster);
-            runtime.spawn(async move {
+            threads.handle.spawn(async move {
                 wait_for_leader(&cluster).await?;
                 reads::check_places(&places, &cluster).await?;
                 Ok::<_, KurrentError>(Arc::new(Followed::new(places)?))
@@ -161,7 +180,7 @@ impl Kurrent {
             followed: Arc::clone(&followed),
             told: sender,
         };
-        let follower = runtime.spawn(follower.run());
+        let follower = threads.handle.spawn(follower.run());
         let engine = Arc::new(Engine { cluster, followed, told: told.clone() });
         let kurrent = Self {
             engine,
@@ -169,7 +188,7 @@ impl Kurrent {
             admitted: Arc::new(Semaphore::new(APPENDS_MAX as usize)),
             closing: AtomicBool::new(false),
             follower,
-            runtime: Some(runtime),
+            threads,
             _lock: lock,
         };
         kurrent.on_runtime(async |engine| engine.catch_up().await).await?;
@@ -192,13 +211,8 @@ impl Kurrent {
             drop(admitted);
             answer
         };
-        match &self.runtime {
-            Some(runtime) => {
-                let gone = |gone| Err(AppendError::Unknown(Arc::new(gone) as Cause));
-                runtime.spawn(task).await.unwrap_or_else(gone)
-            }
-            None => unavailable(Unavailable::Closed),
-        }
+        let gone = |gone| Err(AppendError::Unknown(Arc::new(gone) as Cause));
+        self.threads.handle.spawn(task).await.unwrap_or_else(gone)
     }
 
     /// See [`Ledger::head`](super::Ledger::head).
@@ -272,6 +286,18 @@ impl Kurrent {
         self.engine.followed.recent.from(from, limit)
     }
 
+    /// See [`Ledger::behind`](super::Ledger::behind).
+    pub fn behind(&self) -> u64 {
+        self.engine.followed.behind()
+    }
+
+    /// See [`Ledger::neighbors`](super::Ledger::neighbors).
+    pub async fn neighbors(&self, marks: &[(&str, &str)]) -> Result<Vec<String>, ReadError> {
+        let owned = |(stream, kind): &(&str, &str)| ((*stream).to_owned(), (*kind).to_owned());
+        let marks: Vec<_> = marks.iter().map(owned).collect();
+        self.on_runtime(async move |engine| engine.neighbors(&marks).await).await
+    }
+
     /// Why the ledger is not to be relied on at present, if so.
     pub fn trouble(&self) -> Option<String> {
         let silent = self.engine.followed.silent_for();
@@ -296,20 +322,8 @@ impl Kurrent {
     where
         F: Future<Output = Result<T, ReadError>> + Send + 'static,
     {
-        let Some(runtime) = &self.runtime else {
-            return Err(ReadError::lasting(Arc::new(Unavailable::Closed)));
-        };
-        let task = runtime.spawn(task(Arc::clone(&self.engine)));
+        let task = self.threads.handle.spawn(task(Arc::clone(&self.engine)));
         task.await.unwrap_or_else(|gone| Err(ReadError::passing(Arc::new(gone))))
-    }
-}
-
-impl Drop for Kurrent {
-    fn drop(&mut self) {
-        // It may be dropped where nothing may wait.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

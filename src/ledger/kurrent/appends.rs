@@ -5,22 +5,30 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
+use uuid::Uuid;
 
 use super::Engine;
 use super::cluster::PAUSE;
-use super::reads::{FOLLOW_TIME, NotFollowed};
+use super::reads::NotFollowed;
 use super::wire::{self, Verdict};
 use crate::kurrent_protocol::records::{AppendRecordsResponse, StreamRevision};
 use crate::ledger::append::{Answer, Append, AppendError, Appended, Cause, ReadError, Unavailable};
 use crate::ledger::event::{NewEvent, Recorded, StreamName};
 
 impl Engine {
+    /// Answers within [`APPEND_TIME_MAX`].
     pub(super) async fn append(&self, append: &Append) -> Answer {
-        if let Some(answer) = self.known(append).await {
-            return answer;
+        let deadline = Instant::now() + APPEND_TIME_MAX;
+        match timeout_at(deadline, self.known(append)).await {
+            Ok(None) => {}
+            Ok(Some(answer)) => return answer,
+            Err(_) => return Err(Outcome::default().given_up()),
         }
-        let reply = self.send(append).await?;
-        self.find_stored(append, &reply).await
+        #[allow(clippy::disallowed_methods)] // names this append; nothing derives from it
+        let id = Uuid::new_v4();
+        let reply = self.send(append, id, deadline).await?;
+        let found = timeout_at(deadline, self.find_stored(append, id, &reply)).await;
+        found.unwrap_or_else(|_| Err(unknown(NotFollowed)))
     }
 
     /// The answer to an append of which events came lately.
@@ -51,17 +59,25 @@ impl Engine {
     }
 
     /// Sends the same request until somebody answers it or the time is over.
-    async fn send(&self, append: &Append) -> Result<AppendRecordsResponse, AppendError> {
-        let request = wire::request(append, &self.cluster.settings.prefix);
-        let deadline = Instant::now() + SEND_TIME;
+    async fn send(
+        &self,
+        append: &Append,
+        id: Uuid,
+        deadline: Instant,
+    ) -> Result<AppendRecordsResponse, AppendError> {
+        let request = wire::request(append, &self.cluster.settings.prefix, id);
         let mut outcome = Outcome::default();
         loop {
             match timeout_at(deadline, self.cluster.node()).await {
                 Err(_) => return Err(outcome.given_up()),
                 Ok(Err(error)) => outcome.failed(Arc::new(error)),
-                Ok(Ok(node)) => match node.append(request.clone()).await {
-                    Ok(reply) => return Ok(reply),
-                    Err(status) => {
+                Ok(Ok(node)) => match timeout_at(deadline, node.append(request.clone())).await {
+                    Err(_) => {
+                        outcome.maybe_stored = true;
+                        return Err(outcome.given_up());
+                    }
+                    Ok(Ok(reply)) => return Ok(reply),
+                    Ok(Err(status)) => {
                         match wire::verdict(&status, append, &self.cluster.settings.prefix) {
                             Verdict::Final(error) => return Err(error),
                             Verdict::Refused => return Err(outcome.refused(status)),
@@ -85,23 +101,24 @@ impl Engine {
 
     /// Finds the events of an append that was acknowledged, as soon as they have been followed up.
     /// They are there: whoever is told `Unknown` all the same learns their places by sending again.
-    async fn find_stored(&self, append: &Append, reply: &AppendRecordsResponse) -> Answer {
-        let deadline = Instant::now() + FOLLOW_TIME;
+    async fn find_stored(
+        &self,
+        append: &Append,
+        id: Uuid,
+        reply: &AppendRecordsResponse,
+    ) -> Answer {
         let mut told = self.told.clone();
         loop {
             told.borrow_and_update();
             let passed = self.followed.mark().after.map(|after| after.commit);
             if let Some(sequences) = self.sequences(append) {
-                return self.answer_stored(append, &sequences).await;
+                return self.answer_stored(append, id, &sequences).await;
             }
             // Stored long ago: the follower has been there, and does not keep so many ids.
             if passed >= u64::try_from(reply.position).ok() {
                 return self.read_back(append, reply).await;
             }
-            match timeout_at(deadline, told.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Err(unknown(NotFollowed)),
-            }
+            told.changed().await.map_err(|_| unknown(NotFollowed))?;
         }
     }
 
@@ -109,15 +126,16 @@ impl Engine {
         append.records.iter().map(|(_, event)| self.followed.sequence_of(event.id)).collect()
     }
 
-    async fn answer_stored(&self, append: &Append, sequences: &[u64]) -> Answer {
+    async fn answer_stored(&self, append: &Append, id: Uuid, sequences: &[u64]) -> Answer {
         let mut stored = Vec::with_capacity(sequences.len());
         for (sequence, (stream, event)) in sequences.iter().zip(&append.records) {
             let recorded = self.recorded(*sequence).await.map_err(unknown)?;
             stored.push(same(recorded, stream, event)?);
         }
         let last = append.records.last().map(|(_, event)| event.id);
-        let is_first = last.is_some_and(|id| self.followed.answer_with(id));
-        Ok(summary(&stored, !is_first))
+        // Another process may have been sending the same events, and have stored them.
+        let is_mine = last.is_some_and(|last| self.followed.is_of(last, id));
+        Ok(summary(&stored, !is_mine))
     }
 
     /// Reads the events where the server says that they are: at the end of what it calls the
@@ -219,5 +237,6 @@ fn not_looked_up(error: ReadError) -> AppendError {
     AppendError::Unavailable(Unavailable::Unreachable(Arc::new(error)))
 }
 
-/// How long an append is sent again: an election takes a few seconds, and a request may wait for 15.
-const SEND_TIME: Duration = Duration::from_secs(10);
+/// How long an append may take in all, however often it is sent: an election takes a few seconds, and a
+/// request may wait for 15.
+const APPEND_TIME_MAX: Duration = Duration::from_secs(10);

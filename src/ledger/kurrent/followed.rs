@@ -23,13 +23,15 @@ struct Newest {
     ids: HashMap<Uuid, Known>,
     ids_in_order: VecDeque<Uuid>,
     heard: Instant,
+    /// Where our last event stood when the leader was asked.
+    head: Option<Position>,
 }
 
 #[derive(Clone, Copy)]
 struct Known {
     sequence: u64,
-    /// Whether an append of this process was answered with it.
-    answered: bool,
+    /// The append that stored it, if it is the last event of that.
+    append: Option<Uuid>,
 }
 
 impl Followed {
@@ -40,6 +42,7 @@ impl Followed {
             ids: HashMap::new(),
             ids_in_order: VecDeque::new(),
             heard: Instant::now(),
+            head: None,
         };
         Ok(Self { places, recent: Recent::default(), newest: Mutex::new(newest) })
     }
@@ -58,19 +61,36 @@ impl Followed {
         let positions: Vec<Position> = events.iter().map(|event| event.position).collect();
         self.places.add(&positions, &mark)?;
         let last = mark.next_sequence.checked_sub(1).filter(|_| !events.is_empty());
-        let ids: Vec<_> = (first..).zip(events.iter().map(|event| event.id)).collect();
+        let ids = events.iter().zip(first..).map(|(event, sequence)| {
+            let known = Known { sequence, append: event.append };
+            (event.id, known)
+        });
+        let ids: Vec<_> = ids.collect();
         let numbered = (first..).zip(events).map(|(sequence, event)| event.numbered(sequence));
         self.recent.push(numbered);
         let mut newest = self.newest();
-        ids.into_iter().for_each(|(sequence, id)| newest.keep(id, sequence));
+        ids.into_iter().for_each(|(id, known)| newest.keep(id, known));
         newest.mark = mark;
         newest.heard = Instant::now();
         Ok(last)
     }
 
-    /// The leader has answered.
-    pub(super) fn heard(&self) {
-        self.newest().heard = Instant::now();
+    /// The leader has answered where our last event stands.
+    pub(super) fn heard(&self, head: Option<Position>) {
+        let mut newest = self.newest();
+        newest.heard = Instant::now();
+        newest.head = newest.head.max(head);
+    }
+
+    /// How many of our events the leader has and did not bring yet: what its log is longer than what
+    /// was followed, in events of the average length so far.
+    pub(super) fn behind(&self) -> u64 {
+        let newest = self.newest();
+        let Mark { next_sequence, after, .. } = newest.mark;
+        let Some(head) = newest.head.filter(|head| Some(*head) > after) else { return 0 };
+        let passed = after.map_or(0, |after| after.commit);
+        let length = passed.checked_div(next_sequence).unwrap_or(1).max(1);
+        (head.commit.saturating_sub(passed) / length).max(1)
     }
 
     /// For how long nobody was heard of.
@@ -83,11 +103,9 @@ impl Followed {
         self.newest().ids.get(&id).map(|known| known.sequence)
     }
 
-    /// Whether an append of this process is the first to be answered with the event.
-    pub(super) fn answer_with(&self, id: Uuid) -> bool {
-        let mut newest = self.newest();
-        let known = newest.ids.get_mut(&id);
-        known.is_some_and(|known| !std::mem::replace(&mut known.answered, true))
+    /// Whether the event that came lately is the last of this append.
+    pub(super) fn is_of(&self, id: Uuid, append: Uuid) -> bool {
+        self.newest().ids.get(&id).is_some_and(|known| known.append == Some(append))
     }
 
     fn newest(&self) -> MutexGuard<'_, Newest> {
@@ -96,8 +114,8 @@ impl Followed {
 }
 
 impl Newest {
-    fn keep(&mut self, id: Uuid, sequence: u64) {
-        self.ids.insert(id, Known { sequence, answered: false });
+    fn keep(&mut self, id: Uuid, known: Known) {
+        self.ids.insert(id, known);
         self.ids_in_order.push_back(id);
         if self.ids_in_order.len() > IDS_MAX
             && let Some(oldest) = self.ids_in_order.pop_front()
@@ -107,7 +125,7 @@ impl Newest {
     }
 }
 
-/// Ids kept: 80 bytes each. Whoever sends an append again does so within minutes.
+/// Ids kept: 96 bytes each. Whoever sends an append again does so within minutes.
 const IDS_MAX: usize = 128 << 10;
 
 #[cfg(test)]
@@ -124,6 +142,7 @@ mod tests {
             kind: "tested.v1".to_owned(),
             data: Vec::new(),
             metadata: Vec::new(),
+            append: (number != 7).then(|| Uuid::from_u128(u128::from(number) + 100)),
         }
     }
 
@@ -147,11 +166,34 @@ mod tests {
     }
 
     #[test]
-    fn one_append_is_the_first_to_be_answered_with_an_event() {
+    fn an_event_is_of_the_append_that_stored_it() {
         let (_dir, followed) = followed();
-        assert!(!followed.answer_with(Uuid::from_u128(1)));
-        followed.note(vec![seen(1)], followed.mark()).unwrap();
-        assert!(followed.answer_with(Uuid::from_u128(1)));
-        assert!(!followed.answer_with(Uuid::from_u128(1)));
+        let (id, append) = (Uuid::from_u128(1), Uuid::from_u128(101));
+        assert!(!followed.is_of(id, append));
+        followed.note(vec![seen(1), seen(7)], followed.mark()).unwrap();
+        assert!(followed.is_of(id, append));
+        assert!(!followed.is_of(id, Uuid::from_u128(102)));
+        assert!(!followed.is_of(Uuid::from_u128(7), Uuid::from_u128(107)));
+    }
+
+    #[test]
+    fn what_is_missing_is_estimated_from_the_length_of_the_log() {
+        let (_dir, followed) = followed();
+        let at = |commit| Some(Position { commit, prepare: commit });
+        assert_eq!(followed.behind(), 0);
+        followed.heard(at(500));
+        assert_eq!(followed.behind(), 500);
+        let events: Vec<_> = (1..=10).map(|number| seen(number * 100)).collect();
+        let mark = Mark { after: at(1_000), ..followed.mark() };
+        followed.note(events, mark).unwrap();
+        assert_eq!(followed.behind(), 0);
+        followed.heard(at(3_000));
+        assert_eq!(followed.behind(), 20);
+        // What the leader said earlier may arrive later.
+        followed.heard(at(2_000));
+        assert_eq!(followed.behind(), 20);
+        followed.heard(at(3_001));
+        followed.note(Vec::new(), Mark { after: at(3_000), ..followed.mark() }).unwrap();
+        assert_eq!(followed.behind(), 1);
     }
 }

@@ -62,6 +62,16 @@ impl Prefix {
     }
 }
 
+/// Lets events of these kinds through, whoever's they are.
+pub(super) fn of_kinds(kinds: Vec<String>) -> FilterOptions {
+    let expression = Expression { regex: String::new(), prefix: kinds };
+    FilterOptions {
+        by: Some(FilterBy::EventType(expression)),
+        window: Some(Window::Max(WINDOW_EVENTS)),
+        checkpoint_interval_multiplier: 1,
+    }
+}
+
 /// As the documentation of KurrentDB has it.
 const NOT_THE_SYSTEMS: &str = r"^[^\$].*";
 /// Events that the server looks at before it says how far it has come.
@@ -77,6 +87,8 @@ pub(super) struct Seen {
     pub(super) kind: String,
     pub(super) data: Vec<u8>,
     pub(super) metadata: Vec<u8>,
+    /// The append that stored it, if it is the last event of one of ours.
+    pub(super) append: Option<Uuid>,
 }
 
 impl Seen {
@@ -86,6 +98,7 @@ impl Seen {
         let event = event.event?;
         let name = event.stream_identifier?.stream_name;
         let kind = event.metadata.get(metadata::TYPE)?.clone();
+        let (metadata, append) = metadata_of(&event.custom_metadata);
         let seen = Self {
             position: Position { commit: event.commit_position, prepare: event.prepare_position },
             stream: prefix.strip(std::str::from_utf8(&name).ok()?)?,
@@ -93,7 +106,8 @@ impl Seen {
             id: event.id?.id()?,
             kind,
             data: event.data,
-            metadata: metadata_of(&event.custom_metadata),
+            metadata,
+            append,
         };
         (!seen.kind.starts_with('$')).then_some(seen)
     }
@@ -101,12 +115,14 @@ impl Seen {
     /// The same for what the official client has read.
     pub(super) fn of_client(event: eventstore::ResolvedEvent, prefix: &Prefix) -> Option<Self> {
         let event = event.event?;
+        let (metadata, append) = metadata_of(&event.custom_metadata);
         let seen = Self {
             position: Position { commit: event.position.commit, prepare: event.position.prepare },
             stream: prefix.strip(event.stream_id())?,
             revision: event.revision,
             id: event.id,
-            metadata: metadata_of(&event.custom_metadata),
+            metadata,
+            append,
             data: event.data.into(),
             kind: event.event_type,
         };
@@ -128,16 +144,22 @@ impl Seen {
     }
 }
 
-/// The request that an append is.
-pub(super) fn request(append: &Append, prefix: &Prefix) -> AppendRecordsRequest {
+/// The request that an append is. `id` is the append's own, the same whenever it is sent again: by it
+/// this process recognizes which of several appends of the same events has stored them.
+pub(super) fn request(append: &Append, prefix: &Prefix, id: Uuid) -> AppendRecordsRequest {
     let records = append.records.iter().map(|(stream, event)| record(stream, event, prefix));
+    let mut records: Vec<_> = records.collect();
+    if let Some(last) = records.last_mut() {
+        let text = ValueKind::StringValue(id.to_string());
+        last.properties.insert(APPEND.to_owned(), Value { kind: Some(text) });
+    }
     let checks = append.checks.iter().map(|(stream, expected)| ConsistencyCheck {
         check: Some(Check::StreamState(StreamStateCheck {
             stream: prefix.put(stream),
             expected_state: expected_state(*expected),
         })),
     });
-    AppendRecordsRequest { records: records.collect(), checks: checks.collect() }
+    AppendRecordsRequest { records, checks: checks.collect() }
 }
 
 fn record(stream: &StreamName, event: &NewEvent, prefix: &Prefix) -> AppendRecord {
@@ -268,7 +290,7 @@ fn properties_of(metadata: &[u8]) -> BTreeMap<String, Value> {
 fn members_of(metadata: &[u8]) -> Option<BTreeMap<String, Value>> {
     let members: BTreeMap<String, Json> = serde_json::from_slice(metadata).ok()?;
     let is_plain = !members.is_empty() && serde_json::to_vec(&members).ok()? == metadata;
-    let is_free = |name: &String| !name.starts_with('$') && name != VERBATIM;
+    let is_free = |name: &String| !name.starts_with('$') && name != VERBATIM && name != APPEND;
     if !is_plain || !members.keys().all(is_free) {
         return None;
     }
@@ -289,17 +311,31 @@ fn members_of(metadata: &[u8]) -> Option<BTreeMap<String, Value>> {
 
 /// The metadata of an event that [`properties_of`] was given, or that another client wrote: the
 /// server adds members of its own, whose names begin with `$`, and may write numbers differently.
-fn metadata_of(stored: &[u8]) -> Vec<u8> {
+/// Also the append that stored it.
+fn metadata_of(stored: &[u8]) -> (Vec<u8>, Option<Uuid>) {
     let Ok(mut members) = serde_json::from_slice::<BTreeMap<String, Json>>(stored) else {
-        return stored.to_vec();
+        return (stored.to_vec(), None);
     };
+    let id = |member: &Json| member.as_str().and_then(|text| Uuid::try_parse(text).ok());
+    let append = members.get(APPEND).and_then(id);
+    if append.is_some() {
+        members.remove(APPEND);
+    }
+    (without_additions(stored, members, append.is_some()), append)
+}
+
+/// `changed`: whether something was removed from the members already.
+fn without_additions(
+    stored: &[u8],
+    mut members: BTreeMap<String, Json>,
+    mut changed: bool,
+) -> Vec<u8> {
     if let Some(Json::String(verbatim)) = members.get(VERBATIM)
         && let Ok(verbatim) = BASE64.decode(verbatim.as_bytes())
     {
         return verbatim;
     }
     let is_whole = |number: &f64| number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX);
-    let mut changed = false;
     members.retain(|name, member| {
         if let Some(number) = member.as_f64().filter(is_whole)
             && member.is_f64()
@@ -321,6 +357,8 @@ fn metadata_of(stored: &[u8]) -> Vec<u8> {
 
 /// The property that holds metadata in base64.
 const VERBATIM: &str = "license-ledger-metadata";
+/// The property of an append's last record that holds the append's id.
+const APPEND: &str = "license-ledger-append";
 
 #[cfg(test)]
 mod tests;

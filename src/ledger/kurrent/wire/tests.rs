@@ -41,16 +41,34 @@ fn metadata_comes_back_byte_for_byte() {
         r#"{"$correlationId":"x"}"#,
         r#"{"nested":{"a":1}}"#,
         r#"{"large":9007199254740993}"#,
+        r#"{"license-ledger-append":"01234567-89ab-cdef-0123-456789abcdef"}"#,
         "{}",
         "",
         "no JSON",
     ] {
-        let stored = stored_by_server(properties_of(metadata.as_bytes()));
-        let back = metadata_of(&stored);
-        assert_eq!(String::from_utf8(back).unwrap(), metadata);
+        assert_comes_back(metadata.as_bytes());
     }
-    let bytes = [0, 159, 146, 150];
-    assert_eq!(metadata_of(&stored_by_server(properties_of(&bytes))), bytes);
+    assert_comes_back(&[0, 159, 146, 150]);
+}
+
+/// The last record of an append names the append beside its metadata, the others do not.
+#[track_caller]
+fn assert_comes_back(metadata: &[u8]) {
+    let event = |id| NewEvent {
+        id: Uuid::from_u128(id),
+        kind: "tested.v1".into(),
+        data: Vec::new(),
+        metadata: metadata.to_vec(),
+    };
+    let append = Append {
+        records: vec![(name("a"), event(1)), (name("a"), event(2))],
+        checks: vec![(name("a"), Expected::NoStream)],
+    };
+    let id = Uuid::from_u128(7);
+    let records = request(&append, &prefix(), id).records.into_iter();
+    let stored = records.map(|record| metadata_of(&stored_by_server(record.properties)));
+    let expected = [None, Some(id)].map(|append| (metadata.to_vec(), append));
+    assert_eq!(stored.collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -63,7 +81,7 @@ fn members_of_our_metadata_are_there_for_other_tools() {
 #[test]
 fn metadata_that_others_wrote_is_left_alone() {
     for metadata in [r#"{ "a" : 1 }"#, "{}", "", "text"] {
-        assert_eq!(metadata_of(metadata.as_bytes()), metadata.as_bytes());
+        assert_eq!(metadata_of(metadata.as_bytes()), (metadata.as_bytes().to_vec(), None));
     }
 }
 

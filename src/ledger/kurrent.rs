@@ -21,13 +21,15 @@
 //! server recognizes what is stored already. An answer of success is passed on once the follower has
 //! brought the events, and so with their sequences, and only if they are the same: the server
 //! compares ids, and another process may have stored another decision about the same command. An id
-//! of an event that came lately is recognized before anything is sent.
+//! of an event that came lately is recognized before anything is sent. Where several processes send the
+//! same events, each append's own id, in a property of its last record that is taken off again by
+//! whoever reads, tells whose were stored. All of it together is bounded: a request waits for it.
 //!
 //! # A read
 //!
 //! Streams and heads are always read from the leader, so that what is decided, or answered without a
 //! decision, is true of a moment during the call. The log as a whole is read as far as it has been
-//! followed.
+//! followed, and how far that is behind the leader's is asked every second.
 
 mod address;
 mod appends;

@@ -7,11 +7,12 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::sleep;
 use tonic::{Status, Streaming};
 
 use super::cluster::{Cluster, PAUSE};
@@ -90,26 +91,38 @@ impl Follower {
     }
 
     async fn follow_on(&self, node: &Node) -> Result<Infallible, Ended> {
-        let mut messages = node.subscribe(self.followed.mark().after).await?;
-        let mut watch = interval_at(Instant::now() + WATCH, WATCH);
-        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let messages = node.subscribe(self.followed.mark().after).await?;
+        let came = AtomicBool::new(false);
+        // Neither waits for the other: a slow answer to a question holds up no event.
+        tokio::select! {
+            ended = self.take_all(messages, &came) => ended,
+            ended = self.watch(node, &came) => ended,
+        }
+    }
+
+    async fn take_all(
+        &self,
+        mut messages: Streaming<ReadResp>,
+        came: &AtomicBool,
+    ) -> Result<Infallible, Ended> {
+        loop {
+            let first = messages.message().await?.ok_or(Ended::InOrder)?;
+            self.take(first, &mut messages)?;
+            came.store(true, Ordering::Relaxed);
+        }
+    }
+
+    async fn watch(&self, node: &Node, came: &AtomicBool) -> Result<Infallible, Ended> {
         let mut missed = false;
         loop {
-            tokio::select! {
-                message = messages.message() => {
-                    let first = message?.ok_or(Ended::InOrder)?;
-                    self.take(first, &mut messages)?;
-                    missed = false;
-                }
-                _ = watch.tick() => {
-                    let behind = self.is_behind(node).await?;
-                    if behind && missed {
-                        return Err(Ended::Stalled);
-                    }
-                    // At first it may have been stored in this very moment.
-                    missed = behind;
-                }
+            sleep(WATCH).await;
+            let behind = self.is_behind(node).await?;
+            let brings_something = came.swap(false, Ordering::Relaxed);
+            if behind && missed && !brings_something {
+                return Err(Ended::Stalled);
             }
+            // At first it may have been stored in this very moment.
+            missed = behind;
         }
     }
 

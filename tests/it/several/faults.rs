@@ -54,7 +54,7 @@ impl Shared {
             if player.acquire(&clients, kid(number as u128), &clock) == Some(true) {
                 self.granted.fetch_add(1, Ordering::Relaxed);
             }
-            if number % 3 == 0 {
+            if number.is_multiple_of(3) {
                 player.give_back(&clients, &clock);
             }
         }

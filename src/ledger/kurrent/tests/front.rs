@@ -31,7 +31,7 @@ pub(super) enum Manner {
     Old,
     /// Another node leads.
     Follower(SocketAddr),
-    /// Subscriptions bring so many events and are then ended in order.
+    /// Subscriptions bring so many events and are then ended in order, at once if it is none.
     Ending(usize),
     /// Subscriptions bring nothing, and go on.
     Silent,
@@ -153,6 +153,7 @@ impl Node {
                 let end = async move { drop(ended.changed().await) };
                 let messages = messages.take_until(Box::pin(end));
                 Ok(Response::new(match manner {
+                    Manner::Ending(0) => Box::pin(messages.take(1)),
                     Manner::Ending(events) => Box::pin(ending(messages, events)),
                     Manner::Silent => Box::pin(messages.take(1).chain(stream::pending())),
                     _ => Box::pin(messages) as Messages,
@@ -205,6 +206,6 @@ fn ending(
         let content = message.as_ref().ok().and_then(|message| message.content.as_ref());
         let is_event = matches!(content, Some(ReadRespContent::Event(_)));
         seen += usize::from(is_event);
-        std::future::ready(if events == 0 { !is_event } else { seen <= events })
+        std::future::ready(seen <= events)
     })
 }

@@ -15,6 +15,7 @@ pub mod keys;
 mod master_key;
 mod open;
 pub mod openapi;
+mod pins;
 mod pipe;
 pub mod pki;
 pub mod policy;

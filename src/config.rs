@@ -161,6 +161,8 @@ pub struct KurrentDb {
     /// What the names of the ledger's streams begin with, in a cluster that others use as well.
     /// Without one all streams but the system's are the ledger's. It never changes.
     pub stream_prefix: String,
+    /// Confirms that a ledger is to begin under this prefix though there is one under another.
+    pub new_ledger: bool,
 }
 
 /// Who may be issued a license.
@@ -288,6 +290,9 @@ pub struct Limits {
     pub shutdown_ms: u64,
     /// Threads that serve; 0 takes one for each core.
     pub workers: usize,
+    /// Events that a read model may lack before the process calls itself not ready. Under full load
+    /// they gather for a fraction of a second.
+    pub lag_events: u64,
 }
 
 impl Default for Limits {
@@ -303,6 +308,7 @@ impl Default for Limits {
             keep_alive_ms: 15_000,
             shutdown_ms: 15_000,
             workers: 0,
+            lag_events: 10_000,
         }
     }
 }

@@ -172,6 +172,25 @@ impl Ledger {
         matches!(self, Self::Kurrent(_))
     }
 
+    /// How many events are in the log and not known here yet, as far as that is known: the places of a
+    /// cluster's log are no numbers of events, so that it is estimated from its length.
+    pub fn behind(&self) -> u64 {
+        match self {
+            Self::Embedded(_) => 0,
+            Self::Kurrent(engine) => engine.behind(),
+        }
+    }
+
+    /// What the names of streams begin with that belong to other ledgers in the same cluster. Such a
+    /// ledger is known by a stream whose name ends in the first part of one of `marks` and that holds
+    /// events of the kind in its second part.
+    pub async fn neighbors(&self, marks: &[(&str, &str)]) -> Result<Vec<String>, ReadError> {
+        match self {
+            Self::Embedded(_) => Ok(Vec::new()),
+            Self::Kurrent(engine) => engine.neighbors(marks).await,
+        }
+    }
+
     /// Why the log is not to be relied on at present, if so: its cluster is out of reach.
     pub fn trouble(&self) -> Option<String> {
         match self {

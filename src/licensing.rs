@@ -19,6 +19,7 @@ mod metrics;
 mod once;
 mod outside;
 mod overrides;
+mod pins;
 mod policy;
 mod register;
 mod reserve;
@@ -55,6 +56,7 @@ pub use elsewhere::{IssuedElsewhere, IssuedLicense, RecordedLicenses, RecordedWo
 pub use metrics::Metrics;
 pub use once::{CommandAnswer, CommandError, Once};
 pub use overrides::{Holder, LimitSet, OverrideRefused};
+pub use pins::{BEGINNINGS, PinError, PinnedKey, Pins, compare as compare_keys};
 pub use policy::{Act, Policies, PolicyVersion, PublishError};
 pub use register::{KeyPage, KeyRow, RegisterError, Registered, Registry, Unknown};
 pub use reserve::{NoReservation, Reservation};

@@ -17,11 +17,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Length of every key in this module, in bytes.
 pub const SECRET_BYTES: usize = 32;
+/// No text that is authenticated with any of the keys holds a NUL.
+const FINGERPRINT_LABEL: &[u8] = b"license-ledger\0fingerprint";
 /// Bytes of a text secret that are read, at most.
 const TEXT_BYTES_MAX: usize = 4096;
 
@@ -38,6 +41,12 @@ impl Secret {
     /// The key itself, for the cryptographic call that needs it.
     pub const fn expose(&self) -> &[u8; SECRET_BYTES] {
         &self.0
+    }
+
+    /// By what the key is recognized, and never found out: HMAC-SHA-256 of a fixed label under it.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let tag = hmac::sign(&hmac::Key::new(HMAC_SHA256, &self.0), FINGERPRINT_LABEL);
+        tag.as_ref().first_chunk().copied().unwrap_or_default()
     }
 }
 
@@ -306,6 +315,14 @@ mod tests {
         discard(&next).unwrap();
         assert!(!next.exists());
         discard(&next).unwrap();
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_hmac_of_the_label() {
+        // python3: hmac.new(b"\x07"*32, b"license-ledger\0fingerprint", "sha256").hexdigest()
+        let expected = "855fa03c082438bbf70293f992ce08e4d2b4a84e2753d2c34462fab383caacca";
+        let fingerprint = Secret::new([7; 32]).fingerprint();
+        assert_eq!(data_encoding::HEXLOWER.encode(&fingerprint), expected);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::explain::Asked;
 use super::master_key::KeyFiles;
 use super::service::KeyBytes;
 use super::support::Order;
-use super::{Place, control, open, runtime};
+use super::{Place, control, open, pins, runtime};
 use crate::access::Registry as ApiKeys;
 use crate::access::secrets::{self, Secret};
 use crate::access::{ApiKeyId, ApiKeyRecord, ApiKeyText, KEY_RANDOM_BYTES, Scope};
@@ -21,10 +21,12 @@ use crate::domain::event::{ApiKeyCreated, WebhookChange};
 use crate::domain::quota::QuotaPolicy;
 use crate::domain::{Digest, Reason};
 use crate::keys::{ImportedKey, KeySeed, Keys};
-use crate::licensing::{Act, KeyRow, Licensing, Policies, PublishError, Registered, Registry};
+use crate::licensing::{
+    Act, KeyRow, Licensing, PinnedKey, Policies, PublishError, Registered, Registry,
+};
 
 /// Who acts, as events name it: a person at the command line of this machine.
-const ACTOR: &str = "cli";
+pub(super) const ACTOR: &str = "cli";
 
 /// An operator's command. Its JSON form goes over the control socket and nowhere else.
 #[derive(Serialize, Deserialize)]
@@ -185,6 +187,15 @@ impl Secrets {
             api: file("api.key")?,
             reference: Zeroizing::new(*file("reference.key")?.expose()),
         })
+    }
+
+    /// By what the keys are recognized that processes have in common.
+    pub(super) fn fingerprints(&self) -> [(PinnedKey, Digest); 2] {
+        let reference = Secret::new(*self.reference).fingerprint();
+        [
+            (PinnedKey::Reference, Digest(reference)),
+            (PinnedKey::Api, Digest(self.api.fingerprint())),
+        ]
     }
 }
 
@@ -371,6 +382,7 @@ pub fn execute(place: &Place, command: Command) -> anyhow::Result<Outcome> {
         let ledger = Arc::new(open::existing_ledger(&config, data).await?);
         let empty = ledger.last_sequence().await?.is_none();
         let secrets = Secrets::open(&config.secrets()?, empty)?;
+        pins::compare(&config, &ledger, &secrets).await?;
         let key_files = KeyFiles::new(&config.secrets()?, data);
         let keys = Arc::new(key_files.open_keys()?);
         let clock = Clock::System;

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
 use super::admin::{ApiKeyRow, Command, Outcome, execute};
+use super::pins::{self, AcceptArgs};
 use super::{Place, print_json};
 use crate::access::Scope;
 use crate::domain::KeyType;
@@ -26,6 +27,9 @@ pub enum KeysCommand {
     List(ListArgs),
     /// Make a new master key and seal everything under it
     RotateMaster(RotateArgs),
+    /// Say that a key file or a key of the PKI was changed on purpose, so that the ledger is served
+    /// with it; not while serving
+    Accept(AcceptArgs),
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Api(ApiCommand),
@@ -137,6 +141,7 @@ pub fn run(command: KeysCommand) -> anyhow::Result<ExitCode> {
         KeysCommand::RotateMaster(args) => {
             print(execute(&args.place, Command::RotateMaster)?, args.json)
         }
+        KeysCommand::Accept(args) => pins::accept(args),
         KeysCommand::Api(ApiCommand::Create { place, name, scopes, json }) => {
             let scopes: BTreeSet<_> = scopes.into_iter().collect();
             print(execute(&place, Command::CreateApiKey { name, scopes })?, json)

@@ -33,6 +33,9 @@ pub struct ServeArgs {
     /// brings a token of the service; `callback` whom the service allows [default: open]
     #[arg(long, value_name = "MODE")]
     authorize: Option<String>,
+    /// Begin a ledger in a cluster that holds another one under another kurrentdb.stream_prefix
+    #[arg(long)]
+    new_ledger: bool,
     /// Confirm `--authorize open` on an address that others can reach
     #[arg(long)]
     i_know: bool,
@@ -46,6 +49,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     flags.extend(args.grpc.map(|grpc| flag("grpc.listen", "--grpc", grpc.to_string())));
     flags.extend(args.pki.as_deref().map(|pki| path_flag("pki", "--pki", pki)));
     flags.extend(args.authorize.map(|mode| flag("authorize", "--authorize", mode)));
+    let new_ledger = args.new_ledger.then(|| "true".to_owned());
+    flags.extend(new_ledger.map(|yes| flag("kurrentdb.new_ledger", "--new-ledger", yes)));
     flags.extend(args.i_know.then(|| flag("i_know", "--i-know", "true".to_owned())));
     let config = args.place.config(flags)?;
     log_to_stderr(&config.log);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::Context;
 use zeroize::Zeroizing;
@@ -13,7 +13,7 @@ use super::master_key::KeyFiles;
 use super::revocation::{ListFiles, Watch};
 use super::voiding::Sweep;
 use super::webhooks;
-use super::{Place, open, pki, runtime, shared};
+use super::{Place, open, pins, pki, runtime, shared};
 use crate::access::{ApiKeyText, RateLimiter, Registry as ApiKeys, Scope};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -40,8 +40,6 @@ use crate::projections::{History, Inventory};
 
 /// A clock that runs behind the newest event by more than this would date new events falsely.
 const CLOCK_BEHIND_MAX_MS: i64 = 2_000;
-/// Events a read model may be behind before a balancer should ask another node.
-const LAG_EVENTS_MAX: u64 = 100_000;
 
 /// A service at work.
 pub struct Service {
@@ -268,9 +266,12 @@ impl Opened {
         let keys = key_files.open_keys()?.with_default_seed(&config.keys.default_seed);
         require_default_seed(&keys)?;
         let keys = Arc::new(keys);
+        let pki = load_pki(&pki_dir, clock)?;
+        let pins = pins::pins(&secrets, &pki);
+        let next = ledger.subscribe().borrow().map_or(0, |last| last + 1);
+        pins::settle(config, ledger, &pins, clock).await?;
         let store = Arc::new(StateStore::open(data, Arc::clone(ledger)).await?);
         let inventory = Arc::new(Inventory::open(data, Arc::clone(ledger)).await?);
-        let pki = load_pki(&pki_dir, clock)?;
         let named = config.playready.revocation_lists.as_deref();
         let lists = ListFiles::new(&pki_dir, named, pki.root);
         let taken = TakenLists::last(ledger, &pki.root).await?;
@@ -301,21 +302,25 @@ impl Opened {
         let api_keys = Arc::new(ApiKeys::new(secrets.api));
         let policies = Policies::new(Arc::clone(ledger), clock.clone());
         let (of_admin, its_clock) = (Arc::clone(&registry), clock.clone());
-        let next = ledger.subscribe().borrow().map_or(0, |last| last + 1);
         let (its_keys, its_api_keys) = (Arc::clone(&keys), Arc::clone(&api_keys));
         let admin = Admin::new(of_admin, policies, keys, key_files, api_keys, its_clock).await?;
         let admin = admin.explaining_by(Arc::clone(&licensing));
+        let mut readiness = readiness(config, ledger, &store, &inventory, clock, &missing);
         let others = match ledger.is_shared() {
             true => {
                 let registry = Arc::clone(&registry);
-                let missing = Arc::clone(&missing);
-                let acts = shared::Acts { api_keys: its_api_keys, keys: its_keys };
+                let repinned = Arc::new(AtomicBool::new(false));
+                let seen = Arc::clone(&repinned);
+                readiness = readiness.check("pins", move || match seen.load(Ordering::Relaxed) {
+                    true => Err("the ledger has other keys by now; see the log".to_owned()),
+                    false => Ok(()),
+                });
+                let acts = shared::Acts { api_keys: its_api_keys, keys: its_keys, pins, repinned };
                 Some(shared::Others::follow(ledger, next, acts, registry, missing).await?)
             }
             false => None,
         };
         let admin_key = admin.first_key(&[Scope::Admin]).await?;
-        let readiness = readiness(ledger, &store, &inventory, clock, missing);
         let authorizes = Arc::clone(&licensing);
         let readiness = readiness.check("authorize", move || authorizes.entitlement().ready());
         let pki = pki_dir;
@@ -378,7 +383,7 @@ fn sign_responses(config: &Config) -> SignResponses {
 }
 
 /// The PKI folder: the configured one, or one of our own making beside the key files.
-fn pki_dir(config: &Config, empty: bool) -> anyhow::Result<PathBuf> {
+pub(super) fn pki_dir(config: &Config, empty: bool) -> anyhow::Result<PathBuf> {
     if let Some(pki) = &config.pki {
         return Ok(pki.clone());
     }
@@ -396,7 +401,7 @@ fn pki_dir(config: &Config, empty: bool) -> anyhow::Result<PathBuf> {
     Ok(pki)
 }
 
-fn load_pki(dir: &Path, clock: &Clock) -> anyhow::Result<Pki> {
+pub(super) fn load_pki(dir: &Path, clock: &Clock) -> anyhow::Result<Pki> {
     anyhow::ensure!(
         dir.is_dir(),
         "there is no PKI folder {}; make one with `license-ledger pki init --out {}`",
@@ -411,39 +416,49 @@ fn load_pki(dir: &Path, clock: &Clock) -> anyhow::Result<Pki> {
 }
 
 fn readiness(
+    config: &Config,
     ledger: &Arc<Ledger>,
     store: &Arc<StateStore>,
     inventory: &Arc<Inventory>,
     clock: &Clock,
-    missing_keys: Arc<AtomicUsize>,
+    missing_keys: &Arc<AtomicUsize>,
 ) -> Readiness {
-    let (open, ahead) = (ledger.subscribe(), ledger.subscribe());
-    let ledger = Arc::clone(ledger);
+    let open = ledger.subscribe();
     let (state, store) = (Arc::clone(store), Arc::clone(store));
     let (inventory, clock) = (Arc::clone(inventory), clock.clone());
-    let lag = move |next: u64| {
-        let last = *ahead.borrow();
-        let behind = last.map_or(0, |last| (last + 1).saturating_sub(next));
-        if behind > LAG_EVENTS_MAX { Err(format!("{behind} events behind")) } else { Ok(()) }
+    let (state_at, inventory_at) = (Arc::clone(&state), Arc::clone(&inventory));
+    let (missing_keys, events_max) = (Arc::clone(missing_keys), config.limits.lag_events);
+    // What the cluster has and this process has not heard of is missing in the read models as well.
+    let (followed, followed_for_inventory) = (Arc::clone(ledger), Arc::clone(ledger));
+    let lag = |ledger: &Ledger, next: u64| {
+        let last = *ledger.subscribe().borrow();
+        last.map_or(0, |last| (last + 1).saturating_sub(next)).saturating_add(ledger.behind())
     };
-    let lag = Arc::new(lag);
-    let state_lag = Arc::clone(&lag);
+    let in_cluster = ledger.is_shared().then(|| Arc::clone(ledger));
+    let ledger = Arc::clone(ledger);
     let failed = |failed: Option<String>| match failed {
         Some(_) => Err("stopped; see the log".to_owned()),
         None => Ok(()),
     };
-    Readiness::default()
+    let mut readiness = Readiness::default();
+    if let Some(ledger) = in_cluster {
+        readiness = readiness.lag("ledger", events_max, move || ledger.behind());
+    }
+    readiness
+        .lag("state", events_max, move || lag(&followed, state_at.progress().next_sequence))
+        .lag("inventory", events_max, move || {
+            // One that cannot be read is reported by its check.
+            let next = inventory_at.progress().map_or(u64::MAX, |progress| progress.next_sequence);
+            lag(&followed_for_inventory, next)
+        })
         .check("ledger", move || {
             open.has_changed().map_err(|_| "takes no more events".to_owned())?;
             ledger.trouble().map_or(Ok(()), Err)
         })
-        .check("state", move || {
-            let progress = state.progress();
-            failed(progress.failed).and_then(|()| state_lag(progress.next_sequence))
-        })
+        .check("state", move || failed(state.progress().failed))
         .check("inventory", move || {
             let progress = inventory.progress().map_err(|_| "cannot be read".to_owned())?;
-            failed(progress.failed).and_then(|()| lag(progress.next_sequence))
+            failed(progress.failed)
         })
         .check("clock", move || {
             let behind_ms = store.progress().last_at_ms - clock.now().0;

@@ -1,11 +1,12 @@
 //! What operators do through other processes that serve the same ledger.
 //!
 //! Every decision reads what it needs at the heads of streams. API keys and content keys do not lie
-//! there: they are in memory, and this keeps them as the ledger has them.
+//! there: they are in memory, and this keeps them as the ledger has them. Key files and PKI cannot be
+//! followed: this notices when the ledger is given others.
 
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -15,15 +16,34 @@ use super::admin::record_of;
 use crate::access::{ApiKeyId, Registry as ApiKeys};
 use crate::clock::UnixMillis;
 use crate::domain::Event;
+use crate::domain::event::KeysPinned;
 use crate::keys::Keys;
 use crate::ledger::Ledger;
 use crate::ledger::tail::{Apply, Fact, Tail};
-use crate::licensing::Registry;
+use crate::licensing::{Pins, Registry};
 
 /// What is kept in memory.
 pub(super) struct Acts {
     pub(super) api_keys: Arc<ApiKeys>,
     pub(super) keys: Arc<Keys>,
+    /// The keys that this process works with.
+    pub(super) pins: Pins,
+    /// Whether the ledger was given others meanwhile.
+    pub(super) repinned: Arc<AtomicBool>,
+}
+
+impl Acts {
+    fn compare(&self, pinned: &KeysPinned) {
+        let others = self.pins.forbidden(pinned);
+        self.repinned.store(!others.is_empty(), Ordering::Relaxed);
+        for key in others {
+            tracing::error!(
+                key = key.word(),
+                "an operator has accepted another {key} for the ledger than this process works with; \
+                 give it the same and start it again"
+            );
+        }
+    }
 }
 
 /// Follows the others, until it is dropped.
@@ -88,6 +108,7 @@ impl Apply for Taker {
                 Event::ContentKeyRegistered(_) | Event::KeySeedRegistered(_) => {
                     self.registered.notify_one();
                 }
+                Event::KeysPinned(pinned) => self.acts.compare(pinned),
                 _ => {}
             }
         }

@@ -8,6 +8,7 @@ mod answered;
 mod elsewhere;
 mod key_types;
 mod keys;
+mod pins;
 mod quota;
 mod revocation;
 mod support;
@@ -30,6 +31,7 @@ pub use keys::{
     ApiKeyCreated, ApiKeyRevoked, ContentKeyBound, ContentKeyRegistered, KeySeedRegistered,
     MasterKeyRotated,
 };
+pub use pins::KeysPinned;
 pub use quota::{
     QuotaOverrideSet, QuotaPolicyPublished, ReservationClosed, ReservationEnd, ReservationMade,
     ReservedSlot, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
@@ -80,6 +82,7 @@ pub enum Event {
     ContentKeyBound(ContentKeyBound),
     ContentKeyTyped(ContentKeyTyped),
     MasterKeyRotated(MasterKeyRotated),
+    KeysPinned(Box<KeysPinned>),
     RevocationListsTaken(RevocationListsTaken),
     ApiKeyCreated(ApiKeyCreated),
     ApiKeyRevoked(ApiKeyRevoked),
@@ -470,6 +473,7 @@ impl Event {
             Self::ContentKeyBound(_) => "content-key-bound.v1",
             Self::ContentKeyTyped(_) => "content-key-typed.v1",
             Self::MasterKeyRotated(_) => "master-key-rotated.v1",
+            Self::KeysPinned(_) => "keys-pinned.v1",
             Self::RevocationListsTaken(_) => "revocation-lists-taken.v1",
             Self::ApiKeyCreated(_) => "api-key-created.v1",
             Self::ApiKeyRevoked(_) => "api-key-revoked.v1",
@@ -513,6 +517,7 @@ impl Event {
             Self::ContentKeyBound(e) => e.at_ms,
             Self::ContentKeyTyped(e) => e.at_ms,
             Self::MasterKeyRotated(e) => e.at_ms,
+            Self::KeysPinned(e) => e.at_ms,
             Self::RevocationListsTaken(e) => e.at_ms,
             Self::ApiKeyCreated(e) => e.at_ms,
             Self::ApiKeyRevoked(e) => e.at_ms,
@@ -577,6 +582,7 @@ impl Event {
             Self::ContentKeyBound(e) => e.key_id.to_string(),
             Self::ContentKeyTyped(e) => format!("{} {}", e.key_id, e.stated_by.word()),
             Self::MasterKeyRotated(e) => e.at_ms.to_string(),
+            Self::KeysPinned(e) => e.at_ms.to_string(),
             Self::RevocationListsTaken(e) => e.sequence.to_string(),
             Self::ApiKeyCreated(e) => e.key_id.clone(),
             Self::ApiKeyRevoked(e) => e.key_id.clone(),

@@ -11,11 +11,14 @@ use utoipa::ToSchema;
 use super::Shell;
 
 type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+type Lag = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// What has to be in order before requests make sense.
 #[derive(Default)]
 pub struct Readiness {
     checks: Vec<(&'static str, Check)>,
+    /// With the most events that each may lack.
+    lags: Vec<(&'static str, u64, Lag)>,
     stopping: AtomicBool,
 }
 
@@ -32,24 +35,45 @@ impl Readiness {
         self
     }
 
+    /// Adds how many events of the ledger the part `name` does not have yet. It is shown, and more than
+    /// `events_max` are as a check of that name that fails. It returns at once as well.
+    #[must_use]
+    pub fn lag(
+        mut self,
+        name: &'static str,
+        events_max: u64,
+        behind: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.lags.push((name, events_max, Box::new(behind)));
+        self
+    }
+
     /// From here on the service is not ready, so that a balancer sends its requests elsewhere.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// Whether all is well, and the outcome of each check: `"ok"` or its reason.
-    fn report(&self) -> (bool, BTreeMap<&'static str, String>) {
+    fn report(&self) -> ReadinessReport {
         let stopping = self.stopping.load(Ordering::Acquire);
         let shutdown = stopping.then(|| ("shutdown", Err("the service is stopping".to_owned())));
         let checks = self.checks.iter().map(|(name, check)| (*name, check()));
-        let mut ready = true;
-        let mut outcomes = BTreeMap::new();
-        for (name, outcome) in shutdown.into_iter().chain(checks) {
-            ready &= outcome.is_ok();
-            let text = outcome.err().unwrap_or_else(|| "ok".to_owned());
-            outcomes.insert(name, text);
+        let lag: BTreeMap<_, _> =
+            self.lags.iter().map(|(name, _, behind)| (*name, behind())).collect();
+        let too_far = self.lags.iter().filter_map(|(name, events_max, _)| {
+            let events = lag.get(name).filter(|events| *events > events_max)?;
+            Some((*name, Err(format!("{events} events behind"))))
+        });
+        let mut outcomes: BTreeMap<&'static str, Result<(), String>> = BTreeMap::new();
+        for (name, outcome) in shutdown.into_iter().chain(checks).chain(too_far) {
+            // What failed first says more.
+            let known = outcomes.entry(name).or_insert(Ok(()));
+            *known = std::mem::replace(known, Ok(())).and(outcome);
         }
-        (ready, outcomes)
+        let ready = outcomes.values().all(Result::is_ok);
+        let text = |outcome: Result<(), String>| outcome.err().unwrap_or_else(|| "ok".to_owned());
+        let checks = outcomes.into_iter().map(|(name, outcome)| (name, text(outcome)));
+        let status = if ready { "ready" } else { "not ready" };
+        ReadinessReport { status, checks: checks.collect(), lag }
     }
 }
 
@@ -75,6 +99,10 @@ pub(super) struct ReadinessReport {
     /// The outcome of each check: `ok`, or what is wrong.
     #[schema(example = json!({"ledger": "ok"}))]
     checks: BTreeMap<&'static str, String>,
+    /// How many events of the ledger each part does not have yet: what decides, the inventory and, in a
+    /// cluster, what this process has heard of the ledger. The last is estimated.
+    #[schema(example = json!({"inventory": 12, "state": 0}))]
+    lag: BTreeMap<&'static str, u64>,
 }
 
 /// The process answers
@@ -89,10 +117,9 @@ pub(super) async fn healthz() -> HttpResponse {
     responses((status = 200, body = ReadinessReport), (status = 503, body = ReadinessReport))
 )]
 pub(super) async fn readyz(shell: web::Data<Shell>) -> HttpResponse {
-    let (ready, checks) = shell.readiness().report();
-    if ready {
-        HttpResponse::Ok().json(ReadinessReport { status: "ready", checks })
-    } else {
-        HttpResponse::ServiceUnavailable().json(ReadinessReport { status: "not ready", checks })
+    let report = shell.readiness().report();
+    match report.status {
+        "ready" => HttpResponse::Ok().json(report),
+        _ => HttpResponse::ServiceUnavailable().json(report),
     }
 }

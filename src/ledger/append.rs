@@ -90,7 +90,9 @@ pub struct Appended {
     pub last_sequence: u64,
     /// The revision of the last event in each stream that was written, in order of first mention.
     pub revisions: Vec<(StreamName, u64)>,
-    /// Whether all events were there before: nothing was stored, and the positions are theirs.
+    /// Whether all events were there before: nothing was stored, and the positions are theirs. Of
+    /// processes that send the same append to a cluster at the same moment, several may be told that
+    /// they stored it: then it holds just what each of them sent.
     pub already_stored: bool,
 }
 

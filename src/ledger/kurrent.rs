@@ -21,13 +21,15 @@
 //! server recognizes what is stored already. An answer of success is passed on once the follower has
 //! brought the events, and so with their sequences, and only if they are the same: the server
 //! compares ids, and another process may have stored another decision about the same command. An id
-//! of an event that came lately is recognized before anything is sent.
+//! of an event that came lately is recognized before anything is sent. Where several processes send the
+//! same events, each append's own id, in a property of its last record that is taken off again by
+//! whoever reads, tells whose were stored. All of it together is bounded: a request waits for it.
 //!
 //! # A read
 //!
 //! Streams and heads are always read from the leader, so that what is decided, or answered without a
 //! decision, is true of a moment during the call. The log as a whole is read as far as it has been
-//! followed.
+//! followed, and how far that is behind the leader's is asked every second.
 
 mod address;
 mod appends;
@@ -74,9 +76,39 @@ pub struct Kurrent {
     admitted: Arc<Semaphore>,
     closing: AtomicBool,
     follower: JoinHandle<()>,
-    /// Connections belong to the runtime that they were made on, and callers have others.
     threads: Threads,
     _lock: File,
+}
+
+/// The runtime that connections are made on, and so belong to: callers have others. It may be dropped
+/// where nothing may wait, and it is when a ledger cannot be opened.
+struct Threads {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl Threads {
+    fn start() -> std::io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime =
+            builder.worker_threads(2).thread_name("ledger-kurrent").enable_all().build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.handle.spawn(task)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Where a ledger is.
@@ -263,6 +295,18 @@ impl Kurrent {
         self.engine.followed.recent.from(from, limit)
     }
 
+    /// See [`Ledger::behind`](super::Ledger::behind).
+    pub fn behind(&self) -> u64 {
+        self.engine.followed.behind()
+    }
+
+    /// See [`Ledger::neighbors`](super::Ledger::neighbors).
+    pub async fn neighbors(&self, marks: &[(&str, &str)]) -> Result<Vec<String>, ReadError> {
+        let owned = |(stream, kind): &(&str, &str)| ((*stream).to_owned(), (*kind).to_owned());
+        let marks: Vec<_> = marks.iter().map(owned).collect();
+        self.on_runtime(async move |engine| engine.neighbors(&marks).await).await
+    }
+
     /// Why the ledger is not to be relied on at present, if so.
     pub fn trouble(&self) -> Option<String> {
         let silent = self.engine.followed.silent_for();
@@ -289,36 +333,6 @@ impl Kurrent {
     {
         let task = self.threads.spawn(task(Arc::clone(&self.engine)));
         task.await.unwrap_or_else(|gone| Err(ReadError::passing(Arc::new(gone))))
-    }
-}
-
-/// The threads of an engine, which may be dropped where nothing may wait.
-struct Threads {
-    handle: Handle,
-    runtime: Option<Runtime>,
-}
-
-impl Threads {
-    fn start() -> std::io::Result<Self> {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(2).thread_name("ledger-kurrent").enable_all();
-        let runtime = runtime.build()?;
-        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
-    }
-
-    fn spawn<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = T> + Send + 'static,
-    ) -> JoinHandle<T> {
-        self.handle.spawn(task)
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

@@ -75,6 +75,7 @@ const fn type_of(event: &Event) -> Option<&'static str> {
         | Event::ContentKeyBound(_)
         | Event::ContentKeyTyped(_)
         | Event::MasterKeyRotated(_)
+        | Event::KeysPinned(_)
         | Event::RevocationListsTaken(_)
         | Event::ApiKeyCreated(_)
         | Event::ApiKeyRevoked(_)

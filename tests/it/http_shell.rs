@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::{HttpResponse, web};
@@ -23,7 +23,7 @@ use license_ledger::http::metrics::Metrics;
 use license_ledger::http::page::PageQuery;
 use license_ledger::http::problem::Problem;
 use license_ledger::http::{Running, Server, Shell, StartError};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A config on a free port, with short times.
 fn config() -> Config {

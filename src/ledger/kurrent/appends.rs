@@ -8,19 +8,24 @@ use tonic::Status;
 
 use super::Engine;
 use super::cluster::PAUSE;
-use super::reads::{FOLLOW_TIME, NotFollowed};
+use super::reads::NotFollowed;
 use super::wire::{self, Verdict};
 use crate::kurrent_protocol::records::{AppendRecordsResponse, StreamRevision};
 use crate::ledger::append::{Answer, Append, AppendError, Appended, Cause, ReadError, Unavailable};
 use crate::ledger::event::{NewEvent, Recorded, StreamName};
 
 impl Engine {
+    /// Answers within [`APPEND_TIME_MAX`].
     pub(super) async fn append(&self, append: &Append) -> Answer {
-        if let Some(answer) = self.known(append).await {
-            return answer;
+        let deadline = Instant::now() + APPEND_TIME_MAX;
+        match timeout_at(deadline, self.known(append)).await {
+            Ok(None) => {}
+            Ok(Some(answer)) => return answer,
+            Err(_) => return Err(Outcome::default().given_up()),
         }
-        let reply = self.send(append).await?;
-        self.find_stored(append, &reply).await
+        let reply = self.send(append, deadline).await?;
+        let found = timeout_at(deadline, self.find_stored(append, &reply)).await;
+        found.unwrap_or_else(|_| Err(unknown(NotFollowed)))
     }
 
     /// The answer to an append of which events came lately.
@@ -51,17 +56,24 @@ impl Engine {
     }
 
     /// Sends the same request until somebody answers it or the time is over.
-    async fn send(&self, append: &Append) -> Result<AppendRecordsResponse, AppendError> {
+    async fn send(
+        &self,
+        append: &Append,
+        deadline: Instant,
+    ) -> Result<AppendRecordsResponse, AppendError> {
         let request = wire::request(append, &self.cluster.settings.prefix);
-        let deadline = Instant::now() + SEND_TIME;
         let mut outcome = Outcome::default();
         loop {
             match timeout_at(deadline, self.cluster.node()).await {
                 Err(_) => return Err(outcome.given_up()),
                 Ok(Err(error)) => outcome.failed(Arc::new(error)),
-                Ok(Ok(node)) => match node.append(request.clone()).await {
-                    Ok(reply) => return Ok(reply),
-                    Err(status) => {
+                Ok(Ok(node)) => match timeout_at(deadline, node.append(request.clone())).await {
+                    Err(_) => {
+                        outcome.maybe_stored = true;
+                        return Err(outcome.given_up());
+                    }
+                    Ok(Ok(reply)) => return Ok(reply),
+                    Ok(Err(status)) => {
                         match wire::verdict(&status, append, &self.cluster.settings.prefix) {
                             Verdict::Final(error) => return Err(error),
                             Verdict::Refused => return Err(outcome.refused(status)),
@@ -86,7 +98,6 @@ impl Engine {
     /// Finds the events of an append that was acknowledged, as soon as they have been followed up.
     /// They are there: whoever is told `Unknown` all the same learns their places by sending again.
     async fn find_stored(&self, append: &Append, reply: &AppendRecordsResponse) -> Answer {
-        let deadline = Instant::now() + FOLLOW_TIME;
         let mut told = self.told.clone();
         loop {
             told.borrow_and_update();
@@ -98,10 +109,7 @@ impl Engine {
             if passed >= u64::try_from(reply.position).ok() {
                 return self.read_back(append, reply).await;
             }
-            match timeout_at(deadline, told.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Err(unknown(NotFollowed)),
-            }
+            told.changed().await.map_err(|_| unknown(NotFollowed))?;
         }
     }
 
@@ -219,5 +227,6 @@ fn not_looked_up(error: ReadError) -> AppendError {
     AppendError::Unavailable(Unavailable::Unreachable(Arc::new(error)))
 }
 
-/// How long an append is sent again: an election takes a few seconds, and a request may wait for 15.
-const SEND_TIME: Duration = Duration::from_secs(10);
+/// How long an append may take in all, however often it is sent: an election takes a few seconds, and a
+/// request may wait for 15.
+const APPEND_TIME_MAX: Duration = Duration::from_secs(10);

@@ -23,6 +23,8 @@ struct Newest {
     ids: HashMap<Uuid, Known>,
     ids_in_order: VecDeque<Uuid>,
     heard: Instant,
+    /// Where our last event stood when the leader was asked.
+    head: Option<Position>,
 }
 
 #[derive(Clone, Copy)]
@@ -40,6 +42,7 @@ impl Followed {
             ids: HashMap::new(),
             ids_in_order: VecDeque::new(),
             heard: Instant::now(),
+            head: None,
         };
         Ok(Self { places, recent: Recent::default(), newest: Mutex::new(newest) })
     }
@@ -68,9 +71,22 @@ impl Followed {
         Ok(last)
     }
 
-    /// The leader has answered.
-    pub(super) fn heard(&self) {
-        self.newest().heard = Instant::now();
+    /// The leader has answered where our last event stands.
+    pub(super) fn heard(&self, head: Option<Position>) {
+        let mut newest = self.newest();
+        newest.heard = Instant::now();
+        newest.head = newest.head.max(head);
+    }
+
+    /// How many of our events the leader has and did not bring yet: what its log is longer than what
+    /// was followed, in events of the average length so far.
+    pub(super) fn behind(&self) -> u64 {
+        let newest = self.newest();
+        let Mark { next_sequence, after, .. } = newest.mark;
+        let Some(head) = newest.head.filter(|head| Some(*head) > after) else { return 0 };
+        let passed = after.map_or(0, |after| after.commit);
+        let length = passed.checked_div(next_sequence).unwrap_or(1).max(1);
+        (head.commit.saturating_sub(passed) / length).max(1)
     }
 
     /// For how long nobody was heard of.
@@ -153,5 +169,26 @@ mod tests {
         followed.note(vec![seen(1)], followed.mark()).unwrap();
         assert!(followed.answer_with(Uuid::from_u128(1)));
         assert!(!followed.answer_with(Uuid::from_u128(1)));
+    }
+
+    #[test]
+    fn what_is_missing_is_estimated_from_the_length_of_the_log() {
+        let (_dir, followed) = followed();
+        let at = |commit| Some(Position { commit, prepare: commit });
+        assert_eq!(followed.behind(), 0);
+        followed.heard(at(500));
+        assert_eq!(followed.behind(), 500);
+        let events: Vec<_> = (1..=10).map(|number| seen(number * 100)).collect();
+        let mark = Mark { after: at(1_000), ..followed.mark() };
+        followed.note(events, mark).unwrap();
+        assert_eq!(followed.behind(), 0);
+        followed.heard(at(3_000));
+        assert_eq!(followed.behind(), 20);
+        // What the leader said earlier may arrive later.
+        followed.heard(at(2_000));
+        assert_eq!(followed.behind(), 20);
+        followed.heard(at(3_001));
+        followed.note(Vec::new(), Mark { after: at(3_000), ..followed.mark() }).unwrap();
+        assert_eq!(followed.behind(), 1);
     }
 }

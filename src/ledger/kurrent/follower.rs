@@ -1,17 +1,18 @@
 //! Follows the cluster's log: numbers our events, and tells of them.
 //!
 //! One subscription, from where the local list of [`places`](super::places) ends. It is watched from
-//! outside: when nothing has come for a while, the leader is asked for our last event, and a
-//! subscription that has not brought it is given up. Whatever goes wrong, a new connection goes on
+//! outside: every second the leader is asked for our last event, which says how much is still to come,
+//! and a subscription that brings nothing although there is something is given up. Whatever goes wrong, a new connection goes on
 //! from the last event that was noted.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tonic::{Status, Streaming};
 
 use super::cluster::{Cluster, PAUSE};
@@ -90,17 +91,34 @@ impl Follower {
     }
 
     async fn follow_on(&self, node: &Node) -> Result<Infallible, Ended> {
-        let mut messages = node.subscribe(self.followed.mark().after).await?;
+        let messages = node.subscribe(self.followed.mark().after).await?;
+        let came = AtomicBool::new(false);
+        // Neither waits for the other: a slow answer to a question holds up no event.
+        tokio::select! {
+            ended = self.take_all(messages, &came) => ended,
+            ended = self.watch(node, &came) => ended,
+        }
+    }
+
+    async fn take_all(
+        &self,
+        mut messages: Streaming<ReadResp>,
+        came: &AtomicBool,
+    ) -> Result<Infallible, Ended> {
+        loop {
+            let first = messages.message().await?.ok_or(Ended::InOrder)?;
+            self.take(first, &mut messages)?;
+            came.store(true, Ordering::Relaxed);
+        }
+    }
+
+    async fn watch(&self, node: &Node, came: &AtomicBool) -> Result<Infallible, Ended> {
         let mut missed = false;
         loop {
-            if let Ok(message) = timeout(SILENCE, messages.message()).await {
-                let first = message?.ok_or(Ended::InOrder)?;
-                self.take(first, &mut messages)?;
-                missed = false;
-                continue;
-            }
+            sleep(WATCH).await;
             let behind = self.is_behind(node).await?;
-            if behind && missed {
+            let brings_something = came.swap(false, Ordering::Relaxed);
+            if behind && missed && !brings_something {
                 return Err(Ended::Stalled);
             }
             // At first it may have been stored in this very moment.
@@ -111,7 +129,7 @@ impl Follower {
     /// Whether the leader has an event of ours that did not come.
     async fn is_behind(&self, node: &Node) -> Result<bool, Ended> {
         let last = node.last_event().await?.map(|last| last.position);
-        self.followed.heard();
+        self.followed.heard(last);
         Ok(last > self.followed.mark().after)
     }
 
@@ -164,7 +182,7 @@ impl Follower {
 
 /// Between two attempts, at most.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// When nothing has come for so long, the leader is asked whether something should have.
-const SILENCE: Duration = Duration::from_secs(1);
+/// How often the leader is asked for our last event: whether it should have come, and how much has not.
+const WATCH: Duration = Duration::from_secs(1);
 /// Events noted in one transaction at most.
 const BATCH_EVENTS: usize = 1024;

@@ -31,10 +31,10 @@ use crate::kurrent_protocol::gossip::{ClusterInfo, MemberInfo, NodeState};
 use crate::kurrent_protocol::records::{AppendRecordsRequest, AppendRecordsResponse};
 use crate::kurrent_protocol::shared;
 use crate::kurrent_protocol::streams::{
-    AllOptions, AllStart, Count, Direction, Filter, ReadOptions, ReadReq, ReadResp,
+    AllOptions, AllStart, Count, Direction, Filter, ReadEvent, ReadOptions, ReadReq, ReadResp,
     ReadRespContent, Source, StreamOptions, StreamStart, Subscription, UuidChoice, UuidOption,
 };
-use crate::kurrent_protocol::{REPLY_BYTES_MAX, header, method};
+use crate::kurrent_protocol::{REPLY_BYTES_MAX, header, metadata, method};
 use crate::ledger::append::Cause;
 use crate::ledger::event::StreamName;
 
@@ -116,6 +116,8 @@ pub(super) enum ReadFailed {
     Client(#[source] eventstore::Error),
     #[error("the node refused the read, or is gone")]
     Status(#[from] Status),
+    #[error(transparent)]
+    Unusable(#[from] NodeError),
 }
 
 impl Node {
@@ -225,6 +227,24 @@ impl Node {
         }
     }
 
+    /// Names of streams that the first events of these kinds stand in, of whatever ledger, and their
+    /// kinds. The node may have to look through all of its log.
+    pub(super) async fn first_of_kinds(
+        &self,
+        kinds: Vec<String>,
+    ) -> Result<Vec<(String, String)>, ReadFailed> {
+        let source = Source::All(AllOptions { start: Some(AllStart::Start(())) });
+        let mut options =
+            self.options(source, Direction::Forwards, Count::Count(FIRST_OF_KINDS_MAX));
+        options.filter = Some(Filter::Some(wire::of_kinds(kinds)));
+        let named = |event: ReadEvent| {
+            let mut event = event.event?;
+            let name = event.stream_identifier?.stream_name;
+            Some((String::from_utf8(name).ok()?, event.metadata.remove(metadata::TYPE)?))
+        };
+        Ok(self.collect_as(options, SEARCH_TIME, named).await?.into_iter().flatten().collect())
+    }
+
     async fn read_stream(
         &self,
         stream: &StreamName,
@@ -271,17 +291,26 @@ impl Node {
     }
 
     async fn collect(&self, options: ReadOptions) -> Result<Vec<Option<Seen>>, ReadFailed> {
+        let seen = |event| Seen::of_message(event, &self.prefix);
+        self.collect_as(options, READ_TIME, seen).await
+    }
+
+    /// Reads to the end; `patience` is for each message.
+    async fn collect_as<T>(
+        &self,
+        options: ReadOptions,
+        patience: Duration,
+        seen: impl Fn(ReadEvent) -> Option<T>,
+    ) -> Result<Vec<Option<T>>, ReadFailed> {
         let mut messages = self.begin(options).await?;
         let mut events = Vec::new();
         loop {
-            let message = timeout(READ_TIME, messages.message()).await;
+            let message = timeout(patience, messages.message()).await;
             let Some(message) = message.map_err(|_| ReadFailed::Silent)?? else {
                 return Ok(events);
             };
             match message.content {
-                Some(ReadRespContent::Event(event)) => {
-                    events.push(Seen::of_message(*event, &self.prefix));
-                }
+                Some(ReadRespContent::Event(event)) => events.push(seen(*event)),
                 Some(ReadRespContent::StreamNotFound(_)) => return Ok(Vec::new()),
                 _ => {}
             }
@@ -451,7 +480,7 @@ impl ReadFailed {
         match self {
             Self::NotLeader(leader) => Some(leader.clone()),
             Self::Status(status) => wire::not_leader(status).flatten(),
-            Self::Silent | Self::Client(_) => None,
+            Self::Silent | Self::Client(_) | Self::Unusable(_) => None,
         }
     }
 }
@@ -462,6 +491,10 @@ pub(super) const CONNECT_TIME: Duration = Duration::from_secs(2);
 const APPEND_TIME: Duration = Duration::from_secs(3);
 /// Time for each message of a read.
 const READ_TIME: Duration = Duration::from_secs(2);
+/// Time for each message of a search through the log of everybody in the cluster.
+const SEARCH_TIME: Duration = Duration::from_secs(300);
+/// A ledger has one such event, or two, and the versions of its policy.
+const FIRST_OF_KINDS_MAX: u64 = 1_000;
 /// How long a connection may be silent before it is tried, and how long the answer may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 

@@ -1,12 +1,13 @@
 //! Reads: streams from the leader, the log as far as it was followed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
 use super::cluster::Cluster;
-use super::node::Wanted;
+use super::node::{ReadFailed, Wanted};
 use super::places::{Mark, Places};
 use super::wire::Seen;
 use super::{Engine, KurrentError, START_TIME};
@@ -119,6 +120,24 @@ impl Engine {
         Ok(())
     }
 
+    /// What the names of streams begin with that end in the first part of a mark and hold events of the
+    /// kind in its second, apart from our own.
+    pub(super) async fn neighbors(
+        &self,
+        marks: &[(String, String)],
+    ) -> Result<Vec<String>, ReadError> {
+        let passing = |error| ReadError::passing(Arc::new(error));
+        let node = self.cluster.node().await.map_err(|error| passing(ReadFailed::from(error)))?;
+        let kinds = marks.iter().map(|(_, kind)| kind.clone()).collect();
+        let events = node.first_of_kinds(kinds).await.map_err(passing)?;
+        let prefixes = events.iter().filter_map(|(name, of_kind)| {
+            let (stream, _) = marks.iter().find(|(_, kind)| kind == of_kind)?;
+            name.strip_suffix(stream.as_str())
+        });
+        let others = prefixes.filter(|prefix| *prefix != self.cluster.settings.prefix.0);
+        Ok(others.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect())
+    }
+
     async fn last_event(&self) -> Result<Option<Seen>, ReadError> {
         Ok(self.cluster.read(Wanted::Last).await?.into_iter().flatten().next())
     }
@@ -174,4 +193,4 @@ pub(super) async fn check_places(places: &Places, cluster: &Cluster) -> Result<(
 }
 
 /// How long the follower may take to an event that is stored: as long as reads are tried.
-pub(super) const FOLLOW_TIME: Duration = Duration::from_secs(10);
+const FOLLOW_TIME: Duration = Duration::from_secs(10);

@@ -64,6 +64,16 @@ impl Prefix {
     }
 }
 
+/// Lets events of these kinds through, whoever's they are.
+pub(super) fn of_kinds(kinds: Vec<String>) -> FilterOptions {
+    let expression = Expression { regex: String::new(), prefix: kinds };
+    FilterOptions {
+        by: Some(FilterBy::EventType(expression)),
+        window: Some(Window::Max(WINDOW_EVENTS)),
+        checkpoint_interval_multiplier: 1,
+    }
+}
+
 /// As the documentation of KurrentDB has it.
 const NOT_THE_SYSTEMS: &str = r"^[^\$].*";
 /// Events that the server looks at before it says how far it has come.

@@ -111,6 +111,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         | Event::ContentKeyBound(_)
         | Event::ContentKeyTyped(_)
         | Event::MasterKeyRotated(_)
+        | Event::KeysPinned(_)
         | Event::RevocationListsTaken(_)
         | Event::ApiKeyCreated(_)
         | Event::ApiKeyRevoked(_)

@@ -116,6 +116,38 @@ fn readiness_names_what_is_not_in_order() {
 }
 
 #[test]
+fn readiness_tells_what_parts_lack_and_refuses_when_it_is_too_much() {
+    let behind = Arc::new(AtomicU64::new(7));
+    let (events, more) = (behind.clone(), behind.clone());
+    let readiness = Readiness::default()
+        .check("inventory", || Ok(()))
+        .lag("inventory", 7, move || events.load(Ordering::SeqCst))
+        .check("state", || Err("stopped".to_owned()))
+        .lag("state", 1_000, move || 2 * more.load(Ordering::SeqCst));
+    let service = start_with(&config(), registry().0, readiness);
+    let report = || get(&service, "/readyz", "").body.parse::<Value>().unwrap();
+    assert_eq!(report()["lag"], json!({ "inventory": 7, "state": 14 }));
+    assert_eq!(report()["checks"], json!({ "inventory": "ok", "state": "stopped" }));
+    behind.store(600, Ordering::SeqCst);
+    let answer = report();
+    assert_eq!((&answer["status"], &answer["lag"]["state"]), (&json!("not ready"), &json!(1_200)));
+    // What failed on its own says more than the lag does.
+    let checks = json!({ "inventory": "600 events behind", "state": "stopped" });
+    assert_eq!(answer["checks"], checks);
+}
+
+#[test]
+fn a_part_that_lacks_too_much_makes_a_service_unready_by_itself() {
+    let behind = Arc::new(AtomicU64::new(8));
+    let events = behind.clone();
+    let readiness = Readiness::default().lag("state", 7, move || events.load(Ordering::SeqCst));
+    let service = start_with(&config(), registry().0, readiness);
+    assert_eq!(get(&service, "/readyz", "").status, 503);
+    behind.store(7, Ordering::SeqCst);
+    assert_eq!(get(&service, "/readyz", "").status, 200);
+}
+
+#[test]
 fn metrics_count_by_pattern_and_hold_no_path() {
     let (access, [inventory, _]) = registry();
     let service = start_with(&config(), access, Readiness::default());

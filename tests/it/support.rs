@@ -101,7 +101,7 @@ fn a_license_written_off_frees_its_slot_and_is_deleted_later_without_freeing_twi
         (&again["written_off"], again["not_live"].as_array().unwrap().len()),
         (&json!([]), 2)
     );
-    assert_eq!(service.event_count(), events);
+    assert_eq!(service.kinds_from(events), ["request-answered.v1"]);
 
     let inventory = service.inventory(&device);
     assert_eq!((&inventory["live"], &inventory["possible"]), (&2.into(), &3.into()));
@@ -148,6 +148,12 @@ fn slots_of_a_lost_device_are_given_to_others_after_a_cooldown() {
         (&decision["decision"], &decision["next_free_at"]),
         (&json!("deny"), &json!(frees_at))
     );
+
+    // In whole seconds it is said so that nobody comes too early.
+    let asked = device.acquire(&service.client, &request(&[kid(3)]), PERSISTENT);
+    let said = asked.err().unwrap().custom_data.unwrap();
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["next_free_at"], NOW_S + 3601);
 
     service.advance_s(3601);
     assert!(ask(&service, &device, 3).is_ok());
@@ -305,7 +311,7 @@ fn limits_of_a_device_that_is_given_up_hold_for_the_one_that_goes_on_if_it_has_n
     let path = |device: &Device| format!("/v1/devices/{}/overrides", device.identity());
     for (device, limit) in [(old, 3), (own, 2)] {
         let body = json!({ "limit": limit, "reason": REASON });
-        let set = service.client.put_json(&format!("{}/device-slots", path(device)), None, &body);
+        let set = service.client.put_command(&format!("{}/device-slots", path(device)), &body);
         assert_eq!(set.status, 200, "{}", set.text());
     }
     let limit = |service: &TestService, device: &Device| {
@@ -553,4 +559,36 @@ fn a_title_asked_for_again_after_a_silent_eviction_takes_no_slot() {
     assert!(ask(&service, &device, 3).is_ok());
     let refusal = device.acquire(&service.client, &request(&[kid(3)]), PERSISTENT).err().unwrap();
     assert!(refusal.custom_data.unwrap().contains("\"issued\""), "five were issued in the hour");
+}
+
+#[test]
+fn a_limit_under_the_old_name_of_a_device_is_one_of_the_device_that_goes_on() {
+    let service = Setup::default().with("quota.device_limit", 1).start();
+    for (act, field) in [("merge", "into"), ("replace", "by")] {
+        let (old, new) =
+            (service.device(&format!("old-{act}")), service.device(&format!("new-{act}")));
+        ask(&service, &old, 1).unwrap();
+        ask(&service, &new, 1).unwrap();
+        let given_up = of(&service, &old)["device"].as_str().unwrap().to_owned();
+        let mut body = json!({ field: new.identity(), "reason": REASON });
+        if act == "replace" {
+            body["licenses"] = json!("move");
+        }
+        support(&service, &old.identity(), act, body);
+        assert_eq!(word(ask(&service, &new, 2)).as_deref(), LIMIT);
+        let path = format!("/v1/devices/{given_up}/overrides");
+        let set = json!({ "limit": 2, "reason": REASON });
+        let set = service.client.put_command(&format!("{path}/device-slots"), &set);
+        assert_eq!(set.status, 200, "{}", set.text());
+        assert!(ask(&service, &new, 2).is_ok());
+        let position = service.event_count();
+        for name in [&given_up, &new.identity()] {
+            let path = format!("/v1/devices/{name}/overrides?min_position={position}");
+            assert_eq!(service.client.json(&path)["items"][0]["limit"], 2, "{name}");
+        }
+        let back = service.client.delete_command(&format!("{path}/device-slots?reason=over"));
+        assert_eq!(back.status, 204);
+        assert_eq!(word(ask(&service, &new, 3)).as_deref(), LIMIT);
+        check(&service);
+    }
 }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::names::check_name;
 use super::once::{Command, MaybeCommandKey, command_problem, respond};
 use super::{Services, licensing_problem};
 use crate::domain::usage::Wanted;
@@ -31,7 +32,9 @@ pub(super) struct Body {
     #[serde(default)]
     #[schema(value_type = Vec<Uuid>, max_items = 1000)]
     key_ids: Vec<String>,
+    #[schema(min_length = 1, max_length = 256)]
     title: Option<String>,
+    #[schema(min_length = 1, max_length = 256)]
     content_group: Option<String>,
     /// One persistent license each, with titles and content groups of their own.
     #[serde(default)]
@@ -40,6 +43,7 @@ pub(super) struct Body {
     /// Security level of a device that the ledger does not know.
     security_level: Option<u32>,
     /// Maker, model name and number of a device that the ledger does not know.
+    #[schema(min_length = 1, max_length = 256)]
     model: Option<String>,
     /// Whether room is held for the licenses if they fit.
     #[serde(default)]
@@ -55,7 +59,9 @@ pub(super) struct Body {
 struct License {
     #[schema(value_type = Uuid)]
     key_id: String,
+    #[schema(min_length = 1, max_length = 256)]
     title: Option<String>,
+    #[schema(min_length = 1, max_length = 256)]
     content_group: Option<String>,
 }
 
@@ -143,6 +149,9 @@ impl Body {
             return Err(Problem::field("key_ids", format!("must name 1 to {LICENSES_MAX} KIDs")));
         }
         let (title, content_group) = (self.title.as_deref(), self.content_group.as_deref());
+        check_name(title, || "title".to_owned())?;
+        check_name(content_group, || "content_group".to_owned())?;
+        check_name(self.model.as_deref(), || "model".to_owned())?;
         let of_kids = self.key_ids.iter().enumerate().map(|(index, text)| {
             let key_id = key_id(text, || format!("key_ids[{index}]"))?;
             Ok(Wanted { key_id, title, content_group })
@@ -150,6 +159,8 @@ impl Body {
         let of_licenses = self.licenses.iter().enumerate().map(|(index, license)| {
             let key_id = key_id(&license.key_id, || format!("licenses[{index}].key_id"))?;
             let (title, group) = (license.title.as_deref(), license.content_group.as_deref());
+            check_name(title, || format!("licenses[{index}].title"))?;
+            check_name(group, || format!("licenses[{index}].content_group"))?;
             Ok(Wanted { key_id, title, content_group: group })
         });
         of_kids.chain(of_licenses).collect()

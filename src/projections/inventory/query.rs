@@ -241,6 +241,24 @@ impl Inventory {
         })
     }
 
+    /// The device that goes on for one that was given up for another; else itself.
+    pub fn goes_on_as(&self, device: &DeviceRef) -> Result<DeviceRef, InventoryError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT successor FROM devices
+                 WHERE device = ?1 AND successor_how IN ('merged', 'moved')",
+            )?;
+            let mut name = device.to_string();
+            let mut next =
+                |name: &str| query.query_row([name], |row| row.get::<_, String>(0)).optional();
+            while let Some(other) = next(&name)? {
+                name = other;
+            }
+            Ok(name)
+        })
+        .map(|name| name.parse().unwrap_or_else(|_| device.clone()))
+    }
+
     /// What a device holds at `now`; `None` if it was never seen.
     pub fn inventory(
         &self,

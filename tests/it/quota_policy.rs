@@ -429,3 +429,36 @@ fn a_limit_is_set_for_a_device_that_is_known_by_what_others_say_of_it() {
         assert_eq!((hold(device, 2), hold(device, 3)), (json!("allow"), json!("deny")));
     }
 }
+
+#[test]
+fn a_device_that_goes_on_is_over_a_window_by_what_the_other_gave_back() {
+    let service = TestService::new();
+    let hourly = json!({"id": "hourly", "scope": "device",
+        "counts": {"issued_within_seconds": 3600}, "limit": 4, "on_exceed": "deny"});
+    set(&service, &policy(&[hourly.clone()]));
+    let (old, new) = (service.device("old"), service.device("new"));
+    for number in 1..=2 {
+        let asked = request(&[kid(number)]);
+        old.acquire(&service.client, &asked, PERSISTENT).unwrap();
+        old.delete(&service.client, asked.nonce, &[kid(number)]).unwrap();
+        assert!(store(&service, &new, number));
+    }
+    let merge = json!({"into": new.identity(), "reason": "one phone"});
+    let path = format!("/v1/devices/{}/merge", old.identity());
+    assert_eq!(service.client.command(&path, "merge", &merge).status, 200);
+    let over = |limit: u32| {
+        let mut hourly = hourly.clone();
+        hourly["limit"] = json!(limit);
+        set(&service, &policy(&[hourly]));
+        let position = service.event_count();
+        service.client.json(&format!("/v1/quota/over?min_position={position}"))["items"].clone()
+    };
+    assert_eq!(over(4), json!([]));
+    let items = over(3);
+    assert_eq!(items.as_array().map(Vec::len), Some(1), "{items}");
+    let shown = service.client.json(&device_path(&service, &new));
+    assert_eq!(items[0]["device"], shown["device"]);
+    assert_eq!(items[0]["over"], 1);
+    service.advance_s(3600);
+    assert_eq!(over(2), json!([]));
+}

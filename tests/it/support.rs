@@ -1,5 +1,7 @@
 //! What operators say of devices: lost, blocked, another's identity, one with another.
 
+mod shown;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use license_ledger::access::Scope;
@@ -559,36 +561,4 @@ fn a_title_asked_for_again_after_a_silent_eviction_takes_no_slot() {
     assert!(ask(&service, &device, 3).is_ok());
     let refusal = device.acquire(&service.client, &request(&[kid(3)]), PERSISTENT).err().unwrap();
     assert!(refusal.custom_data.unwrap().contains("\"issued\""), "five were issued in the hour");
-}
-
-#[test]
-fn a_limit_under_the_old_name_of_a_device_is_one_of_the_device_that_goes_on() {
-    let service = Setup::default().with("quota.device_limit", 1).start();
-    for (act, field) in [("merge", "into"), ("replace", "by")] {
-        let (old, new) =
-            (service.device(&format!("old-{act}")), service.device(&format!("new-{act}")));
-        ask(&service, &old, 1).unwrap();
-        ask(&service, &new, 1).unwrap();
-        let given_up = of(&service, &old)["device"].as_str().unwrap().to_owned();
-        let mut body = json!({ field: new.identity(), "reason": REASON });
-        if act == "replace" {
-            body["licenses"] = json!("move");
-        }
-        support(&service, &old.identity(), act, body);
-        assert_eq!(word(ask(&service, &new, 2)).as_deref(), LIMIT);
-        let path = format!("/v1/devices/{given_up}/overrides");
-        let set = json!({ "limit": 2, "reason": REASON });
-        let set = service.client.put_command(&format!("{path}/device-slots"), &set);
-        assert_eq!(set.status, 200, "{}", set.text());
-        assert!(ask(&service, &new, 2).is_ok());
-        let position = service.event_count();
-        for name in [&given_up, &new.identity()] {
-            let path = format!("/v1/devices/{name}/overrides?min_position={position}");
-            assert_eq!(service.client.json(&path)["items"][0]["limit"], 2, "{name}");
-        }
-        let back = service.client.delete_command(&format!("{path}/device-slots?reason=over"));
-        assert_eq!(back.status, 204);
-        assert_eq!(word(ask(&service, &new, 3)).as_deref(), LIMIT);
-        check(&service);
-    }
 }

@@ -20,7 +20,11 @@ const LICENSES_MAX: usize = 1000;
 /// What is asked.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = DecisionRequest)]
+#[schema(as = DecisionRequest, example = json!({
+    "device": "tv-17", "account": "family-3", "commit": true, "hold_seconds": 600,
+    "licenses": [{"key_id": "01234567-89ab-cdef-0123-456789abcdef", "title": "movie-7",
+        "content_group": "uhd"}],
+}))]
 pub(super) struct Body {
     /// Reference, identity, or the id by which the service's token names the device.
     #[schema(example = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f")]

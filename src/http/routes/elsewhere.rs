@@ -25,6 +25,12 @@ const SYSTEM_BYTES_MAX: usize = 64;
 /// Licenses that another system issued.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "device": "tv-17", "account": "family-3", "drm_system": "widevine", "security_level": 3000,
+    "model": "Example TV 1", "occurred_at": "2026-11-22T17:35:47Z",
+    "licenses": [{"key_id": "01234567-89ab-cdef-0123-456789abcdef", "license_reference": "wv-77",
+        "persistent": true, "counted_until": "2026-12-22T17:35:47Z", "title": "movie-7"}],
+}))]
 pub(super) struct Acquisition {
     /// Reference, identity, or the id by which the service's token names the device.
     device: String,
@@ -73,6 +79,10 @@ struct AcquiredLicense {
 /// Whether a device stored licenses that another system issued.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "device": "tv-17",
+    "licenses": [{"drm_system": "widevine", "license_reference": "wv-77", "stored": true}],
+}))]
 pub(super) struct Acknowledgement {
     /// Reference, identity, or the id by which the service's token names the device.
     device: String,
@@ -99,6 +109,10 @@ struct AcknowledgedLicense {
 /// Licenses that another system issued and the device deleted.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "device": "tv-17", "grade": "B",
+    "licenses": [{"drm_system": "widevine", "license_reference": "wv-77"}],
+}))]
 pub(super) struct Deletion {
     /// Reference, identity, or the id by which the service's token names the device.
     device: String,

@@ -5,6 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::acts::{self, DeviceAct};
 use super::reserved::{self, HeldReservation};
 use super::support::{Block, Successor, WrittenOffLicense, written_off_licenses};
 use super::voided::{VoidedLicense, voided_licenses};
@@ -177,6 +178,8 @@ pub struct DeviceInventory {
     pub written_off: usize,
     /// The newest 100 of them, the latest first.
     pub written_off_licenses: Vec<WrittenOffLicense>,
+    /// What operators did about the device, and why: the newest 100 acts, the latest first.
+    pub acts: Vec<DeviceAct>,
     /// The moment that decided what has expired.
     pub as_of: UnixMillis,
     /// Sequence of the next event the inventory will apply.
@@ -292,6 +295,7 @@ impl Inventory {
             let written_off_licenses = written_off_licenses(db, &name, now)?;
             let held = licenses.iter().map(|license| license.key_id);
             let given_up = voided.iter().chain(&written_off).copied();
+            let acts = acts::of_device(db, &name)?;
             let possible = distinct(held.chain(weak).chain(given_up));
             Ok(Some(DeviceInventory {
                 device: name,
@@ -305,6 +309,7 @@ impl Inventory {
                 voided_licenses,
                 written_off: written_off.len(),
                 written_off_licenses,
+                acts,
                 as_of: now,
                 next_sequence: next_sequence(db)?,
             }))
@@ -312,8 +317,8 @@ impl Inventory {
     }
 }
 
-/// Licenses of one kind that were released, as many as an inventory shows.
-const SHOWN_MAX: u32 = 100;
+/// Licenses of one kind that were released, or acts, as many as an inventory shows.
+pub(super) const SHOWN_MAX: u32 = 100;
 
 /// Why a device may still hold licenses that were released, as conditions on their rows.
 const WEAKLY_DELETED: &str = "open = 0 AND deletion_grade IN ('C', 'D', 'E')";

@@ -459,6 +459,6 @@ fn a_device_that_goes_on_is_over_a_window_by_what_the_other_gave_back() {
     let shown = service.client.json(&device_path(&service, &new));
     assert_eq!(items[0]["device"], shown["device"]);
     assert_eq!(items[0]["over"], 1);
-    service.advance_s(3600);
+    service.advance_s(3601);
     assert_eq!(over(2), json!([]));
 }

@@ -248,7 +248,9 @@ impl Household {
         if from == into || !ready(from) || !ready(into) {
             return Ok(());
         }
-        [from, into].map(|number| self.append(number, Scenario::void_overdue));
+        for number in [from, into] {
+            self.append(number, Scenario::void_overdue);
+        }
         self.joined += 1;
         let (at_ms, reason, actor) = (self.now_ms, reason(), "cli".to_owned());
         let names = [from, into].map(|number| self.devices[number].name.clone());

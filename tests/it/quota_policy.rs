@@ -435,7 +435,7 @@ fn a_device_that_goes_on_is_over_a_window_by_what_the_other_gave_back() {
     let service = TestService::new();
     let hourly = json!({"id": "hourly", "scope": "device",
         "counts": {"issued_within_seconds": 3600}, "limit": 4, "on_exceed": "deny"});
-    set(&service, &policy(&[hourly.clone()]));
+    set(&service, &policy(std::slice::from_ref(&hourly)));
     let (old, new) = (service.device("old"), service.device("new"));
     for number in 1..=2 {
         let asked = request(&[kid(number)]);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, UnixMillis};
+use crate::domain::DeviceRef;
 use crate::domain::quota::Voiding;
-use crate::licensing::Licensing;
+use crate::licensing::{Licensing, LicensingError};
 use crate::projections::Inventory;
 
 /// How long a license may be overdue before it is found, if no decision about its device finds it
@@ -26,12 +27,14 @@ pub struct Sweep {
     /// The rule by which the licenses up to `newest` were looked at.
     rule: Option<Voiding>,
     newest: (i64, u64),
+    /// Devices at which the last sweep failed.
+    failed: BTreeSet<DeviceRef>,
 }
 
 impl Sweep {
     /// Begins with the oldest unconfirmed license of `inventory`.
     pub fn new(licensing: Arc<Licensing>, inventory: Arc<Inventory>, clock: Clock) -> Self {
-        Self { licensing, inventory, clock, rule: None, newest: START }
+        Self { licensing, inventory, clock, rule: None, newest: START, failed: BTreeSet::new() }
     }
 
     /// Sweeps again and again, until the task is aborted.
@@ -44,11 +47,12 @@ impl Sweep {
         }
     }
 
-    /// Voids what became overdue since the last sweep. Without a rule it does nothing.
+    /// Voids what became overdue since the last sweep. Without a rule it does nothing. A device at
+    /// which it fails is tried again with each sweep, and keeps no other one waiting.
     ///
     /// # Errors
     ///
-    /// The inventory or the ledger failed; the next sweep takes it up from there.
+    /// The inventory or the ledger failed as a whole; the next sweep takes it up from there.
     pub async fn sweep(&mut self) -> anyhow::Result<()> {
         let rule = self.licensing.voiding();
         if self.rule != rule {
@@ -59,6 +63,9 @@ impl Sweep {
         let now = self.clock.now();
         // At this very moment the time runs out; one millisecond later it has.
         let until = UnixMillis(now.0 - i64::from(after_s) * 1000 - 1);
+        for device in self.failed.clone() {
+            self.void_on(&device).await?;
+        }
         let mut after = (self.newest.0.saturating_sub(OVERLAP_MS), 0);
         loop {
             let page = self.inventory.unconfirmed(after, until, PAGE)?;
@@ -69,11 +76,27 @@ impl Sweep {
             });
             let devices: BTreeSet<_> = overdue.map(|license| &license.device).collect();
             for device in devices {
-                self.licensing.void_overdue_on(device).await?;
+                self.void_on(device).await?;
             }
             after = last;
             self.newest = self.newest.max(last);
         }
+    }
+
+    async fn void_on(&mut self, device: &DeviceRef) -> anyhow::Result<()> {
+        let Err(error) = self.licensing.void_overdue_on(device).await else {
+            self.failed.remove(device);
+            return Ok(());
+        };
+        // Also if the sweep ends here: it may be a device that no page names any more.
+        let is_new = self.failed.insert(device.clone());
+        if error.is_temporary() && !matches!(error, LicensingError::Contended) {
+            return Err(error.into());
+        }
+        if is_new {
+            tracing::warn!(%device, %error, "what is overdue on device {device} stays: {error}");
+        }
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use super::ids::{AccountRef, DeviceRef, KeyId, LicenseId, Tag};
 use super::quota::WINDOW_SECONDS_MAX;
 
 /// Devices that an account remembers although nothing live is on them, for rules on added devices.
-const EMPTY_MEMBERS_KEPT: usize = 256;
+pub const EMPTY_MEMBERS_KEPT: usize = 256;
 
 /// Everything a decision about one account needs. Bounded by what is live, by
 /// [`ISSUED_KEPT`](super::holding::ISSUED_KEPT), and by 256 devices without anything live.
@@ -38,8 +38,9 @@ pub struct Account {
 /// A device of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// When it got its first persistent license of the account.
-    pub added_ms: i64,
+    /// When it got its first persistent license of the account; `None`: there is only room reserved
+    /// for one.
+    pub added_ms: Option<i64>,
     /// Security level it was last seen with.
     pub security_level: Option<u32>,
     /// Maker, model name and number; empty if they are not known.
@@ -53,6 +54,12 @@ impl Member {
         let all = self.slots.iter();
         let all = all.flat_map(|(key_id, held)| held.iter().map(|held| (*key_id, held)));
         all.filter(move |(_, held)| held.is_live(now_ms))
+    }
+
+    /// When the last of what it holds ends by itself.
+    pub(super) fn ends_ms(&self, now_ms: i64) -> Option<i64> {
+        let ends = self.held(now_ms).map(|(_, held)| held.counted_until_ms);
+        ends.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten()
     }
 
     fn find(&mut self, key_id: KeyId, license_id: LicenseId) -> Option<&mut Held> {
@@ -89,11 +96,14 @@ impl Account {
             self.issued.add(held.issued(e.at_ms, device));
         }
         let member = self.members.entry(e.device.clone()).or_insert_with(|| Member {
-            added_ms: e.at_ms,
+            added_ms: None,
             security_level: None,
             model: String::new(),
             slots: BTreeMap::new(),
         });
+        if !e.reserved {
+            member.added_ms.get_or_insert(e.at_ms);
+        }
         member.security_level = e.security_level.or(member.security_level);
         if !e.model.is_empty() && member.model != e.model {
             member.model.clone_from(&e.model);
@@ -138,7 +148,7 @@ impl Account {
             model: e.model.clone(),
             slots: BTreeMap::new(),
         });
-        target.added_ms = target.added_ms.min(source.added_ms);
+        target.added_ms = target.added_ms.into_iter().chain(source.added_ms).min();
         for (key_id, held) in source.slots {
             target.slots.entry(key_id).or_default().extend(held);
         }
@@ -155,7 +165,10 @@ impl Account {
         }
         self.doubtful.forget_expired(now_ms);
         let horizon_ms = now_ms - i64::from(WINDOW_SECONDS_MAX) * 1000;
-        self.members.retain(|_, member| !member.slots.is_empty() || member.added_ms > horizon_ms);
+        self.members.retain(|_, member| {
+            !member.slots.is_empty()
+                || member.added_ms.is_some_and(|added_ms| added_ms > horizon_ms)
+        });
         let empty = self.members.iter().filter(|(_, member)| member.slots.is_empty());
         if empty.clone().count() > EMPTY_MEMBERS_KEPT {
             let oldest = empty.min_by_key(|(_, member)| member.added_ms);
@@ -164,14 +177,23 @@ impl Account {
         }
     }
 
+    /// Whether devices may have been added after `since_ms` that are no longer remembered.
+    pub fn is_full_since(&self, since_ms: i64) -> bool {
+        let empty = self.members.values().filter(|member| member.slots.is_empty());
+        empty.clone().count() >= EMPTY_MEMBERS_KEPT
+            && empty.filter_map(|member| member.added_ms).min().is_some_and(|ms| ms > since_ms)
+    }
+
     /// Its devices, those included on which nothing is live.
     pub fn members(&self) -> impl Iterator<Item = (&DeviceRef, &Member)> {
         self.members.iter()
     }
 
-    /// Whether the device had a persistent license of the account within the time that is remembered.
-    pub fn has_member(&self, device: &DeviceRef) -> bool {
-        self.members.contains_key(device)
+    /// Whether the device had a persistent license of the account within the time that is
+    /// remembered, or has room reserved for one.
+    pub fn has_member(&self, device: &DeviceRef, now_ms: i64) -> bool {
+        let member = self.members.get(device);
+        member.is_some_and(|m| m.added_ms.is_some() || m.held(now_ms).next().is_some())
     }
 
     /// The limits set for this account that are in force.

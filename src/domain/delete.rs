@@ -101,6 +101,16 @@ pub enum Deletion {
     Unmatched(DeletionUnmatched),
 }
 
+impl Deletion {
+    /// The KID it is about.
+    pub fn key_id(&self) -> KeyId {
+        match self {
+            Self::Deleted(e) => e.key_id,
+            Self::Unmatched(e) => e.key_id,
+        }
+    }
+}
+
 impl From<Deletion> for Event {
     fn from(deletion: Deletion) -> Self {
         match deletion {

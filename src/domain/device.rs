@@ -32,6 +32,9 @@ pub const UNMATCHED_PER_DAY: usize = 100;
 /// Accounts that a device remembers as having paid for something on it, the latest: to any other
 /// that pays for nothing live there, a device that goes on with what this one had is a new one.
 const PAYERS_KEPT: usize = 8;
+/// Reservations of which a device remembers who pays, the newest: of an older one that has ended,
+/// a report has to say so itself.
+const RESERVATIONS_KEPT: usize = 64;
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Everything a decision about one device needs, bounded by what is live: it does not grow with
@@ -67,6 +70,8 @@ pub struct Device {
     pub(super) overrides: Overrides,
     /// Licenses that other systems issued and that ended lately.
     ended: Ended,
+    /// Who pays for what is reported of a reservation, the newest last.
+    reservations: VecDeque<MadeReservation>,
     refusals: VecDeque<RecordedRefusal>,
     /// Times of the unmatched deletions recorded within a day.
     unmatched: VecDeque<i64>,
@@ -99,6 +104,13 @@ struct LiveLicense {
     reservation: Option<Uuid>,
     /// Of a license that another system issued, how that names it.
     reported: Option<Tag>,
+}
+
+/// A reservation, live or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct MadeReservation {
+    id: Uuid,
+    account: Option<AccountRef>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -271,8 +283,19 @@ impl Device {
         self.payers.push_back(account.clone());
     }
 
+    fn remember_reservation(&mut self, id: Uuid, account: Option<&AccountRef>) {
+        if self.reservations.iter().any(|made| made.id == id) {
+            return;
+        }
+        if self.reservations.len() >= RESERVATIONS_KEPT {
+            self.reservations.pop_front();
+        }
+        self.reservations.push_back(MadeReservation { id, account: account.cloned() });
+    }
+
     fn reserve(&mut self, e: &ReservationMade) {
         self.paid_by(e.account.as_ref());
+        self.remember_reservation(e.reservation_id, e.account.as_ref());
         for slot in &e.slots {
             let (title, group) = (slot.title.as_deref(), slot.content_group.as_deref());
             let held = Held::new(slot.license_id, Some(e.expires_ms), title, group);

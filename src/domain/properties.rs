@@ -2,6 +2,7 @@
 //! what the words of the specification say, worked out a second time on paper.
 
 mod joined;
+mod log;
 mod paper;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::account::EMPTY_MEMBERS_KEPT;
 use super::event::Grade;
 use super::holding::ISSUED_KEPT;
 
@@ -151,7 +152,10 @@ pub enum Counts {
     /// [`ISSUED_KEPT`] of a device or account are known; more than that within the window, of
     /// whatever kind, exceed every such rule.
     IssuedWithinSeconds(u32),
-    /// Devices that got their first persistent license of an account within so many seconds.
+    /// Devices that got their first persistent license of an account within so many seconds, and
+    /// those that have none and hold a reservation. Of devices without anything live the newest
+    /// [`EMPTY_MEMBERS_KEPT`] are known; more than that within the window, of whatever kind, exceed
+    /// every such rule.
     DevicesAddedWithinSeconds(u32),
 }
 
@@ -163,6 +167,15 @@ impl Counts {
             Self::IssuedWithinSeconds(seconds) | Self::DevicesAddedWithinSeconds(seconds) => {
                 Some(seconds)
             }
+        }
+    }
+
+    /// How much of what it counts is remembered for sure; `None`: all.
+    fn remembered(self) -> Option<usize> {
+        match self {
+            Self::LiveSlots => None,
+            Self::IssuedWithinSeconds(_) => Some(ISSUED_KEPT),
+            Self::DevicesAddedWithinSeconds(_) => Some(EMPTY_MEMBERS_KEPT),
         }
     }
 }
@@ -287,7 +300,7 @@ impl QuotaRule {
     /// Whether the rule could keep to `limit` in place of its own.
     pub fn can_count_to(&self, limit: u32) -> bool {
         let with = Self { limit, ..self.clone() };
-        !matches!(self.counts, Counts::IssuedWithinSeconds(_)) || with.most() < ISSUED_KEPT
+        self.counts.remembered().is_none_or(|remembered| with.most() < remembered)
     }
 
     fn check(&self, policy: &QuotaPolicy) -> Result<(), InvalidPolicy> {
@@ -305,8 +318,11 @@ impl QuotaRule {
             _ => {}
         }
         match self.counts {
-            Counts::IssuedWithinSeconds(_) if self.most() >= ISSUED_KEPT => {
+            Counts::IssuedWithinSeconds(_) if !self.can_count_to(self.limit) => {
                 return wrong("a rule on issued licenses allows 255 at most, overage included");
+            }
+            Counts::DevicesAddedWithinSeconds(_) if !self.can_count_to(self.limit) => {
+                return wrong("a rule on added devices allows 255 at most, overage included");
             }
             Counts::DevicesAddedWithinSeconds(_) if self.scope != Scope::Account => {
                 return wrong("devices are added to accounts: the scope must be account");

@@ -16,6 +16,9 @@ pub const WRITE_OFF_MAX: usize = 400;
 /// Licenses and reservations that a device can hand over at most: they are in one event.
 pub const HANDED_OVER_MAX: usize = 4096;
 
+/// Accounts that can pay for what a device hands over: each gets an event of the same append.
+const ACCOUNTS_MAX: usize = 1000;
+
 /// Who does something, and why.
 #[derive(Clone, Copy, Debug)]
 pub struct Act<'a> {
@@ -27,8 +30,10 @@ pub struct Act<'a> {
 
 /// More than one command takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{found} licenses are more than the {most} that one command takes")]
+#[error("{found} {what} are more than the {most} that one command takes")]
 pub struct TooMany {
+    /// Of what.
+    pub what: &'static str,
     /// How many there are.
     pub found: usize,
     /// How many it takes.
@@ -42,6 +47,12 @@ pub struct WriteOff<'a> {
     pub license_ids: Option<&'a [LicenseId]>,
     /// For how long their slots are not given to others; `None`: not at all.
     pub cooldown_ms: Option<i64>,
+}
+
+impl TooMany {
+    fn licenses(found: usize, most: usize) -> Self {
+        Self { what: "licenses", found, most }
+    }
 }
 
 impl Act<'_> {
@@ -75,7 +86,7 @@ impl Device {
             })
             .collect();
         if written_off.len() > WRITE_OFF_MAX {
-            return Err(TooMany { found: written_off.len(), most: WRITE_OFF_MAX });
+            return Err(TooMany::licenses(written_off.len(), WRITE_OFF_MAX));
         }
         let mut not_live = named.unwrap_or_default();
         for license in &written_off {
@@ -94,7 +105,11 @@ impl Device {
     ) -> Result<DeviceTookOver, TooMany> {
         let belongings = self.belongings(now_ms);
         if belongings.licenses.len() > HANDED_OVER_MAX {
-            return Err(TooMany { found: belongings.licenses.len(), most: HANDED_OVER_MAX });
+            return Err(TooMany::licenses(belongings.licenses.len(), HANDED_OVER_MAX));
+        }
+        if belongings.accounts.len() > ACCOUNTS_MAX {
+            let found = belongings.accounts.len();
+            return Err(TooMany { what: "paying accounts", found, most: ACCOUNTS_MAX });
         }
         Ok(DeviceTookOver {
             from: from.clone(),

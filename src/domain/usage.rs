@@ -1,10 +1,12 @@
 //! May more persistent licenses be held? What each rule of the policy counts, and what it says.
 
+mod windows;
+
 use std::collections::BTreeSet;
 
 use super::account::{Account, Member};
 use super::device::Device;
-use super::holding::{Held, IssuedLog};
+use super::holding::Held;
 use super::ids::{DeviceRef, KeyId, LicenseId, Tag};
 use super::quota::{
     BLOCKED, Condition, Counts, DEFAULT, DefaultAnswer, LICENSES_PER_SLOT, OnExceed, QuotaPolicy,
@@ -321,13 +323,18 @@ impl<'a> Usage<'a> {
             Counts::IssuedWithinSeconds(seconds) => {
                 let reserved = self.counted(rule, title).into_iter();
                 let reserved = reserved.filter(|(.., held)| held.reserved).count();
-                let (issued, beyond) = self.issued_since(rule, title, since_ms(seconds));
+                let since_ms = since_ms(seconds);
+                let issued = self.issued_since(rule, title, since_ms).count();
+                let beyond = self.issued(rule).is_full_since(since_ms);
                 (issued + reserved, matching.count(), beyond)
             }
             Counts::DevicesAddedWithinSeconds(seconds) => {
-                let added = self.members(rule).filter(|(_, m)| m.added_ms > since_ms(seconds));
-                let known = self.account.is_some_and(|account| account.has_member(self.name));
-                (added.count(), usize::from(!known && matching.count() > 0), false)
+                let since_ms = since_ms(seconds);
+                let added = self.added_since(rule, since_ms).count();
+                let has = |account: &Account| account.has_member(self.name, self.now_ms);
+                let is_new = !self.account.is_some_and(has) && matching.count() > 0;
+                let beyond = self.account.is_some_and(|account| account.is_full_since(since_ms));
+                (added, usize::from(is_new), beyond)
             }
         };
         let overrides = match rule.scope {
@@ -346,7 +353,10 @@ impl<'a> Usage<'a> {
     }
 
     /// The account's devices that the rule is about.
-    fn members(&self, rule: &'a QuotaRule) -> impl Iterator<Item = (&'a DeviceRef, &'a Member)> {
+    fn members(
+        &self,
+        rule: &'a QuotaRule,
+    ) -> impl Iterator<Item = (&'a DeviceRef, &'a Member)> + use<'a> {
         let usage = *self;
         let members = self.account.into_iter().flat_map(Account::members);
         members
@@ -379,37 +389,6 @@ impl<'a> Usage<'a> {
             }
         }
         counted
-    }
-
-    fn issued(&self, rule: &QuotaRule) -> &'a IssuedLog {
-        match (rule.scope, self.account) {
-            (Scope::Device, _) | (_, None) => &self.device.issued,
-            (_, Some(account)) => &account.issued,
-        }
-    }
-
-    /// How many licenses a rule counts that were issued after `since_ms`, and whether there may
-    /// have been more.
-    fn issued_since(
-        &self,
-        rule: &'a QuotaRule,
-        title: Option<&str>,
-        since_ms: i64,
-    ) -> (usize, bool) {
-        let log = self.issued(rule);
-        let title = title.map(Tag::of);
-        let groups = group_tags(rule);
-        let about_devices = rule.scope != Scope::Device && rule.when.is_some();
-        let devices: BTreeSet<Tag> = match about_devices {
-            true => self.members(rule).map(|(device, _)| Tag::of(&device.to_string())).collect(),
-            false => BTreeSet::new(),
-        };
-        let issued = log.since(since_ms).filter(|issued| {
-            (title.is_none() || issued.title == title)
-                && groups.as_ref().is_none_or(|groups| contains(groups, issued.content_group))
-                && (!about_devices || issued.device.is_none_or(|device| devices.contains(&device)))
-        });
-        (issued.count(), log.is_full_since(since_ms))
     }
 
     fn spell_out(&self, measured: &Measured<'a>) -> RuleUse {
@@ -460,25 +439,6 @@ impl<'a> Usage<'a> {
             live: count(live.len()),
             possible: count(possible.len()),
         }
-    }
-
-    /// When the oldest of what a rule that looks back counts leaves its window.
-    fn next_to_pass(&self, rule: &'a QuotaRule, title: Option<&str>, seconds: u32) -> Option<i64> {
-        let window_ms = i64::from(seconds) * 1000;
-        let since_ms = self.now_ms.saturating_sub(window_ms);
-        let first = match rule.counts {
-            Counts::DevicesAddedWithinSeconds(_) => {
-                let added = self.members(rule).map(|(_, member)| member.added_ms);
-                added.filter(|added_ms| *added_ms > since_ms).min()
-            }
-            _ => {
-                let title = title.map(Tag::of);
-                let issued = self.issued(rule).since(since_ms);
-                let mut of_title = issued.filter(|i| title.is_none() || i.title == title);
-                of_title.next().map(|issued| issued.at_ms)
-            }
-        };
-        first.map(|at_ms| at_ms.saturating_add(window_ms))
     }
 
     /// What refuses everything to a device that an operator blocked or replaced.

@@ -9,6 +9,7 @@ mod events;
 mod keys;
 mod license;
 mod licenses;
+mod names;
 mod once;
 mod over;
 mod overrides;

@@ -498,10 +498,15 @@ fn limit_refusal(exceeded: &QuotaExceeded) -> Refusal {
             confirmed: rule.in_use.confirmed,
             live: rule.in_use.live,
             possible: rule.in_use.possible,
-            next_free_at: rule.next_free_at_ms.map(|at_ms| at_ms.div_euclid(1000)),
+            next_free_at: rule.next_free_at_ms.map(seconds_rounded_up),
             remedies: rule.remedies().iter().map(|remedy| remedy.word().to_owned()).collect(),
         })),
     }
+}
+
+/// A time in whole seconds, not before it.
+fn seconds_rounded_up(at_ms: i64) -> i64 {
+    at_ms.div_euclid(1000) + i64::from(at_ms.rem_euclid(1000) > 0)
 }
 
 /// 16 random bytes that are not all zero: a rights id or a transaction id.

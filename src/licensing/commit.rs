@@ -17,6 +17,10 @@ use crate::playready::challenge::Sender;
 /// decisions about a device wait for each other, so only other processes can win a race.
 const ATTEMPTS: usize = 64;
 
+/// Licenses that one append ends at most, where any number may end at once: each is an event of the
+/// device and one of its account, and an append has a limit.
+pub(super) const ENDED_AT_ONCE: usize = 400;
+
 /// One decision about one device: the device and its accounts, held meanwhile, and all else it is
 /// made on.
 pub(super) struct Turn {

@@ -129,8 +129,7 @@ pub struct DecisionCounted {
 impl Licensing {
     /// Decides without recording anything: would these licenses fit at this moment?
     pub async fn decide(&self, question: &Question<'_>) -> Result<Decision, LicensingError> {
-        let mut subject = self.hold(question.device, question.account).await?;
-        subject.refresh().await?;
+        let subject = self.hold_at_head(question.device, question.account).await?;
         let policy = self.policy.refresh(&self.ledger).await?;
         let now_ms = self.clock.now().0.max(subject.at_ms()).max(policy.at_ms);
         let decision = question.decide(&subject, &policy, now_ms);

@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64;
 
-use super::commit::{Attempts, Committed};
+use super::commit::{Attempts, Committed, ENDED_AT_ONCE};
 use super::{Answer, Denied, Licensing, LicensingError};
 use crate::domain::delete::{Delete, Deletion, Outcome, Seen};
 use crate::domain::event::EvidenceKept;
@@ -52,6 +52,7 @@ impl Licensing {
                 }
                 Outcome::UnknownSession => return Err(Refusal::UnknownSession.into()),
             };
+            let (deletions, rest) = first_part(deletions);
             let sequence = lists.as_ref().map(|lists| lists.sequence());
             let (kept, checks) = self.evidence(challenge, &command, sequence, turn.at_ms).await?;
             let stream = turn.subject.guard.stream().clone();
@@ -61,7 +62,12 @@ impl Licensing {
             if let Committed::Stored { position } = stored {
                 let unmatched = |deletion: &&Deletion| matches!(deletion, Deletion::Unmatched(_));
                 let unmatched = deletions.iter().filter(unmatched).count();
+                let left_out = if rest { 0 } else { left_out };
                 self.metrics.deleted(deletions.len() - unmatched, unmatched, left_out);
+                if rest {
+                    attempts = Attempts::new();
+                    continue;
+                }
                 let body = wire::answer(&message.session);
                 return Ok(Answer { body, position: Some(position) });
             }
@@ -92,4 +98,16 @@ impl Licensing {
         let checks = vec![(stream.clone(), Expected::NoStream)];
         Ok((Some((stream, event)), checks))
     }
+}
+
+/// As many deletions as one append takes, and whether there are more: then the message is decided
+/// again, and what was recorded of it counts as done. All of one KID are in one append, since with
+/// the first of them the KID is answered for good.
+fn first_part(mut deletions: Vec<Deletion>) -> (Vec<Deletion>, bool) {
+    let of_kid = |pair: &[Deletion]| matches!(pair, [a, b] if a.key_id() == b.key_id());
+    let mut places = deletions.windows(2).enumerate().skip(ENDED_AT_ONCE.saturating_sub(1));
+    let end = places.find(|(_, pair)| !of_kid(pair)).map(|(last, _)| last + 1);
+    let rest = end.is_some();
+    deletions.truncate(end.unwrap_or(deletions.len()));
+    (deletions, rest)
 }

@@ -124,6 +124,17 @@ pub struct SpokenOf {
     pub released: Option<bool>,
 }
 
+/// What a report is about.
+struct About<'a> {
+    device: &'a DeviceRef,
+    paying: Option<&'a AccountRef>,
+    reservation_id: Option<Uuid>,
+}
+
+fn about(device: &DeviceRef) -> About<'_> {
+    About { device, paying: None, reservation_id: None }
+}
+
 /// What a report is decided on.
 struct Hearing<'a> {
     subject: &'a Subject,
@@ -144,7 +155,12 @@ impl Licensing {
         once: &Once,
     ) -> Result<CommandAnswer, CommandError<ReportRefused>> {
         let hear = |hearing: &Hearing<'_>| issued.hear(hearing, once);
-        self.report("acquisition", (issued.device, issued.account), told, once, hear).await
+        let about = About {
+            paying: issued.account,
+            reservation_id: issued.reservation_id,
+            ..about(issued.device)
+        };
+        self.report("acquisition", about, told, once, hear).await
     }
 
     /// Records which licenses issued elsewhere the device stored.
@@ -167,7 +183,7 @@ impl Licensing {
             let view = hearing.word(spoken_of.collect());
             Ok((recorded.into_iter().map(Event::StorageRecorded).collect(), view))
         };
-        self.report("acknowledgement", (device, None), told, once, hear).await
+        self.report("acknowledgement", about(device), told, once, hear).await
     }
 
     /// Records which licenses issued elsewhere the device deleted, with evidence of this grade.
@@ -196,27 +212,36 @@ impl Licensing {
             let view = hearing.word(spoken_of.collect());
             Ok((recorded.into_iter().map(Event::DeletionRecorded).collect(), view))
         };
-        self.report("deletion", (device, None), told, once, hear).await
+        self.report("deletion", about(device), told, once, hear).await
     }
 
     /// Decides about a report by `hear`, on the heads of device, accounts and policy.
     async fn report<V: Serialize>(
         &self,
         kind: &'static str,
-        (device, paying): (&DeviceRef, Option<&AccountRef>),
+        About { device, paying, reservation_id }: About<'_>,
         told: &Told,
         once: &Once,
         hear: impl Fn(&Hearing<'_>) -> Heard<V>,
     ) -> Result<CommandAnswer, CommandError<ReportRefused>> {
         let evidence = told.message.as_ref().map(|message| Digest::of(message));
         self.once(once, async || {
-            let mut subject = self.hold(device, paying).await?;
-            if subject.refresh().await? {
+            let mut subject = self.hold_at_head(device, paying).await?;
+            let now_ms = self.clock.now().0.max(subject.at_ms());
+            let payer = |id| subject.device().payer_of(id, now_ms).cloned();
+            let of_reservation = reservation_id.and_then(payer);
+            let paying = paying.or(of_reservation.as_ref());
+            // What its reservation no longer holds, the device need not have anything else of.
+            if paying.is_some_and(|account| !subject.accounts.contains_key(account)) {
                 self.hold_accounts(&mut subject, paying).await?;
+                subject.refresh().await?;
             }
             let policy = self.policy.refresh(&self.ledger).await?;
             let correlation = once.correlation();
             let policy = self.void_overdue(&mut subject, paying, policy, correlation).await?;
+            if subject.is_given_up() {
+                return Ok(None);
+            }
             let at_ms = self.clock.now().0.max(subject.at_ms()).max(policy.at_ms);
             let report = Report {
                 report_id: once.derived_id("report"),
@@ -226,20 +251,20 @@ impl Licensing {
             };
             let hearing = Hearing { subject: &subject, policy: &policy, report, at_ms };
             let (events, view) = hear(&hearing).map_err(CommandError::Refused)?;
-            if events.is_empty() {
-                return Ok(Some(CommandAnswer::of_nothing(200, &view)?));
-            }
+            let says_nothing = events.is_empty();
             let answer = once.answer(200, &view, at_ms)?;
             let stream = subject.guard.stream().clone();
             let mut events: Vec<_> =
                 events.into_iter().map(|event| (stream.clone(), event)).collect();
             let mut checks = vec![self.policy.check(&policy)];
-            if let Some((event, check)) = self.kept(told, evidence, once, at_ms).await? {
+            if !says_nothing
+                && let Some((event, check)) = self.kept(told, evidence, once, at_ms).await?
+            {
                 events.push(event);
                 checks.push(check);
             }
             let stored = self.append_once(&mut subject, events, checks, answer).await?;
-            if stored.is_some() {
+            if stored.is_some() && !says_nothing {
                 self.metrics.reported(kind);
             }
             Ok(stored)
@@ -270,8 +295,8 @@ impl IssuedElsewhere<'_> {
     fn hear(&self, hearing: &Hearing<'_>, once: &Once) -> Heard<RecordedLicenses> {
         let Hearing { subject, policy, report, at_ms } = hearing;
         let device = subject.device();
-        let reserved = self.reservation_id.and_then(|id| device.reserved_by(id, *at_ms).next());
-        let account = self.account.or_else(|| reserved.and_then(|slot| slot.account));
+        let payer = |id| device.payer_of(id, *at_ms);
+        let account = self.account.or_else(|| self.reservation_id.and_then(payer));
         let licenses = self.licenses.iter().enumerate().map(|(place, license)| LicenseRecorded {
             license_id: LicenseId(once.derived_id(&format!("license {place}"))),
             key_id: license.key_id,

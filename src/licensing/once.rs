@@ -5,8 +5,9 @@
 //! stored in one append, so that a repeat, whenever it comes and whoever was killed meanwhile, gets
 //! the same status and body and does nothing. There is no time after which a key may be used anew.
 //!
-//! An answer that stores nothing, a refusal or a denied decision, is not remembered: the same command
-//! is decided again, and may then take effect.
+//! Where all is as wanted already, the answer alone is stored: somebody may undo it, and a repeat must
+//! not do it again. A refusal or a denied decision is not remembered: the same command is decided
+//! again, and may then take effect.
 //!
 //! # A new command
 //!
@@ -65,7 +66,7 @@ pub struct Once {
 pub struct CommandAnswer {
     /// The HTTP status.
     pub status: u16,
-    /// JSON.
+    /// JSON; empty if there is nothing to say.
     pub body: String,
     /// How many events the ledger had when those of the command were part of it; `None` if it has
     /// none.
@@ -170,14 +171,18 @@ impl Once {
         body: &impl Serialize,
         at_ms: i64,
     ) -> Result<Remembered<'_>, LicensingError> {
-        let answered = RequestAnswered {
-            client: self.client.clone(),
-            request_sha256: self.request,
-            status,
-            body: json(body)?,
-            at_ms,
-        };
-        Ok(Remembered { once: self, answered })
+        Ok(self.answer_of(status, json(body)?, at_ms))
+    }
+
+    /// The same for an answer without a body.
+    pub(super) fn bare_answer(&self, status: u16, at_ms: i64) -> Remembered<'_> {
+        self.answer_of(status, String::new(), at_ms)
+    }
+
+    fn answer_of(&self, status: u16, body: String, at_ms: i64) -> Remembered<'_> {
+        let (client, request_sha256) = (self.client.clone(), self.request);
+        let answered = RequestAnswered { client, request_sha256, status, body, at_ms };
+        Remembered { once: self, answered }
     }
 }
 

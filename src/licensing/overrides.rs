@@ -3,18 +3,15 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::commit::Attempts;
-use super::policy::{Act, Published};
+use super::once::{CommandAnswer, CommandError, Once, Remembered};
+use super::policy::Published;
 use super::{Licensing, LicensingError};
 use crate::clock::UnixMillis;
 use crate::domain::event::QuotaOverrideSet;
-use crate::domain::holding::{OVERRIDES_MAX, Override, Overrides};
+use crate::domain::holding::{OVERRIDES_MAX, Overrides};
 use crate::domain::quota::Scope;
-use crate::domain::{AccountRef, DeviceRef, Event};
-use crate::ledger::state::StateError;
-use crate::ledger::state::accounts::account_stream;
-use crate::ledger::state::deciding::device_stream;
-use crate::ledger::{Append, AppendError, Expected, NewEvent, StreamName};
+use crate::domain::{AccountRef, DeviceRef, Event, Reason};
+use crate::ledger::{Append, AppendError, Expected, NewEvent};
 
 /// Whose limit it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +34,7 @@ pub struct LimitSet {
 }
 
 /// A limit is not set.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OverrideRefused {
     /// The policy in force has no such rule.
     #[error("names no rule of the policy in force, version {version}")]
@@ -52,7 +49,7 @@ pub enum OverrideRefused {
         counted: &'static str,
     },
     /// The rule looks back further than is remembered.
-    #[error("is beyond what a rule on issued licenses can count: 255, overage included")]
+    #[error("is beyond what a rule that looks back can count: 255, overage included")]
     BeyondMemory,
     /// It would end before it begins.
     #[error("is in the past")]
@@ -63,25 +60,9 @@ pub enum OverrideRefused {
     /// The ledger does not know the device.
     #[error("the ledger does not know the device")]
     UnknownDevice,
-    /// A failure of ours.
-    #[error(transparent)]
-    Failed(LicensingError),
-}
-
-impl<E: Into<LicensingError>> From<E> for OverrideRefused {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
 }
 
 impl Holder {
-    fn stream(&self) -> StreamName {
-        match self {
-            Self::Device(device) => device_stream(device),
-            Self::Account(account) => account_stream(account),
-        }
-    }
-
     /// Whether rules of this scope count for such a holder.
     fn is_counted_by(&self, scope: Scope) -> bool {
         matches!(self, Self::Device(_)) == (scope == Scope::Device)
@@ -117,120 +98,97 @@ impl LimitSet {
     }
 }
 
-/// What an attempt at a change came to.
-enum Attempt {
-    /// It is as wanted; at this position of the ledger, if that took an event.
-    Done(Option<u64>),
-    /// Something has changed: look again.
-    Again,
-}
+type Outcome = Result<Option<CommandAnswer>, CommandError<OverrideRefused>>;
 
 impl Licensing {
     /// Sets a limit for one device or account in place of the rule's own, or, where there is one
-    /// already, in place of that. Returns how many events the ledger has with that; `None` if it is
-    /// as wanted already.
+    /// already, in place of that.
     pub async fn set_limit(
         &self,
         holder: &Holder,
         wanted: &LimitSet,
-        act: Act<'_>,
-    ) -> Result<Option<u64>, OverrideRefused> {
-        self.change_limit(holder, &wanted.rule, Some(wanted), act).await
+        reason: &Reason,
+        once: &Once,
+    ) -> Result<CommandAnswer, CommandError<OverrideRefused>> {
+        let change = Change { holder, rule: &wanted.rule, wanted: Some(wanted), reason };
+        self.once(once, async || self.change_limit(&change, once).await).await
     }
 
-    /// Takes a limit back, so that the rule's own holds again. Returns how many events the ledger has
-    /// with that; `None` if there was none.
+    /// Takes a limit back, if there is one, so that the rule's own holds again.
     pub async fn take_limit_back(
         &self,
         holder: &Holder,
         rule: &str,
-        act: Act<'_>,
-    ) -> Result<Option<u64>, OverrideRefused> {
-        self.change_limit(holder, rule, None, act).await
+        reason: &Reason,
+        once: &Once,
+    ) -> Result<CommandAnswer, CommandError<OverrideRefused>> {
+        let change = Change { holder, rule, wanted: None, reason };
+        self.once(once, async || self.change_limit(&change, once).await).await
     }
 
-    /// The limits set for a device or account that are in force, by rule.
-    pub async fn limits(&self, holder: &Holder) -> Result<Vec<LimitSet>, LicensingError> {
-        let now_ms = self.clock.now().0;
-        Ok(match holder {
-            Holder::Device(device) => {
-                let mut guard = self.deciding.hold(device).await?;
-                guard.refresh().await?;
-                in_force(guard.device().overrides(), now_ms)
-            }
-            Holder::Account(account) => {
-                let mut guard = self.deciding.hold_account(account).await?;
-                guard.refresh().await?;
-                in_force(guard.account().overrides(), now_ms)
-            }
-        })
-    }
-
-    async fn change_limit(
-        &self,
-        holder: &Holder,
-        rule: &str,
-        wanted: Option<&LimitSet>,
-        act: Act<'_>,
-    ) -> Result<Option<u64>, OverrideRefused> {
-        let mut attempts = Attempts::new();
-        loop {
-            attempts.next()?;
-            let change = Change { holder, rule, wanted, act };
-            if let Attempt::Done(position) = self.try_to_change(&change).await? {
-                return Ok(position);
-            }
-        }
-    }
-
-    async fn try_to_change(&self, change: &Change<'_>) -> Result<Attempt, OverrideRefused> {
+    async fn change_limit(&self, change: &Change<'_>, once: &Once) -> Outcome {
         let policy = self.policy.refresh(&self.ledger).await?;
         match change.holder {
-            Holder::Device(device) => {
-                let mut guard = self.deciding.hold(device).await?;
-                guard.refresh().await?;
-                if !guard.device().enrolled {
-                    return Err(OverrideRefused::UnknownDevice);
-                }
-                let (at_ms, set) = (guard.device().at_ms, guard.device().overrides());
-                let event = change.event(&policy, set, self.clock.now().0, at_ms)?;
-                let Some(event) = event else { return Ok(Attempt::Done(None)) };
-                let appended = self.append_limit(change, &policy, &event, guard.head()).await?;
-                fold(guard.refresh().await);
-                Ok(appended)
-            }
+            Holder::Device(device) => self.change_of_device(device, change, &policy, once).await,
             Holder::Account(account) => {
-                let mut guard = self.deciding.hold_account(account).await?;
-                guard.refresh().await?;
-                let (at_ms, set) = (guard.account().at_ms, guard.account().overrides());
-                let event = change.event(&policy, set, self.clock.now().0, at_ms)?;
-                let Some(event) = event else { return Ok(Attempt::Done(None)) };
-                let appended = self.append_limit(change, &policy, &event, guard.head()).await?;
-                fold(guard.refresh().await);
-                Ok(appended)
+                self.change_of_account(account, change, &policy, once).await
             }
         }
     }
 
-    /// Stores the change if neither holder nor policy has moved.
-    async fn append_limit(
+    async fn change_of_device(
         &self,
+        device: &DeviceRef,
         change: &Change<'_>,
         policy: &Published,
-        event: &Event,
-        head: Option<u64>,
-    ) -> Result<Attempt, LicensingError> {
-        let stream = change.holder.stream();
-        let record = NewEvent::of(&stream, event, change.act.correlation)?;
-        let append = Append {
-            records: vec![(stream.clone(), record)],
-            checks: vec![(stream, Expected::at_head(head)), self.policy.check(policy)],
-        };
-        match self.ledger.append(append).await {
-            Ok(appended) => Ok(Attempt::Done(Some(appended.last_sequence + 1))),
-            Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => Ok(Attempt::Again),
+        once: &Once,
+    ) -> Outcome {
+        let mut subject = self.hold_at_head(device, None).await?;
+        if subject.guard.head().is_none() {
+            return Err(CommandError::Refused(OverrideRefused::UnknownDevice));
+        }
+        let set = subject.device().overrides();
+        let at_ms = self.moment_of_limit(subject.at_ms(), policy);
+        let event = change.event(policy, set, at_ms, once)?;
+        let stream = subject.guard.stream().clone();
+        let events = event.into_iter().map(|event| (stream.clone(), event)).collect();
+        let answer = change.answer(once, at_ms)?;
+        let checks = vec![self.policy.check(policy)];
+        Ok(self.append_once(&mut subject, events, checks, answer).await?)
+    }
+
+    async fn change_of_account(
+        &self,
+        account: &AccountRef,
+        change: &Change<'_>,
+        policy: &Published,
+        once: &Once,
+    ) -> Outcome {
+        let mut guard = self.deciding.hold_account(account).await?;
+        guard.refresh().await?;
+        let set = guard.account().overrides();
+        let at_ms = self.moment_of_limit(guard.account().at_ms, policy);
+        let event = change.event(policy, set, at_ms, once)?;
+        let answer = change.answer(once, at_ms)?;
+        let (remembered, unanswered) = answer.record();
+        let head = (guard.stream().clone(), Expected::at_head(guard.head()));
+        let events = event.map(|event| (guard.stream().clone(), event));
+        let mut records = Vec::with_capacity(2);
+        for (stream, event) in events.into_iter().chain([remembered]) {
+            let record = NewEvent::of(&stream, &event, once.correlation())?;
+            records.push((stream, record));
+        }
+        let checks = vec![head, unanswered, self.policy.check(policy)];
+        match self.ledger.append(Append { records, checks }).await {
+            Ok(appended) => Ok(Some(answer.stored(appended.last_sequence + 1))),
+            Err(AppendError::Conflict { .. } | AppendError::IdReused { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Later than all before, so that the same change can be made again after another one.
+    fn moment_of_limit(&self, last_ms: i64, policy: &Published) -> i64 {
+        self.clock.now().0.max(last_ms + 1).max(policy.at_ms)
     }
 }
 
@@ -240,7 +198,7 @@ struct Change<'a> {
     rule: &'a str,
     /// `None` takes the limit back.
     wanted: Option<&'a LimitSet>,
-    act: Act<'a>,
+    reason: &'a Reason,
 }
 
 impl Change<'_> {
@@ -249,11 +207,9 @@ impl Change<'_> {
         &self,
         policy: &Published,
         set: &Overrides,
-        now_ms: i64,
-        last_ms: i64,
+        at_ms: i64,
+        once: &Once,
     ) -> Result<Option<Event>, OverrideRefused> {
-        // Later than all before, so that the same change can be made again after another one.
-        let at_ms = now_ms.max(last_ms + 1).max(policy.at_ms);
         if let Some(wanted) = self.wanted {
             wanted.check(self.holder, policy, set, at_ms)?;
         }
@@ -267,25 +223,22 @@ impl Change<'_> {
             rule: self.rule.to_owned(),
             limit: wanted.map(|(limit, _)| limit),
             until_ms: wanted.and_then(|(_, until_ms)| until_ms),
-            actor: self.act.actor.to_owned(),
-            reason: self.act.reason.as_str().to_owned(),
+            actor: once.client().to_owned(),
+            reason: self.reason.as_str().to_owned(),
             at_ms,
         })))
     }
-}
 
-/// What is stored is stored: what cannot be folded is read again by the next decision.
-fn fold(refreshed: Result<bool, StateError>) {
-    if let Err(error) = refreshed {
-        tracing::warn!(%error, "a limit could not be folded: {error}");
+    fn answer<'o>(&self, once: &'o Once, at_ms: i64) -> Result<Remembered<'o>, LicensingError> {
+        match self.wanted {
+            Some(wanted) => once.answer(200, wanted, at_ms),
+            None => Ok(once.bare_answer(204, at_ms)),
+        }
     }
 }
 
-fn in_force(overrides: &Overrides, now_ms: i64) -> Vec<LimitSet> {
-    let limit = |(rule, set): (&str, Override)| LimitSet {
-        rule: rule.to_owned(),
-        limit: set.limit,
-        until: set.until_ms.map(UnixMillis),
-    };
-    overrides.in_force(now_ms).map(limit).collect()
+impl From<OverrideRefused> for CommandError<OverrideRefused> {
+    fn from(refused: OverrideRefused) -> Self {
+        Self::Refused(refused)
+    }
 }

@@ -115,8 +115,7 @@ impl Licensing {
         device: &DeviceRef,
         reservation_id: Uuid,
     ) -> Result<Option<Reservation>, LicensingError> {
-        let mut subject = self.hold(device, None).await?;
-        subject.refresh().await?;
+        let subject = self.hold_at_head(device, None).await?;
         let now_ms = self.clock.now().0.max(subject.at_ms());
         let slots = subject.device().reserved_by(reservation_id, now_ms);
         Ok(Reservation::of(reservation_id, subject.name(), slots))
@@ -130,10 +129,7 @@ impl Licensing {
         once: &Once,
     ) -> Result<CommandAnswer, CommandError<NoReservation>> {
         self.once(once, async || {
-            let mut subject = self.hold(device, None).await?;
-            if subject.refresh().await? {
-                self.hold_accounts(&mut subject, None).await?;
-            }
+            let mut subject = self.hold_at_head(device, None).await?;
             let at_ms = self.clock.now().0.max(subject.at_ms());
             let slots = subject.device().reserved_by(reservation_id, at_ms);
             let view = Reservation::of(reservation_id, subject.name(), slots);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 
+use super::commit::Attempts;
 use super::{Licensing, LicensingError};
 use crate::domain::{Account, AccountRef, Device, DeviceRef, Event};
 use crate::ledger::state::{AccountGuard, DeviceGuard};
@@ -131,6 +132,29 @@ impl Licensing {
         Ok(subject)
     }
 
+    /// The same with all at their heads, so that an answer which appends nothing is true as well. A
+    /// device that another process gave up meanwhile is followed, and the accounts are those of
+    /// what it holds by then.
+    pub(super) async fn hold_at_head(
+        &self,
+        device: &DeviceRef,
+        paying: Option<&AccountRef>,
+    ) -> Result<Subject, LicensingError> {
+        let mut attempts = Attempts::new();
+        let mut subject = self.hold(device, paying).await?;
+        while subject.refresh().await? {
+            attempts.next()?;
+            if subject.is_given_up() {
+                // Let go of first: whoever holds a device waits for no other one.
+                drop(subject);
+                subject = self.hold(device, paying).await?;
+            } else {
+                self.hold_accounts(&mut subject, paying).await?;
+            }
+        }
+        Ok(subject)
+    }
+
     /// Waits for two different devices, in the order of their names, and for the accounts of both.
     pub(super) async fn hold_two(
         &self,
@@ -181,3 +205,6 @@ impl Licensing {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

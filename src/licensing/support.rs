@@ -257,8 +257,10 @@ impl Licensing {
             previous_device: (!is_new).then(|| previous.to_string()),
             changed,
         };
+        let checks = vec![(belonging.stream.clone(), belonging.expected)];
+        let answer = once.answer(200, &view, at_ms)?;
         if !changed {
-            return Ok(Some(CommandAnswer::of_nothing(200, &view)?));
+            return Ok(self.append_once(&mut subject, Vec::new(), checks, answer).await?);
         }
         let linked = Event::IdentityLinked(IdentityLinked {
             identity,
@@ -271,8 +273,6 @@ impl Licensing {
         let mut events: Vec<_> =
             known.map(|(_, guard)| (guard.stream().clone(), linked.clone())).collect();
         events.push((belonging.stream.clone(), linked));
-        let checks = vec![(belonging.stream, belonging.expected)];
-        let answer = once.answer(200, &view, at_ms)?;
         let stored = self.append_once(&mut subject, events, checks, answer).await?;
         self.identities.forget(identity);
         Ok(self.counted("link", stored))
@@ -338,7 +338,8 @@ impl Licensing {
         self.clock.now().0.max(subject.at_ms() + 1).max(self.policy.current().at_ms)
     }
 
-    /// Stores events of the one device, if there are any, and the answer.
+    /// Stores events of the one device, if there are any, and the answer in any case: what was so
+    /// already may be undone, and then a repeat must not do it.
     async fn act(
         &self,
         subject: &mut Subject,
@@ -349,14 +350,12 @@ impl Licensing {
         if subject.is_given_up() {
             return Ok(None);
         }
-        if events.is_empty() {
-            return Ok(Some(CommandAnswer::of_nothing(200, view)?));
-        }
+        let changed = !events.is_empty();
         let stream = subject.guard.stream().clone();
         let events = events.into_iter().map(|event| (stream.clone(), event)).collect();
         let answer = once.answer(200, view, at_ms)?;
         let stored = self.append_once(subject, events, Vec::new(), answer).await?;
-        Ok(self.counted(kind, stored))
+        Ok(if changed { self.counted(kind, stored) } else { stored })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::commit::Attempts;
+use super::commit::{Attempts, ENDED_AT_ONCE};
 use super::policy::Published;
 use super::subject::Subject;
 use super::{Licensing, LicensingError};
@@ -25,7 +25,8 @@ impl Licensing {
     }
 
     /// Records what `policy` voids on the device, so that whatever is decided next is decided, and
-    /// committed, without it. Returns the policy that there is nothing left to void by.
+    /// committed, without it; of much that is overdue one part after the other. Returns the policy
+    /// that there is nothing left to void by.
     pub(super) async fn void_overdue(
         &self,
         subject: &mut Subject,
@@ -36,7 +37,8 @@ impl Licensing {
         let mut attempts = Attempts::new();
         loop {
             let at_ms = self.clock.now().0.max(subject.at_ms()).max(policy.at_ms);
-            let overdue = subject.device().overdue(&policy.policy, policy.revision, at_ms);
+            let mut overdue = subject.device().overdue(&policy.policy, policy.revision, at_ms);
+            overdue.truncate(ENDED_AT_ONCE);
             if overdue.is_empty() {
                 return Ok(policy);
             }
@@ -46,7 +48,10 @@ impl Licensing {
             let events = events.map(|event| (stream.clone(), event)).collect();
             let checks = vec![self.policy.check(&policy)];
             match self.append_to(subject, events, checks, correlation).await? {
-                Some(_) => self.metrics.voided(overdue.iter().map(|voided| voided.reason)),
+                Some(_) => {
+                    self.metrics.voided(overdue.iter().map(|voided| voided.reason));
+                    attempts = Attempts::new();
+                }
                 None => {
                     subject.refresh().await?;
                     self.hold_accounts(subject, paying).await?;

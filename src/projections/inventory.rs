@@ -1,6 +1,7 @@
 //! The inventory: what each device holds, and what it held.
 
 mod accounts;
+mod acts;
 mod apply;
 mod elsewhere;
 mod life;
@@ -22,6 +23,7 @@ use crate::ledger::tail::{Progress, Tail};
 use crate::ledger::{Ledger, ReadError};
 
 pub use accounts::{AccountDevice, AccountSummary, AccountTitle, LimitInForce, Listed};
+pub use acts::DeviceAct;
 pub use life::{Filter, LicenseView, RefusalView};
 pub use over::Suspect;
 pub use query::{
@@ -45,6 +47,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../migrations/read_models/0006_support.sql"),
     include_str!("../../migrations/read_models/0007_elsewhere.sql"),
     include_str!("../../migrations/read_models/0008_reservations.sql"),
+    include_str!("../../migrations/read_models/0009_acts.sql"),
 ];
 
 /// The inventory cannot be read or built.

@@ -54,6 +54,8 @@ pub enum Told {
 pub enum Effect {
     /// A license was granted or reported, or room reserved.
     Taken(Uuid),
+    /// A device acknowledged that it stored a license.
+    Stored(Uuid),
     /// A license was deleted.
     Deleted(Uuid),
     /// A license was written off.
@@ -113,8 +115,8 @@ pub struct Taken {
 /// Who said that room is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
-    /// A decision, which keeps to the limits.
-    Decision,
+    /// A decision, which keeps to the limits, and is marked if it is beyond one that allows that.
+    Decision { overage: bool },
     /// A report of what has happened, marked if it is beyond a limit.
     Report { overage: bool },
 }
@@ -124,7 +126,7 @@ pub enum By {
 pub enum Broken {
     /// More is held than the limit allows right after this event.
     Overshoot { subject: Subject, sequence: usize },
-    /// A report is marked as beyond a limit and is not, or the other way round.
+    /// Something is marked as beyond a limit and is not, or the other way round.
     Mismarked { sequence: usize },
     /// An effect that was acknowledged is not in the log.
     Lost(Effect),
@@ -174,11 +176,25 @@ struct Ledger {
     parts: HashMap<Uuid, Vec<Uuid>>,
 }
 
+/// What a subject may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    pub limit: usize,
+    /// How much more decisions allow if they are marked.
+    pub overage: usize,
+}
+
+impl Limit {
+    fn most(self) -> usize {
+        self.limit + self.overage
+    }
+}
+
 /// Checks a history against the log that it left. `limit` says what a subject may hold.
 pub fn check(
     calls: &[Call],
     changes: &[Change],
-    limit: impl Fn(&Subject) -> usize,
+    limit: impl Fn(&Subject) -> Limit,
 ) -> Result<(), Broken> {
     let ledger = work_out(changes, &limit)?;
     let spans = spans(calls, &ledger)?;
@@ -186,7 +202,7 @@ pub fn check(
     for (index, (call, window)) in calls.iter().zip(windows).enumerate() {
         match &call.told {
             Told::Refused { subject, wanted } => {
-                let full = limit(subject).saturating_sub(*wanted) + 1;
+                let full = limit(subject).most().saturating_sub(*wanted) + 1;
                 if ledger.most_held(subject, window) < full {
                     return Err(Broken::Stale { subject: subject.clone(), call: index });
                 }
@@ -201,7 +217,7 @@ pub fn check(
 }
 
 /// Folds the log; refuses duplicates, and whatever is over a limit at a prefix.
-fn work_out(changes: &[Change], limit: &impl Fn(&Subject) -> usize) -> Result<Ledger, Broken> {
+fn work_out(changes: &[Change], limit: &impl Fn(&Subject) -> Limit) -> Result<Ledger, Broken> {
     let mut ledger = Ledger::default();
     for (sequence, change) in changes.iter().enumerate() {
         ledger.let_time_pass(change, sequence);
@@ -264,9 +280,9 @@ impl Ledger {
         &mut self,
         taken: &Taken,
         sequence: usize,
-        limit: &impl Fn(&Subject) -> usize,
+        limit: &impl Fn(&Subject) -> Limit,
     ) -> Result<(), Broken> {
-        let mut beyond = None;
+        let (mut beyond, mut over) = (false, None);
         for (id, key_id) in &taken.slots {
             let held = Held {
                 device: taken.device.clone(),
@@ -279,8 +295,10 @@ impl Ledger {
                 let before = timeline.slots.len();
                 timeline.take(&held, *id, sequence);
                 let after = timeline.slots.len();
-                if after > before && after > limit(&subject) {
-                    beyond.get_or_insert(subject);
+                let limit = limit(&subject);
+                beyond |= after > before && after > limit.limit;
+                if after > before && after > limit.most() {
+                    over.get_or_insert(subject);
                 }
             }
             self.set_time(&held, *id);
@@ -290,9 +308,9 @@ impl Ledger {
         if let Some(reservation) = taken.reservation {
             self.parts.insert(reservation, taken.slots.iter().map(|(id, _)| *id).collect());
         }
-        match (taken.by, beyond) {
-            (By::Decision, Some(subject)) => Err(Broken::Overshoot { subject, sequence }),
-            (By::Report { overage }, beyond) if overage != beyond.is_some() => {
+        match (taken.by, over) {
+            (By::Decision { .. }, Some(subject)) => Err(Broken::Overshoot { subject, sequence }),
+            (By::Decision { overage } | By::Report { overage }, _) if overage != beyond => {
                 Err(Broken::Mismarked { sequence })
             }
             _ => Ok(()),

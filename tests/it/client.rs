@@ -113,6 +113,18 @@ impl Client {
         self.call("PUT", path, &headers, body.to_string().as_bytes())
     }
 
+    /// Puts JSON, as a command under a key that no other one had.
+    pub fn put_command(&self, path: &str, body: &Value) -> Answer {
+        let key = fresh_key();
+        let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
+        self.call("PUT", path, &headers, body.to_string().as_bytes())
+    }
+
+    /// Deletes what is at a path, as a command under a key that no other one had.
+    pub fn delete_command(&self, path: &str) -> Answer {
+        self.call("DELETE", path, &[("idempotency-key", fresh_key().as_str())], b"")
+    }
+
     /// Sends `method` with exactly these headers.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let answer = self.try_send(method, path, headers, body);

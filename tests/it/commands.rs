@@ -223,3 +223,84 @@ fn check_log(data: &std::path::Path, all: &[Commands]) {
     told.sort();
     assert_eq!(made, told);
 }
+
+#[test]
+fn what_was_so_already_is_remembered_and_not_made_so_again() {
+    let mut service = TestService::new();
+    let report = json!({"device": "tv", "drm_system": "widevine", "licenses": [
+        {"key_id": kid(1), "license_reference": "wv-1", "persistent": true}]});
+    assert_eq!(service.client.command("/v1/acquisitions", "report", &report).status, 200);
+    let because = json!({"reason": "a test"});
+    let act = |service: &TestService, act: &str, key: &str, body: &Value| {
+        service.client.command(&format!("/v1/devices/tv/{act}"), key, body)
+    };
+    act(&service, "block", "1", &because);
+    let again = act(&service, "block", "2", &because);
+    assert_eq!((again.status, &again.json()["changed"]), (200, &json!(false)));
+    assert_eq!(again.position(), Some(service.event_count()));
+    act(&service, "unblock", "3", &because);
+    service.restart();
+    let events = service.event_count();
+    assert_eq!(told(&act(&service, "block", "2", &because)), told(&again));
+    let other = act(&service, "block", "2", &json!({"reason": "another"}));
+    assert_eq!(other.status_and_code(), (422, "idempotency-key-reused".to_owned()));
+    assert_eq!(service.event_count(), events, "it is blocked again");
+
+    // The same of an identity that belongs to the device already, of a limit that is set, and of
+    // what a report has said before.
+    let link = json!({"identity": "ab".repeat(32), "reason": "a test"});
+    act(&service, "identities", "4", &link);
+    let linked = act(&service, "identities", "5", &link);
+    assert_eq!(linked.json()["changed"], false);
+    let gone = json!({"device": "tv", "grade": "B", "licenses": [
+        {"drm_system": "widevine", "license_reference": "wv-1"}]});
+    service.client.command("/v1/deletions", "6", &gone);
+    let said = service.client.command("/v1/deletions", "7", &gone);
+    assert_eq!(said.json()["licenses"], json!([]));
+    let nothing = act(&service, "write-off", "8", &because);
+    assert_eq!(nothing.json()["written_off"], json!([]));
+    service.client.command("/v1/acquisitions", "9", &report);
+    let events = service.event_count();
+    assert_eq!(told(&act(&service, "identities", "5", &link)), told(&linked));
+    assert_eq!(told(&service.client.command("/v1/deletions", "7", &gone)), told(&said));
+    assert_eq!(told(&act(&service, "write-off", "8", &because)), told(&nothing));
+    assert_eq!(service.event_count(), events);
+}
+
+#[test]
+fn a_limit_is_set_and_taken_back_once_under_a_key() {
+    let service = Setup::default().with("quota.device_limit", 1).start();
+    let path = "/v1/accounts/family/overrides/slots";
+    let policy = json!({"rules": [{"id": "slots", "scope": "account", "counts": "live_slots",
+            "limit": 1, "on_exceed": "deny"}],
+        "licenses_per_slot": 16, "releasing_grades": ["A"]});
+    let published = json!({"policy": policy, "reason": "a test"});
+    let put = service.client.put_json("/v1/quota/policy", Some("\"0\""), &published);
+    assert_eq!(put.status, 200, "{}", put.text());
+    let limit = |limit: u32| json!({"limit": limit, "reason": "a test"});
+    let set = |key: &str, limit: &Value| {
+        let headers = [("idempotency-key", key), ("content-type", "application/json")];
+        service.client.call("PUT", path, &headers, limit.to_string().as_bytes())
+    };
+    let take_back = |key: &str| {
+        let path = format!("{path}?reason=enough");
+        service.client.call("DELETE", &path, &[("idempotency-key", key)], b"")
+    };
+    let missing = service.client.put_json(path, None, &limit(2));
+    assert_eq!(missing.problem()["errors"][0]["field"], "Idempotency-Key");
+    let first = set("1", &limit(2));
+    assert_eq!(first.status, 200, "{}", first.text());
+    let same = set("2", &limit(2));
+    let back = take_back("3");
+    assert_eq!((back.status, back.body.len(), back.position().is_some()), (204, 0, true));
+    let events = service.event_count();
+    for (key, answer) in [("1", &first), ("2", &same)] {
+        assert_eq!(told(&set(key, &limit(2))), told(answer));
+    }
+    assert_eq!(told(&take_back("3")), told(&back));
+    assert_eq!(set("2", &limit(3)).status_and_code().0, 422);
+    assert_eq!(service.event_count(), events);
+    let shown =
+        service.client.json(&format!("/v1/accounts/family/overrides?min_position={events}"));
+    assert_eq!(shown["items"], json!([]));
+}

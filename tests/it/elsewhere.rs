@@ -120,7 +120,8 @@ fn storing_and_deleting_are_reported_by_id_or_by_reference() {
     assert_eq!((&shown["live"], &shown["possible"]), (&json!(1), &json!(2)));
     let events = service.event_count();
     assert_eq!(ok(&delete("B", json!([named("wv-1")])))["licenses"], json!([]), "it was said");
-    assert_eq!(service.event_count(), events);
+    assert_eq!(service.kinds_from(events), ["request-answered.v1"]);
+    let events = service.event_count();
     assert_eq!(
         delete("B", json!([named("wv-9")])).status_and_code(),
         (404, "not-found".to_owned())
@@ -132,6 +133,7 @@ fn storing_and_deleting_are_reported_by_id_or_by_reference() {
     let other = json!({"device": "radio", "licenses": [named("wv-3")], "grade": "B"});
     let answer = send(&service, "/v1/deletions", &other);
     assert_eq!(answer.status_and_code(), (404, "not-found".to_owned()), "another device's");
+    assert_eq!(service.event_count(), events);
 }
 
 #[test]
@@ -275,4 +277,42 @@ fn a_report_out_of_form_names_its_field() {
         assert_eq!(answer.problem()["errors"][0]["field"], "Idempotency-Key", "{path}");
     }
     assert_eq!(service.kinds_from(events), ["api-key-created.v1"; 3]);
+}
+
+#[test]
+fn a_report_that_comes_after_its_reservation_counts_against_the_same_account() {
+    let service = Setup::default().with("quota.device_limit", 9).start();
+    let mut hold = json!({"device": "tv", "account": "family", "commit": true,
+        "hold_seconds": 60, "key_ids": [kid(1).to_string()]});
+    let reserve = |hold: &Value| ok(&send(&service, "/v1/quota/decisions", hold));
+    let report = |number: u128, reservation: &Value| {
+        let reference = format!("wv-{number}");
+        let mut body = acquisition("tv", &[license(&reference, number)]);
+        body["reservation_id"] = reservation.clone();
+        send(&service, "/v1/acquisitions", &body)
+    };
+    let held = reserve(&hold);
+    hold["account"] = json!("office");
+    let used = reserve(&hold);
+    assert_eq!(ok(&report(1, &used["reservation_id"]))["reserved_slots_used"], 1);
+    service.advance_s(61);
+    for (number, reservation) in [(2, &held), (3, &used)] {
+        let late = ok(&report(number, &reservation["reservation_id"]));
+        assert_eq!(late["account"], reservation["account"]);
+        assert_eq!(late["reserved_slots_used"], 0);
+    }
+    let position = service.event_count();
+    for (name, slots) in [("family", 1), ("office", 2)] {
+        let path = format!("/v1/accounts/{name}?min_position={position}");
+        assert_eq!(service.client.json(&path)["live_slots"], slots, "{name}");
+    }
+    // One that nobody knows of may have been paid by anybody.
+    let unknown = report(4, &json!(Uuid::from_u128(4)));
+    assert_eq!(unknown.status_and_code(), (409, "conflict".to_owned()));
+    assert_eq!(unknown.problem()["errors"][0]["field"], "reservation_id");
+    assert_eq!(service.event_count(), position);
+    let mut named = acquisition("tv", &[license("wv-4", 4)]);
+    named["reservation_id"] = json!(Uuid::from_u128(4));
+    named["account"] = json!("family");
+    assert_eq!(ok(&send(&service, "/v1/acquisitions", &named))["account"], held["account"]);
 }

@@ -162,6 +162,23 @@ fn every_example_is_of_the_shape_that_it_shows() {
 }
 
 #[test]
+fn bodies_of_policies_decisions_and_reports_have_an_example_as_a_whole() {
+    for (method, path) in [
+        ("put", "/v1/quota/policy"),
+        ("post", "/v1/quota/decisions"),
+        ("post", "/v1/acquisitions"),
+        ("post", "/v1/acknowledgements"),
+        ("post", "/v1/deletions"),
+    ] {
+        let body = &DOCUMENT["paths"][path][method]["requestBody"];
+        let schema = &body["content"]["application/json"]["schema"];
+        let name = schema["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
+        let example = &DOCUMENT["components"]["schemas"][name]["example"];
+        assert!(example.is_object(), "{path}: {name}");
+    }
+}
+
+#[test]
 fn an_answer_that_is_not_as_described_is_caught() {
     let service = service();
     let client = &service.client;

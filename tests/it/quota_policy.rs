@@ -252,13 +252,14 @@ fn a_limit_of_its_own_holds_for_one_device_until_it_ends_or_is_taken_back() {
     let path = format!("{}/overrides", device_path(&service, &family));
     let own = format!("{path}/device-slots");
     let body = json!({"limit": 2, "until": "2023-11-15T00:00:00Z", "reason": "a large family"});
-    let answer = service.client.put_json(&own, None, &body);
+    let answer = service.client.put_command(&own, &body);
     assert_eq!(answer.status, 200, "{}", answer.text());
     let position = answer.position().unwrap();
     assert_eq!(answer.json()["until"], "2023-11-15T00:00:00.000Z");
     // The same again is as it is.
-    let again = service.client.put_json(&own, None, &body);
-    assert_eq!((again.status, again.position(), service.event_count()), (200, None, position));
+    let again = service.client.put_command(&own, &body);
+    assert_eq!((again.status, &again.body), (200, &answer.body));
+    assert_eq!(service.kinds_from(position), ["request-answered.v1"]);
     let shown = service.client.json(&format!("{path}?min_position={position}"));
     assert_eq!(shown["items"][0]["limit"], 2);
     assert_eq!(shown["items"][0]["reason"], "a large family");
@@ -269,14 +270,18 @@ fn a_limit_of_its_own_holds_for_one_device_until_it_ends_or_is_taken_back() {
     assert!(!store(&service, &family, 4));
     // Its second life ends when somebody says so.
     let forever = json!({"limit": 3, "reason": "again"});
-    let position = service.client.put_json(&own, None, &forever).position().unwrap();
+    let position = service.client.put_command(&own, &forever).position().unwrap();
     assert!(store(&service, &family, 3));
-    let back = service.client.call("DELETE", &format!("{own}?reason=enough"), &[], b"");
+    let back = service.client.delete_command(&format!("{own}?reason=enough"));
     assert_eq!((back.status, back.position().is_some_and(|at| at > position)), (204, true));
-    let back = service.client.call("DELETE", &format!("{own}?reason=enough"), &[], b"");
-    assert_eq!((back.status, back.position()), (204, None));
+    let events = service.event_count();
+    let back = service.client.delete_command(&format!("{own}?reason=enough"));
+    assert_eq!(
+        (back.status, service.kinds_from(events)),
+        (204, vec!["request-answered.v1".to_owned()])
+    );
     assert!(!store(&service, &family, 4));
-    assert_eq!(service.client.call("DELETE", &own, &[], b"").status, 400, "without a reason");
+    assert_eq!(service.client.delete_command(&own).status, 400, "without a reason");
 }
 
 #[test]
@@ -290,7 +295,7 @@ fn a_limit_that_cannot_hold_is_refused_by_name() {
     set(&service, &policy(&[rule("slots", "device", 5), rule("all", "account", 5), hourly]));
     let events = service.event_count();
     let put =
-        |rule: &str, body: Value| service.client.put_json(&format!("{path}/{rule}"), None, &body);
+        |rule: &str, body: Value| service.client.put_command(&format!("{path}/{rule}"), &body);
     let body = json!({"limit": 9, "reason": "r"});
     for (rule, body, field) in [
         ("nothing", body.clone(), "rule"),
@@ -306,12 +311,12 @@ fn a_limit_that_cannot_hold_is_refused_by_name() {
     for body in [json!({"reason": "r"}), json!({"limit": -1, "reason": "r"}), json!({"limit": 9})] {
         assert_eq!(put("slots", body).status, 400);
     }
-    let stranger = service.client.put_json("/v1/devices/stranger/overrides/slots", None, &body);
+    let stranger = service.client.put_command("/v1/devices/stranger/overrides/slots", &body);
     assert_eq!(stranger.status_and_code(), (404, "not-found".to_owned()));
     assert_eq!(service.event_count(), events);
     assert_eq!(put("hourly", json!({"limit": 255, "reason": "r"})).status, 200);
     let reader = service.client_with(&[Scope::InventoryRead]);
-    let answer = reader.put_json(&format!("{path}/slots"), None, &body);
+    let answer = reader.put_command(&format!("{path}/slots"), &body);
     assert_eq!(answer.status_and_code(), (403, "missing-scope".to_owned()));
 }
 
@@ -323,7 +328,7 @@ fn a_limit_for_an_account_holds_on_all_its_devices_from_before_it_is_seen() {
     set(service, &policy(&[rule("account-slots", "account", 1)]));
     let own = "/v1/accounts/alice/overrides/account-slots";
     let body = json!({"limit": 2, "reason": "two homes"});
-    assert_eq!(service.client.put_json(own, None, &body).status, 200);
+    assert_eq!(service.client.put_command(own, &body).status, 200);
     let store = |device: &Device, account: &str, number: u128| {
         let license = json!({"account": account, "policy": {"sl": 150, "persist": true},
             "keys": [{"kid": kid(number)}]});
@@ -342,7 +347,7 @@ fn a_limit_for_an_account_holds_on_all_its_devices_from_before_it_is_seen() {
     let shown = format!("/v1/accounts/alice/overrides?min_position={position}");
     assert_eq!(service.client.json(&shown)["items"][0]["limit"], 2);
     // Who took back a limit that was made use of is over the rule's own.
-    assert_eq!(service.client.call("DELETE", &format!("{own}?reason=moved"), &[], b"").status, 204);
+    assert_eq!(service.client.delete_command(&format!("{own}?reason=moved")).status, 204);
     let position = service.event_count();
     let over = service.client.json(&format!("/v1/quota/over?min_position={position}"));
     assert_eq!(over["items"].as_array().unwrap().len(), 1);
@@ -402,4 +407,58 @@ fn the_published_schema_takes_what_the_service_takes_and_refuses_other_shapes() 
         assert!([400, 422].contains(&dry(&bad)), "{bad}");
         assert!(!schema.is_valid(&bad), "{bad}");
     }
+}
+
+#[test]
+fn a_limit_is_set_for_a_device_that_is_known_by_what_others_say_of_it() {
+    let service = Setup::default().with("quota.device_limit", 1).start();
+    let report = json!({"device": "tv", "drm_system": "widevine", "licenses": [
+        {"key_id": kid(1), "license_reference": "wv-1", "persistent": true}]});
+    assert_eq!(service.client.command("/v1/acquisitions", "1", &report).status, 200);
+    let hold = |device: &str, number: u128| {
+        let body = json!({"device": device, "key_ids": [kid(number)], "commit": true});
+        service.client.command("/v1/quota/decisions", &fresh_key(), &body).json()["decision"]
+            .clone()
+    };
+    assert_eq!((hold("tv", 2), hold("radio", 1)), (json!("deny"), json!("allow")));
+    for device in ["tv", "radio"] {
+        let body = json!({"limit": 2, "reason": "a large family"});
+        let path = format!("/v1/devices/{device}/overrides/device-slots");
+        let set = service.client.put_command(&path, &body);
+        assert_eq!(set.status, 200, "{}", set.text());
+        assert_eq!((hold(device, 2), hold(device, 3)), (json!("allow"), json!("deny")));
+    }
+}
+
+#[test]
+fn a_device_that_goes_on_is_over_a_window_by_what_the_other_gave_back() {
+    let service = TestService::new();
+    let hourly = json!({"id": "hourly", "scope": "device",
+        "counts": {"issued_within_seconds": 3600}, "limit": 4, "on_exceed": "deny"});
+    set(&service, &policy(std::slice::from_ref(&hourly)));
+    let (old, new) = (service.device("old"), service.device("new"));
+    for number in 1..=2 {
+        let asked = request(&[kid(number)]);
+        old.acquire(&service.client, &asked, PERSISTENT).unwrap();
+        old.delete(&service.client, asked.nonce, &[kid(number)]).unwrap();
+        assert!(store(&service, &new, number));
+    }
+    let merge = json!({"into": new.identity(), "reason": "one phone"});
+    let path = format!("/v1/devices/{}/merge", old.identity());
+    assert_eq!(service.client.command(&path, "merge", &merge).status, 200);
+    let over = |limit: u32| {
+        let mut hourly = hourly.clone();
+        hourly["limit"] = json!(limit);
+        set(&service, &policy(&[hourly]));
+        let position = service.event_count();
+        service.client.json(&format!("/v1/quota/over?min_position={position}"))["items"].clone()
+    };
+    assert_eq!(over(4), json!([]));
+    let items = over(3);
+    assert_eq!(items.as_array().map(Vec::len), Some(1), "{items}");
+    let shown = service.client.json(&device_path(&service, &new));
+    assert_eq!(items[0]["device"], shown["device"]);
+    assert_eq!(items[0]["over"], 1);
+    service.advance_s(3601);
+    assert_eq!(over(2), json!([]));
 }

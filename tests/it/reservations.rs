@@ -191,3 +191,31 @@ fn sixty_four_threads_commit_as_many_decisions_as_there_are_slots() {
     let taken = service.kinds_from(0).into_iter().filter(|kind| kind == "slot-taken.v1").count();
     assert_eq!(taken, LIMIT);
 }
+
+#[test]
+fn names_in_a_question_have_the_form_of_those_in_a_report() {
+    let service = TestService::new();
+    let events = service.event_count();
+    let license = |member: &str, name: &str| json!({"device": "tv", "licenses": [{"key_id": kid(1), member: name}]});
+    let asked =
+        |member: &str, name: &str| json!({"device": "tv", "key_ids": [kid(1)], member: name});
+    let long = "x".repeat(257);
+    for (body, field) in [
+        (asked("title", &long), "title"),
+        (asked("content_group", ""), "content_group"),
+        (asked("model", "a\u{7}b"), "model"),
+        (license("title", "a\nb"), "licenses[0].title"),
+        (license("content_group", &long), "licenses[0].content_group"),
+    ] {
+        for commit in [false, true] {
+            let mut body = body.clone();
+            body["commit"] = json!(commit);
+            let answer = service.client.command(DECISIONS, &fresh_key(), &body);
+            assert_eq!(answer.status_and_code(), (400, "invalid-request".to_owned()), "{field}");
+            assert_eq!(answer.problem()["errors"][0]["field"], field);
+        }
+    }
+    assert_eq!(service.event_count(), events);
+    let longest = asked("title", &"x".repeat(256));
+    assert_eq!(service.client.post_json(DECISIONS, &longest).status, 200);
+}

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use self::wire::Wire;
 use crate::checker::log::changes;
-use crate::checker::{Call, Effect, Subject, Told, check};
+use crate::checker::{Call, Effect, Limit, Subject, Told, check};
 use crate::client::{Answer, Client};
 use crate::device::{Device, PERSISTENT, deleted, kid, request};
 use crate::process::{Serving, run};
@@ -246,6 +246,7 @@ fn ledger_at(port: u16) -> String {
 fn check_all(players: &[Player], facts: &[Fact], limit: usize) {
     let calls = players.iter().map(|player| std::mem::take(&mut *player.calls.lock().unwrap()));
     let history: Vec<_> = calls.flatten().collect();
+    let limit = Limit { limit, overage: 0 };
     assert_eq!(check(&history, &changes(facts), |_| limit), Ok(()));
 }
 

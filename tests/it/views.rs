@@ -101,6 +101,23 @@ fn an_account_is_shown_with_its_devices_titles_and_what_its_rules_count() {
     let rest = shop.json(&format!("/v1/accounts?cursor={cursor}"));
     assert_eq!(rest["items"], json!([accounts["items"][1]]), "the list moved");
     assert_eq!(service.client.get("/v1/accounts/nobody").status, 404);
+    // What comes after the first page is not on the ones behind it.
+    let pages = ["devices", "titles"].map(|list| {
+        let first = shop.json(&format!("/v1/accounts/alice/{list}?limit=1"));
+        let cursor = first["next_cursor"].as_str().unwrap();
+        (format!("/v1/accounts/alice/{list}?cursor={cursor}"), list)
+    });
+    let before = pages.clone().map(|(path, _)| shop.json(&path)["items"].clone());
+    let more = json!({"limit": 99, "reason": "a large family"});
+    let more = service.client.put_command("/v1/accounts/alice/overrides/slots", &more);
+    assert_eq!(more.status, 200, "{}", more.text());
+    for number in 0..8 {
+        let late = service.device(&format!("late-{number}"));
+        shop.sell(&late, "alice", 1, &format!("z-{number}")).unwrap();
+    }
+    for ((path, list), before) in pages.iter().zip(before) {
+        assert_eq!(shop.json(path)["items"], before, "{list}");
+    }
 }
 
 #[test]

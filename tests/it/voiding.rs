@@ -1,10 +1,12 @@
 //! Voiding: licenses that end because a device did not store them, where the policy says so.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use license_ledger::playready::policy::SecurityLevel;
 use serde_json::json;
 
+use crate::client::fresh_key;
 use crate::device::{Device, PERSISTENT, fault_of, kid, refused, request, words};
 use crate::service::{Setup, TestService};
 
@@ -136,4 +138,63 @@ fn nothing_is_voided_unless_the_policy_says_so() {
     assert_eq!(acquire(&service, &device, 2).as_deref(), Some("persistent_license_limit"));
     let inventory = service.inventory(&device);
     assert_eq!((&inventory["live"], &inventory["voided"]), (&1.into(), &0.into()));
+}
+
+#[test]
+fn more_than_one_append_holds_is_voided_part_by_part() {
+    const EACH: u128 = 100;
+    const REPORTS: u128 = 7;
+    let setup = Setup::default().with("quota.device_limit", 1);
+    let setup = setup.with("quota.void_unconfirmed_after_seconds", 600);
+    let service = setup.with("quota.void_min_security_level", 2000).start();
+    for report in 0..REPORTS {
+        let licenses = (report * EACH..(report + 1) * EACH).map(|number| {
+            json!({ "key_id": kid(number), "license_reference": number.to_string(),
+                    "persistent": true })
+        });
+        let body = json!({ "device": "tv", "account": "family", "drm_system": "widevine",
+            "security_level": 2000, "licenses": licenses.collect::<Vec<_>>() });
+        let recorded = service.client.command("/v1/acquisitions", &fresh_key(), &body);
+        assert_eq!(recorded.status, 200, "{}", recorded.text());
+    }
+    service.advance_s(601);
+    let hold = json!({ "device": "tv", "account": "family", "key_ids": [kid(1)], "commit": true });
+    let held = service.client.command("/v1/quota/decisions", &fresh_key(), &hold);
+    assert_eq!(held.status, 200, "{}", held.text());
+    assert_eq!(held.json()["decision"], "allow");
+    let kinds = service.kinds_from(0);
+    let count = |kind: &str| kinds.iter().filter(|k| *k == kind).count() as u128;
+    assert_eq!(count("license-voided.v1"), REPORTS * EACH);
+    assert_eq!(count("slot-released.v1"), REPORTS * EACH);
+}
+
+#[test]
+fn a_device_that_cannot_be_read_keeps_no_other_one_waiting() {
+    let mut service = service();
+    let mut devices = ["a", "b"].map(|name| service.device(name));
+    let name = |device: &Device| service.inventory(device)["device"].as_str().unwrap().to_owned();
+    for device in &devices {
+        assert_eq!(acquire(&service, device, 1), None);
+    }
+    // Devices are swept in the order of their names.
+    devices.sort_by_key(name);
+    let first = name(&devices[0]);
+    let state = |data: &Path| rusqlite::Connection::open(data.join("state.db")).unwrap();
+    let all = "SELECT COUNT(*) FROM devices";
+    let stored = state(&service.data());
+    while stored.query_row(all, [], |row| row.get::<_, u64>(0)).unwrap() < 2 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(stored);
+    service.restart_after(|data| {
+        let damage = "UPDATE devices SET state = x'00' WHERE device = ?1";
+        assert_eq!(state(data).execute(damage, [first]), Ok(1));
+    });
+    service.advance_s(601);
+    let started = Instant::now();
+    while service.live(&devices[1]) > 0 {
+        assert!(started.elapsed() < PATIENCE, "the other device is never swept");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(service.live(&devices[0]), 1);
 }

@@ -87,13 +87,22 @@ pub enum ReportRefused {
          write-off, ends it"
     )]
     SignedOnly(usize),
+    /// Who pays is not said, nor known of the reservation.
+    #[error(
+        "is no reservation whose account is known: name the account that pays, or leave \
+         reservation_id out if none does"
+    )]
+    UnknownReservation,
 }
 
 impl ReportRefused {
-    /// Place of the license in the report.
-    pub fn place(self) -> usize {
+    /// Place of the license in the report, if it is about one.
+    pub fn place(self) -> Option<usize> {
         match self {
-            Self::AlreadyHeld(place) | Self::NotHeld(place) | Self::SignedOnly(place) => place,
+            Self::AlreadyHeld(place) | Self::NotHeld(place) | Self::SignedOnly(place) => {
+                Some(place)
+            }
+            Self::UnknownReservation => None,
         }
     }
 }
@@ -244,6 +253,10 @@ impl Device {
                 return Err(ReportRefused::AlreadyHeld(place));
             }
         }
+        let unpaid = record.licenses.iter().any(|license| license.account.is_none());
+        if unpaid && record.reservation_id.is_some_and(|id| self.made(id, now_ms).is_none()) {
+            return Err(ReportRefused::UnknownReservation);
+        }
         let closed = record.reservation_id.and_then(|reservation_id| {
             self.commit_reservation(reservation_id, &record.licenses, report, now_ms)
         });
@@ -262,6 +275,19 @@ impl Device {
         });
         events.extend(recorded);
         Ok(events)
+    }
+
+    /// Who pays for what a reservation holds or held, if that is remembered: all that are live, and
+    /// the last that were made.
+    fn made(&self, reservation_id: Uuid, now_ms: i64) -> Option<Option<&AccountRef>> {
+        let live = self.reserved_by(reservation_id, now_ms).next().map(|slot| slot.account);
+        let mut made = self.reservations.iter().filter(|made| made.id == reservation_id);
+        live.or_else(|| made.next().map(|made| made.account.as_ref()))
+    }
+
+    /// The account that pays for what is issued under a reservation, also if that has ended.
+    pub fn payer_of(&self, reservation_id: Uuid, now_ms: i64) -> Option<&AccountRef> {
+        self.made(reservation_id, now_ms).flatten()
     }
 
     /// Ends as many slots of the reservation as licenses for their KIDs were issued.

@@ -64,6 +64,7 @@ impl Device {
         self.doubtful = Default::default();
         self.overrides = Default::default();
         self.ended = Default::default();
+        self.reservations.clear();
         self.given_up_for = Some(other.clone());
     }
 
@@ -81,6 +82,9 @@ impl Device {
             let slot = self.slots.entry(license.key_id).or_default();
             slot.push(LiveLicense::from(license));
             slot.sort_by_key(|license| license.acquired_ms);
+            if let Some(reservation) = license.reservation {
+                self.remember_reservation(reservation, license.account.as_ref());
+            }
         }
         self.issued.take_over(e.issued.iter().map(|issued| Issued {
             at_ms: issued.at_ms,

@@ -1,15 +1,22 @@
-//! Several devices and accounts, in whatever order licenses come and go, are written off, and devices
-//! are joined and replaced: accounts hold what devices hold.
+//! Several devices and accounts, in whatever order licenses come and go, are reported, reserved, voided
+//! and written off, and devices are blocked, joined and replaced: accounts hold what devices hold.
 
+use uuid::Uuid;
+
+use super::log::Log;
 use super::*;
 use crate::domain::account::Account;
-use crate::domain::event::{DeviceMerged, DeviceReplaced, Replaced};
+use crate::domain::device::elsewhere::Which;
+use crate::domain::event::{
+    DeviceMerged, DeviceReplaced, IdentityLinked, LicenseRecorded, Replaced,
+};
 use crate::domain::holding::Doubt;
 use crate::domain::ids::ReferenceKey;
-use crate::domain::scenario::{by_cli, reason};
+use crate::domain::scenario::{account_ref, by_cli, identity, reason};
 use crate::domain::{AccountRef, DeviceRef};
 
 const DEVICES: usize = 4;
+const ACCOUNTS: [Option<&str>; 3] = [None, Some("family"), Some("office")];
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -21,6 +28,20 @@ enum Act {
     Delete { by: usize, back: usize, revoked: bool },
     /// An operator writes off what the identity's device has, or one KID of it.
     WriteOff { by: usize, kid: Option<u8>, hours: Option<i64> },
+    /// Another system reports a license, under a reservation or not.
+    Report { by: usize, kid: u8, account: usize, hours: Option<i64>, back: Option<usize> },
+    /// It reports whether one was stored.
+    ReportStorage { by: usize, back: usize, stored: bool },
+    /// It reports that one was deleted, on evidence good enough or not.
+    ReportDeletion { by: usize, back: usize, grade: Grade },
+    /// A back end reserves room.
+    Reserve { by: usize, kids: Vec<u8>, account: usize, hours: i64 },
+    /// It gives a reservation back.
+    Release { by: usize, back: usize },
+    /// An operator blocks the identity's device, or unblocks it.
+    Block { by: usize, blocked: bool },
+    /// An identity is linked to the device of another one.
+    Link { by: usize, into: usize },
     /// The devices of two identities are one, or the one replaces the other.
     Join { from: usize, into: usize, how: How },
     /// Time passes.
@@ -49,7 +70,21 @@ fn any_act() -> impl Strategy<Value = Act> {
             .prop_map(|(by, back, revoked)| Act::Delete { by, back, revoked }),
         2 => (by(), prop::option::weighted(0.8, 1..=5u8), hours())
             .prop_map(|(by, kid, hours)| Act::WriteOff { by, kid, hours }),
-        1 => (by(), by(), how).prop_map(|(from, into, how)| Act::Join { from, into, how }),
+        4 => (by(), 1..=5u8, 0..3usize, hours(), prop::option::of(0..3usize))
+            .prop_map(|(by, kid, account, hours, back)| {
+                Act::Report { by, kid, account, hours, back }
+            }),
+        1 => (by(), 0..3usize, any::<bool>())
+            .prop_map(|(by, back, stored)| Act::ReportStorage { by, back, stored }),
+        2 => (by(), 0..3usize, prop_oneof![Just(Grade::B), Just(Grade::C)])
+            .prop_map(|(by, back, grade)| Act::ReportDeletion { by, back, grade }),
+        3 => (by(), vec(1..=5u8, 1..=3), 0..3usize, 1..30i64)
+            .prop_map(|(by, kids, account, hours)| Act::Reserve { by, kids, account, hours }),
+        1 => (by(), 0..3usize).prop_map(|(by, back)| Act::Release { by, back }),
+        1 => (by(), prop::bool::weighted(0.3))
+            .prop_map(|(by, blocked)| Act::Block { by, blocked }),
+        1 => (by(), by()).prop_map(|(by, into)| Act::Link { by, into }),
+        2 => (by(), by(), how).prop_map(|(from, into, how)| Act::Join { from, into, how }),
         1 => (1..30i64).prop_map(|hours| Act::Wait { hours }),
     ]
 }
@@ -64,15 +99,20 @@ struct Household {
     asks: Vec<Vec<Ask>>,
     /// The devices that ever got something at the expense of an account, as they are called by now.
     members: BTreeMap<&'static str, BTreeSet<usize>>,
+    /// Licenses of other systems by their numbers, and reservations, each with its identity.
+    reports: Vec<(usize, u128)>,
+    reservations: Vec<(usize, Uuid)>,
+    log: Log,
     now_ms: i64,
     nonce: u8,
     joined: usize,
 }
 
 impl Household {
-    fn new() -> Self {
+    fn new(voiding: Option<Voiding>) -> Self {
         let devices = (0..DEVICES).map(|number| {
             let mut device = Scenario::with_room_for(4);
+            device.policy.voiding = voiding;
             device.policy.releasing_grades = vec![Grade::A, Grade::B];
             device.name = ReferenceKey::new([7; 32]).device(&number.to_string());
             device.drawn = (number as u128 + 1) << 64;
@@ -86,18 +126,30 @@ impl Household {
             at: (0..DEVICES).collect(),
             asks: std::iter::repeat_with(Vec::new).take(DEVICES).collect(),
             members: BTreeMap::new(),
+            reports: Vec::new(),
+            reservations: Vec::new(),
+            log: Log::default(),
             nonce: 0,
             joined: 0,
         }
     }
 
-    /// Has something happen on a device, with the accounts of all.
+    /// Has something happen on a device, with the accounts of all, after what is overdue was voided
+    /// in an append of its own.
     fn on<T>(&mut self, number: usize, what: impl FnOnce(&mut Scenario) -> T) -> T {
+        self.append(number, Scenario::void_overdue);
+        self.append(number, what)
+    }
+
+    fn append<T>(&mut self, number: usize, what: impl FnOnce(&mut Scenario) -> T) -> T {
         let device = &mut self.devices[number];
         device.now_ms = self.now_ms;
-        std::mem::swap(&mut device.accounts, &mut self.accounts);
+        device.accounts = self.accounts.clone();
+        let (before, first) = (device.device.clone(), device.events.len());
         let done = what(device);
-        std::mem::swap(&mut device.accounts, &mut self.accounts);
+        self.now_ms = device.now_ms;
+        let events = &device.events[first..];
+        self.log.append(&device.name, &before, events, &mut self.accounts);
         done
     }
 
@@ -107,7 +159,7 @@ impl Household {
         match act {
             Act::Acquire { by, kids, account, hours } => {
                 self.nonce += 1;
-                let account = [None, Some("family"), Some("office")][*account];
+                let account = ACCOUNTS[*account];
                 let ask = Ask {
                     account,
                     until_ms: hours.map(|hours| self.now_ms + hours * HOUR_MS),
@@ -154,6 +206,34 @@ impl Household {
                 let at = self.at[*by];
                 self.on(at, |device| device.write_off(chosen, cooldown_ms));
             }
+            Act::Report { by, kid: number, account, hours, back } => {
+                self.report(*by, kid(*number), ACCOUNTS[*account], *hours, *back);
+            }
+            Act::ReportStorage { by, back, stored } => {
+                let (at, which) = (self.at[*by], self.reported(*by, *back));
+                which.map(|which| self.on(at, |device| device.record_storage(which, *stored)));
+            }
+            Act::ReportDeletion { by, back, grade } => {
+                let (at, which) = (self.at[*by], self.reported(*by, *back));
+                which.map(|which| self.on(at, |device| device.record_deletion(which, *grade)));
+            }
+            Act::Reserve { by, kids, account, hours } => {
+                let (at, kids) = (self.at[*by], numbered(kids));
+                let made = self
+                    .on(at, |device| device.reserve(&kids, ACCOUNTS[*account], hours * HOUR_MS));
+                self.reservations.extend(made.map(|made| (*by, made)));
+            }
+            Act::Release { by, back } => {
+                let (at, made) = (self.at[*by], self.reserved(*by, *back));
+                made.map(|made| self.on(at, |device| device.release(made)));
+            }
+            Act::Block { by, blocked } => {
+                let at = self.at[*by];
+                if !self.devices[at].events.is_empty() {
+                    self.on(at, |device| device.set_blocked(*blocked));
+                }
+            }
+            Act::Link { by, into } => self.link(*by, self.at[*into]),
             Act::Join { from, into, how } => self.join(self.at[*from], self.at[*into], *how)?,
             Act::Wait { hours } => self.now_ms += hours * HOUR_MS,
         }
@@ -163,10 +243,13 @@ impl Household {
     fn join(&mut self, from: usize, into: usize, how: How) -> Result<(), TestCaseError> {
         let ready = |number: usize| {
             let Scenario { device, events, .. } = &self.devices[number];
-            !events.is_empty() && !device.replaced
+            !events.is_empty() && !device.replaced && !device.blocked
         };
         if from == into || !ready(from) || !ready(into) {
             return Ok(());
+        }
+        for number in [from, into] {
+            self.append(number, Scenario::void_overdue);
         }
         self.joined += 1;
         let (at_ms, reason, actor) = (self.now_ms, reason(), "cli".to_owned());
@@ -208,6 +291,7 @@ impl Household {
             }
             device.record(Event::DeviceTookOver(Box::new(took)));
         });
+        self.log.join_last();
         for at in self.at.iter_mut().filter(|at| **at == from) {
             *at = into;
         }
@@ -219,6 +303,87 @@ impl Household {
         prop_assert!(self.live_on(from).is_empty());
         prop_assert_eq!(self.live_on(into), both, "nothing ends because devices are joined");
         Ok(())
+    }
+
+    fn report(
+        &mut self,
+        by: usize,
+        key_id: KeyId,
+        account: Option<&'static str>,
+        hours: Option<i64>,
+        back: Option<usize>,
+    ) {
+        let (at, now_ms) = (self.at[by], self.now_ms);
+        let number = self.reports.len() as u128 + 1;
+        let reservation = back.and_then(|back| self.reserved(by, back));
+        let device = &self.devices[at].device;
+        let payer = reservation.and_then(|id| device.payer_of(id, now_ms));
+        let payer = account.map(account_ref).or_else(|| payer.cloned());
+        let license = LicenseRecorded {
+            license_id: LicenseId(Uuid::from_u128(number + (1 << 100))),
+            key_id,
+            drm_system: "widevine".to_owned(),
+            license_reference: number.to_string(),
+            persistent: true,
+            counted_until_ms: hours.map(|hours| now_ms + hours * HOUR_MS),
+            account: payer.clone(),
+            title: None,
+            content_group: None,
+            security_level: Some(2000),
+            model: "Example TV 1".to_owned(),
+            quota_policy_revision: 0,
+            overage: false,
+            evidence: None,
+            occurred_ms: None,
+            actor: String::new(),
+            at_ms: 0,
+        };
+        if self.on(at, |device| device.record_elsewhere(license, reservation)) {
+            self.reports.push((by, number));
+            let name = ACCOUNTS.into_iter().flatten().find(|name| Some(account_ref(name)) == payer);
+            name.map(|name| self.members.entry(name).or_default().insert(at));
+        }
+    }
+
+    fn reported(&self, by: usize, back: usize) -> Option<Which> {
+        let mut own = self.reports.iter().rev().filter(|(of, _)| *of == by);
+        own.nth(back).map(|(_, number)| Which::Reference {
+            drm_system: "widevine".to_owned(),
+            license_reference: number.to_string(),
+        })
+    }
+
+    fn reserved(&self, by: usize, back: usize) -> Option<Uuid> {
+        self.reservations.iter().rev().filter(|(of, _)| *of == by).nth(back).map(|(_, id)| *id)
+    }
+
+    fn link(&mut self, by: usize, into: usize) {
+        let (from, identity) = (self.at[by], identity(u8::try_from(by + 1).unwrap()));
+        let Scenario { device, events, rows, .. } = &self.devices[from];
+        let stays = device.blocked || device.holds_of(identity, self.now_ms);
+        if from == into || stays || self.devices[into].events.is_empty() {
+            return;
+        }
+        let is_known = !events.is_empty();
+        let of_identity = rows.0.iter().filter(|(key, _)| key.identity() == identity);
+        let rows: Vec<_> = of_identity.map(|(key, row)| (key.clone(), row.clone())).collect();
+        let linked = Event::IdentityLinked(IdentityLinked {
+            identity,
+            device: self.devices[into].name.clone(),
+            actor: Some("cli".to_owned()),
+            reason: Some("a test".to_owned()),
+            at_ms: self.now_ms,
+        });
+        if is_known {
+            self.on(from, |device| device.record(linked.clone()));
+        }
+        self.on(into, |device| {
+            for (key, row) in rows {
+                device.rows.0.insert(key, crate::domain::lookup::Row { sequence: 0, ..row });
+            }
+            device.record(linked);
+        });
+        self.at[by] = into;
     }
 
     fn live_on(&self, number: usize) -> BTreeSet<LicenseId> {
@@ -250,10 +415,11 @@ impl Household {
         prop_assert_eq!(held, mirrored);
         prop_assert_eq!(self.doubts_of_accounts(), self.doubts_of_devices());
         for (account, members) in &self.members {
-            let account = &self.accounts[&crate::domain::scenario::account_ref(account)];
+            let account = &self.accounts[&account_ref(account)];
             let expected: BTreeSet<&DeviceRef> =
                 members.iter().map(|number| &self.devices[*number].name).collect();
-            let found: BTreeSet<_> = account.members().map(|(name, _)| name).collect();
+            let added = account.members().filter(|(_, member)| member.added_ms.is_some());
+            let found: BTreeSet<_> = added.map(|(name, _)| name).collect();
             prop_assert_eq!(found, expected, "a device that is joined is not another one");
         }
         for device in &self.devices {
@@ -309,13 +475,15 @@ proptest! {
     #[test]
     fn accounts_hold_what_devices_hold_however_devices_are_joined(
         acts in vec(any_act(), 0..60),
+        voiding in voiding(),
     ) {
-        let mut household = Household::new();
+        let mut household = Household::new(voiding);
         for act in &acts {
             household.take(act)?;
             household.check()?;
         }
         household.check_replay()?;
+        household.log.check()?;
     }
 }
 
@@ -326,7 +494,8 @@ fn households_are_joined_and_give_up_what_they_hold() {
     let (mut joined, mut kinds) = (0, BTreeMap::<&str, usize>::new());
     for _ in 0..100 {
         let acts = vec(any_act(), 60).new_tree(&mut runner).unwrap().current();
-        let mut household = Household::new();
+        let rule = voiding().new_tree(&mut runner).unwrap().current();
+        let mut household = Household::new(rule);
         acts.iter().for_each(|act| household.take(act).unwrap());
         joined += household.joined;
         let events = household.devices.iter().flat_map(|device| &device.events);
@@ -340,6 +509,14 @@ fn households_are_joined_and_give_up_what_they_hold() {
         "license-written-off.v1",
         "license-deleted.v1",
         "license-stored.v1",
+        "license-voided.v1",
+        "license-recorded.v1",
+        "storage-recorded.v1",
+        "deletion-recorded.v1",
+        "reservation-made.v1",
+        "reservation-closed.v1",
+        "device-blocked.v1",
+        "identity-linked.v1",
     ] {
         let times = kinds.get(kind).copied().unwrap_or(0);
         assert!(times >= 30, "{kind}: {kinds:?}");

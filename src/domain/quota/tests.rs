@@ -129,6 +129,14 @@ fn rules_that_cannot_be_meant_are_refused_by_name() {
             "255 at most",
         ),
         (with("device", r#"{"devices_added_within_seconds":60}"#, deny), "scope"),
+        (
+            with(
+                "account",
+                r#"{"devices_added_within_seconds":60}"#,
+                r#""on_exceed":{"allow_overage":6}"#,
+            ),
+            "255 at most",
+        ),
         (when("{}"), "names nothing"),
         (when(r#"{"min_security_level":3000,"max_security_level":2000}"#), "no device is both"),
         (when(r#"{"content_groups":[""]}"#), "empty"),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::domain::acquire::{Outcome, Refusal};
-use crate::domain::event::{Event, QuotaOverrideSet, ReservationMade, ReservedSlot};
+use crate::domain::event::{Event, QuotaOverrideSet, ReservationMade, ReservedSlot, SlotTaken};
 use crate::domain::scenario::{Ask, Removal, Scenario, account_ref, device_ref, kid, kids};
 use uuid::Uuid;
 
@@ -196,24 +196,7 @@ fn reservation_holds_its_slots_until_it_expires() {
             {"id":"daily","scope":"device","counts":{"issued_within_seconds":3600},"limit":1,
              "on_exceed":"deny"}]"#,
     );
-    let slot = ReservedSlot {
-        license_id: LicenseId(Uuid::from_u128(77)),
-        key_id: kid(1),
-        title: None,
-        content_group: None,
-    };
-    device.device.evolve(&Event::ReservationMade(ReservationMade {
-        reservation_id: Uuid::from_u128(7),
-        slots: vec![slot],
-        account: None,
-        expires_ms: device.now_ms + 1000,
-        security_level: None,
-        model: String::new(),
-        quota_policy_revision: 0,
-        overage: false,
-        actor: "back end".to_owned(),
-        at_ms: device.now_ms,
-    }));
+    device.record(reserved(&kids([1]), None, device.now_ms + 1000, device.now_ms));
     let refused = denied(&mut device, &Ask::new(1, &kids([2])));
     assert_eq!((refused.rule.as_str(), refused.counted[0].reserved), ("slots", true));
     device.policy.rules.remove(0);
@@ -249,4 +232,133 @@ fn weakly_released_licenses_are_possible_and_do_not_count() {
     let in_use = device.explain(&[]).rules[0].in_use;
     assert_eq!(in_use, InUse { confirmed: 0, live: 0, possible: 1 });
     assert_eq!(device.name, device_ref());
+}
+
+fn reserved(kids: &[KeyId], account: Option<&str>, expires_ms: i64, at_ms: i64) -> Event {
+    let slots = kids.iter().map(|key_id| ReservedSlot {
+        license_id: LicenseId(Uuid::from_u128(key_id.0.as_u128() + 77)),
+        key_id: *key_id,
+        title: None,
+        content_group: None,
+    });
+    Event::ReservationMade(ReservationMade {
+        reservation_id: Uuid::from_u128(7),
+        slots: slots.collect(),
+        account: account.map(account_ref),
+        expires_ms,
+        security_level: None,
+        model: String::new(),
+        quota_policy_revision: 0,
+        overage: false,
+        actor: "back end".to_owned(),
+        at_ms,
+    })
+}
+
+#[test]
+fn a_window_frees_by_what_it_counts_and_by_reservations_that_end_sooner() {
+    let mut device = under(
+        r#"[{"id":"uhd","scope":"device","counts":{"issued_within_seconds":3600},"limit":1,
+            "on_exceed":"deny","when":{"content_groups":["uhd"]}},
+            {"id":"all","scope":"device","counts":{"issued_within_seconds":3600},"limit":9,
+            "on_exceed":"deny"}]"#,
+    );
+    let first_ms = device.now_ms;
+    device.granted(&Ask::new(1, &kids([1])));
+    device.wait(1000);
+    device.granted(&Ask::new(2, &kids([2])).in_group("uhd"));
+    let refused = denied(&mut device, &Ask::new(3, &kids([3])).in_group("uhd"));
+    assert_eq!(refused.next_free_at_ms, Some(first_ms + 1000 + 3_600_000), "of the group only");
+    let expires_ms = device.now_ms + 60_000;
+    device.record(reserved(&kids([4]), None, expires_ms, device.now_ms));
+    let rules = device.explain(&kids([5])).rules;
+    assert_eq!(rules[0].next_free_at_ms, Some(first_ms + 1000 + 3_600_000));
+    assert_eq!(rules[1].next_free_at_ms, Some(expires_ms));
+}
+
+#[test]
+fn an_account_window_frees_by_licenses_of_the_devices_that_it_is_about() {
+    let mut device = under(
+        r#"[{"id":"tvs","scope":"account","counts":{"issued_within_seconds":3600},"limit":1,
+            "on_exceed":"deny","when":{"device_classes":["tv"]}}]"#,
+    );
+    let of_phone = SlotTaken {
+        license_id: LicenseId(Uuid::from_u128(9)),
+        device: "a".repeat(26).parse().unwrap(),
+        key_id: kid(9),
+        counted_until_ms: None,
+        title: None,
+        content_group: None,
+        security_level: Some(3000),
+        model: "Acme Phone".to_owned(),
+        reserved: false,
+        at_ms: device.now_ms,
+    };
+    let family = device.accounts.entry(account_ref("family")).or_default();
+    family.evolve(&Event::SlotTaken(of_phone));
+    device.wait(1000);
+    device.granted(&Ask::new(1, &kids([1])).paid_by("family"));
+    let refused = denied(&mut device, &Ask::new(2, &kids([2])).paid_by("family"));
+    assert_eq!(refused.next_free_at_ms, Some(device.now_ms + 3_600_000));
+}
+
+const CHURN: &str = r#"[{"id":"churn","scope":"account",
+    "counts":{"devices_added_within_seconds":3600},"limit":0,"on_exceed":"deny"}]"#;
+
+#[test]
+fn an_abandoned_reservation_adds_no_device() {
+    let mut device = under(CHURN);
+    device.policy.rules[0].limit = 1;
+    let expires_ms = device.now_ms + 60_000;
+    device.record(reserved(&kids([1, 2]), Some("family"), expires_ms, device.now_ms));
+    // While it lasts it holds the device's place, which the device itself may take.
+    device.policy.rules[0].limit = 0;
+    device.granted(&Ask::new(1, &kids([3])).paid_by("family"));
+
+    let mut other = under(CHURN);
+    other.policy.rules[0].limit = 1;
+    other.accounts = std::mem::take(&mut device.accounts);
+    other.name = "b".repeat(26).parse().unwrap();
+    let refused = denied(&mut other, &Ask::new(2, &kids([4])).paid_by("family"));
+    assert_eq!((refused.in_use.live, refused.requested), (1, 1));
+
+    let mut abandoned = under(CHURN);
+    abandoned.policy.rules[0].limit = 1;
+    abandoned.record(reserved(&kids([1]), Some("office"), expires_ms, abandoned.now_ms));
+    other.accounts = std::mem::take(&mut abandoned.accounts);
+    let refused = denied(&mut other, &Ask::new(3, &kids([5])).paid_by("office"));
+    assert_eq!(refused.next_free_at_ms, Some(expires_ms));
+    other.wait(60_000);
+    other.granted(&Ask::new(4, &kids([5])).paid_by("office"));
+    let members = other.accounts[&account_ref("office")].members();
+    assert_eq!(members.map(|(name, _)| name).collect::<Vec<_>>(), [&other.name]);
+}
+
+#[test]
+fn more_devices_added_than_are_remembered_exceed_every_such_rule() {
+    let mut device = under(
+        r#"[{"id":"tvs","scope":"account","counts":{"devices_added_within_seconds":3600},
+            "limit":5,"on_exceed":"deny","when":{"device_classes":["tv"]}}]"#,
+    );
+    let family = device.accounts.entry(account_ref("family")).or_default();
+    for number in 0..=256_u16 {
+        let of = crate::domain::ReferenceKey::new([7; 32]).device(&number.to_string());
+        family.evolve(&Event::SlotTaken(SlotTaken {
+            license_id: LicenseId(Uuid::from_u128(u128::from(number) + 1)),
+            device: of,
+            key_id: kid(9),
+            counted_until_ms: Some(device.now_ms + 1),
+            title: None,
+            content_group: None,
+            security_level: Some(3000),
+            model: "Acme Phone".to_owned(),
+            reserved: false,
+            at_ms: device.now_ms + i64::from(number / 256),
+        }));
+    }
+    device.wait(1000);
+    let refused = denied(&mut device, &Ask::new(1, &kids([1])).paid_by("family"));
+    assert_eq!((refused.rule.as_str(), refused.in_use.live), ("tvs", 0));
+    device.wait(3_600_000);
+    device.granted(&Ask::new(2, &kids([1])).paid_by("family"));
 }

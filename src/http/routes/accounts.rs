@@ -93,7 +93,7 @@ pub(super) async fn show(
     services.wait_for(query.min_position.as_deref()).await?;
     let (account, summary, next_sequence) = services.find_account(&account)?;
     let (inventory, now) = (&services.inventory, services.clock.now());
-    let devices = inventory.account_devices(&account, "", DEVICES_SHOWN, now);
+    let devices = inventory.account_devices(&account, ("", u64::MAX), DEVICES_SHOWN, now);
     let (overrides, _) = inventory.limits_of_account(&account, now).map_err(Problem::internal)?;
     let rules = services.licensing.standing_of_account(&account, &[], None).await;
     let value = AccountView {
@@ -105,7 +105,9 @@ pub(super) async fn show(
     Ok(web::Json(At::new(value, next_sequence)))
 }
 
-/// Devices that ever had a license at an account's expense, by reference
+/// Devices that ever had a license, or a reservation, at an account's expense, by reference
+///
+/// Later pages leave out devices that came after the first one; what each holds is as of now.
 #[utoipa::path(
     get, path = "/v1/accounts/{account}/devices", operation_id = "list_account_devices", tag = "accounts",
     security(("api_key" = ["inventory:read"])),
@@ -125,13 +127,16 @@ pub(super) async fn devices(
     services.wait_for(query.min_position.as_deref()).await?;
     let (account, ..) = services.find_account(&account)?;
     let PageRequest { limit, cursor } = query.parse::<String>(LIST)?;
-    let after = cursor.as_ref().map(|cursor| cursor.after.clone()).unwrap_or_default();
+    let (after, at) = from_and_end(cursor.as_ref());
     let now = services.clock.now();
-    let found = services.inventory.account_devices(&account, &after, limit, now);
+    let found = services.inventory.account_devices(&account, (&after, at), limit, now);
     page(LIST, found.map_err(Problem::internal)?, cursor).map(web::Json)
 }
 
 /// Titles that ever had a license at an account's expense, by name
+///
+/// Later pages leave out what was acquired after the first one; what was given back since does not
+/// count, and how much of each rule is in use is as of now.
 #[utoipa::path(
     get, path = "/v1/accounts/{account}/titles", operation_id = "list_account_titles", tag = "accounts",
     security(("api_key" = ["inventory:read"])),
@@ -151,9 +156,9 @@ pub(super) async fn titles(
     services.wait_for(query.min_position.as_deref()).await?;
     let (account, ..) = services.find_account(&account)?;
     let PageRequest { limit, cursor } = query.parse::<String>(LIST)?;
-    let after = cursor.as_ref().map(|cursor| cursor.after.clone()).unwrap_or_default();
+    let (after, at) = from_and_end(cursor.as_ref());
     let now = services.clock.now();
-    let found = services.inventory.account_titles(&account, &after, limit, now);
+    let found = services.inventory.account_titles(&account, (&after, at), limit, now);
     let Page { items, next_cursor, position } =
         page(LIST, found.map_err(Problem::internal)?, cursor)?;
     let names: Vec<_> = items.iter().map(|item| item.title.as_str()).collect();
@@ -169,10 +174,10 @@ pub(super) async fn titles(
 }
 
 /// Where a page begins, and the position that its list was cut at.
-pub(super) fn from_and_end(cursor: Option<&Cursor<u64>>) -> (u64, u64) {
+pub(super) fn from_and_end<K: Clone + Default>(cursor: Option<&Cursor<K>>) -> (K, u64) {
     match cursor {
-        Some(cursor) => (cursor.after, cursor.at.parse().unwrap_or(u64::MAX)),
-        None => (0, u64::MAX),
+        Some(cursor) => (cursor.after.clone(), cursor.at.parse().unwrap_or(u64::MAX)),
+        None => (K::default(), u64::MAX),
     }
 }
 

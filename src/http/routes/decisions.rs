@@ -5,6 +5,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::names::check_name;
 use super::once::{Command, MaybeCommandKey, command_problem, respond};
 use super::{Services, licensing_problem};
 use crate::domain::usage::Wanted;
@@ -19,7 +20,11 @@ const LICENSES_MAX: usize = 1000;
 /// What is asked.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = DecisionRequest)]
+#[schema(as = DecisionRequest, example = json!({
+    "device": "tv-17", "account": "family-3", "commit": true, "hold_seconds": 600,
+    "licenses": [{"key_id": "01234567-89ab-cdef-0123-456789abcdef", "title": "movie-7",
+        "content_group": "uhd"}],
+}))]
 pub(super) struct Body {
     /// Reference, identity, or the id by which the service's token names the device.
     #[schema(example = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f")]
@@ -31,7 +36,9 @@ pub(super) struct Body {
     #[serde(default)]
     #[schema(value_type = Vec<Uuid>, max_items = 1000)]
     key_ids: Vec<String>,
+    #[schema(min_length = 1, max_length = 256)]
     title: Option<String>,
+    #[schema(min_length = 1, max_length = 256)]
     content_group: Option<String>,
     /// One persistent license each, with titles and content groups of their own.
     #[serde(default)]
@@ -40,6 +47,7 @@ pub(super) struct Body {
     /// Security level of a device that the ledger does not know.
     security_level: Option<u32>,
     /// Maker, model name and number of a device that the ledger does not know.
+    #[schema(min_length = 1, max_length = 256)]
     model: Option<String>,
     /// Whether room is held for the licenses if they fit.
     #[serde(default)]
@@ -55,7 +63,9 @@ pub(super) struct Body {
 struct License {
     #[schema(value_type = Uuid)]
     key_id: String,
+    #[schema(min_length = 1, max_length = 256)]
     title: Option<String>,
+    #[schema(min_length = 1, max_length = 256)]
     content_group: Option<String>,
 }
 
@@ -143,6 +153,9 @@ impl Body {
             return Err(Problem::field("key_ids", format!("must name 1 to {LICENSES_MAX} KIDs")));
         }
         let (title, content_group) = (self.title.as_deref(), self.content_group.as_deref());
+        check_name(title, || "title".to_owned())?;
+        check_name(content_group, || "content_group".to_owned())?;
+        check_name(self.model.as_deref(), || "model".to_owned())?;
         let of_kids = self.key_ids.iter().enumerate().map(|(index, text)| {
             let key_id = key_id(text, || format!("key_ids[{index}]"))?;
             Ok(Wanted { key_id, title, content_group })
@@ -150,6 +163,8 @@ impl Body {
         let of_licenses = self.licenses.iter().enumerate().map(|(index, license)| {
             let key_id = key_id(&license.key_id, || format!("licenses[{index}].key_id"))?;
             let (title, group) = (license.title.as_deref(), license.content_group.as_deref());
+            check_name(title, || format!("licenses[{index}].title"))?;
+            check_name(group, || format!("licenses[{index}].content_group"))?;
             Ok(Wanted { key_id, title, content_group: group })
         });
         of_kids.chain(of_licenses).collect()

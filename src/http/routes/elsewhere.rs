@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Services;
+use super::names::check_name;
 use super::once::{Command, CommandKey, command_problem, respond};
 use crate::clock::UnixMillis;
 use crate::domain::device::elsewhere::{ReportRefused, Which};
@@ -18,18 +19,23 @@ use crate::licensing::{IssuedElsewhere, IssuedLicense, RecordedLicenses, Recorde
 
 /// Licenses of one report at most.
 const LICENSES_MAX: usize = 100;
-/// Length of the longest name of a license, title, content group or model, in bytes.
-const NAME_BYTES_MAX: usize = 256;
 /// Length of the longest name of a DRM system, in bytes.
 const SYSTEM_BYTES_MAX: usize = 64;
 
 /// Licenses that another system issued.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "device": "tv-17", "account": "family-3", "drm_system": "widevine", "security_level": 3000,
+    "model": "Example TV 1", "occurred_at": "2026-11-22T17:35:47Z",
+    "licenses": [{"key_id": "01234567-89ab-cdef-0123-456789abcdef", "license_reference": "wv-77",
+        "persistent": true, "counted_until": "2026-12-22T17:35:47Z", "title": "movie-7"}],
+}))]
 pub(super) struct Acquisition {
     /// Reference, identity, or the id by which the service's token names the device.
     device: String,
-    /// The account that pays, by reference or by the service's id; else that of the reservation.
+    /// The account that pays, by reference or by the service's id; else that of the reservation,
+    /// also if it has expired or is used up.
     account: Option<String>,
     /// The system that issued them, for example `widevine`.
     #[schema(pattern = "^[a-z0-9-]{1,64}$", example = "widevine")]
@@ -37,8 +43,11 @@ pub(super) struct Acquisition {
     /// Security level of the device, as the policy's conditions mean it.
     security_level: Option<u32>,
     /// Maker, model name and number of the device.
+    #[schema(min_length = 1, max_length = 256)]
     model: Option<String>,
-    /// The reservation that held room for them; as far as it has ended, they are recorded without.
+    /// The reservation that held room for them; as far as it has ended, they are recorded without,
+    /// at the expense of its account. The last 64 of a device are remembered: where an older one,
+    /// or one that never was, has to say who pays, the report is refused.
     reservation_id: Option<Uuid>,
     #[schema(min_items = 1, max_items = 100)]
     licenses: Vec<AcquiredLicense>,
@@ -61,13 +70,19 @@ struct AcquiredLicense {
     /// From when on it does not count; without it, until its end is reported.
     #[schema(value_type = Option<String>, format = DateTime)]
     counted_until: Option<UnixMillis>,
+    #[schema(min_length = 1, max_length = 256)]
     title: Option<String>,
+    #[schema(min_length = 1, max_length = 256)]
     content_group: Option<String>,
 }
 
 /// Whether a device stored licenses that another system issued.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "device": "tv-17",
+    "licenses": [{"drm_system": "widevine", "license_reference": "wv-77", "stored": true}],
+}))]
 pub(super) struct Acknowledgement {
     /// Reference, identity, or the id by which the service's token names the device.
     device: String,
@@ -94,6 +109,10 @@ struct AcknowledgedLicense {
 /// Licenses that another system issued and the device deleted.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "device": "tv-17", "grade": "B",
+    "licenses": [{"drm_system": "widevine", "license_reference": "wv-77"}],
+}))]
 pub(super) struct Deletion {
     /// Reference, identity, or the id by which the service's token names the device.
     device: String,
@@ -127,7 +146,8 @@ struct DeletedLicense {
     request_body = Acquisition,
     responses(
         (status = 200, description = "What was recorded", body = RecordedLicenses),
-        (status = 409, description = "A license of this reference is held already"),
+        (status = 409, description = "A license of this reference is held already, or nobody is \
+            known to pay for a reservation that has ended"),
     )
 )]
 pub(super) async fn acquired(
@@ -282,22 +302,16 @@ fn check_system(name: &str, field: &'static str) -> Result<(), Problem> {
     Err(Problem::field(field, detail))
 }
 
-fn check_name(name: Option<&str>, field: impl FnOnce() -> String) -> Result<(), Problem> {
-    let fits = |name: &str| {
-        (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
-    };
-    if name.is_none_or(fits) {
-        return Ok(());
-    }
-    let detail = format!("must have 1 to {NAME_BYTES_MAX} bytes and no control characters");
-    Err(Problem::field(field(), detail))
-}
-
 fn refused(refused: ReportRefused) -> Problem {
     let case = match refused {
         ReportRefused::NotHeld(_) => Case::NotFound,
-        ReportRefused::AlreadyHeld(_) | ReportRefused::SignedOnly(_) => Case::Conflict,
+        ReportRefused::AlreadyHeld(_)
+        | ReportRefused::SignedOnly(_)
+        | ReportRefused::UnknownReservation => Case::Conflict,
     };
-    let field = format!("licenses[{}]", refused.place());
+    let field = match refused.place() {
+        Some(place) => format!("licenses[{place}]"),
+        None => "reservation_id".to_owned(),
+    };
     Problem::new(case, format!("{field} {refused}")).and_field(field, refused.to_string())
 }

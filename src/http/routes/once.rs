@@ -146,6 +146,9 @@ pub(super) fn respond(answer: CommandAnswer) -> HttpResponse {
     if let Some(position) = answer.position {
         response.insert_header((POSITION, position.to_string()));
     }
+    if answer.body.is_empty() {
+        return response.finish();
+    }
     response.insert_header((header::CONTENT_TYPE, "application/json")).body(answer.body)
 }
 

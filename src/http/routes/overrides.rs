@@ -1,19 +1,20 @@
-//! Limits for one device or account in place of those of the policy's rules.
+//! Limits for one device or account in place of those of the policy's rules. A device that was given up
+//! for another stands for that one.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::Services;
 use super::accounts::AccountPath;
 use super::devices::{DevicePath, ReadQuery};
-use super::{Services, correlation, licensing_problem};
+use super::once::{Command, CommandKey, command_problem, respond};
+use super::reservations::Nothing;
 use crate::clock::UnixMillis;
 use crate::domain::Reason;
 use crate::http::auth::{Authorized, PolicyRead, PolicyWrite};
-use crate::http::page::POSITION;
 use crate::http::problem::{Case, Problem};
-use crate::licensing::{Act, Holder, LimitSet, OverrideRefused};
+use crate::licensing::{CommandError, Holder, LimitSet, OverrideRefused};
 use crate::projections::inventory::LimitInForce;
 
 /// A limit to be set.
@@ -77,6 +78,7 @@ pub(super) async fn of_device(
 ) -> Result<web::Json<Limits>, Problem> {
     services.wait_for(query.min_position.as_deref()).await?;
     let device = services.find_device(&device)?;
+    let device = services.inventory.goes_on_as(&device).map_err(Problem::internal)?;
     let limits = services.inventory.limits_of_device(&device, services.clock.now());
     let (items, next_sequence) = limits.map_err(Problem::internal)?;
     Ok(web::Json(Limits { items, position: next_sequence.to_string() }))
@@ -108,47 +110,45 @@ pub(super) async fn of_account(
 #[utoipa::path(
     put, path = "/v1/devices/{device}/overrides/{rule}", operation_id = "set_device_override", tag = "quota",
     security(("api_key" = ["policy:write"])),
-    params(DevicePath, RulePath),
+    params(DevicePath, RulePath, CommandKey),
     request_body = Body,
     responses(
         (status = 200, body = LimitSet, headers(("ledger-position" = u64,
-            description = "Reads with this `min_position` include it; absent if it was so already"))),
+            description = "Reads with this `min_position` include it"))),
         (status = 404, description = "No such device"),
     )
 )]
 pub(super) async fn set_for_device(
     caller: Authorized<PolicyWrite>,
     services: web::Data<Services>,
-    request: HttpRequest,
     path: web::Path<(String, String)>,
-    body: web::Json<Body>,
+    command: Command<Body>,
 ) -> Result<HttpResponse, Problem> {
     let (device, rule) = path.into_inner();
-    let holder = Holder::Device(services.find_device(&device)?);
-    services.set_limit(&caller, &request, &holder, rule, &body).await
+    let holder = Holder::Device(services.device_named(&device).await?);
+    services.set_limit(&caller, &holder, rule, command).await
 }
 
 /// Sets a limit for an account, seen or not, in place of the rule's own
 #[utoipa::path(
     put, path = "/v1/accounts/{account}/overrides/{rule}", operation_id = "set_account_override", tag = "quota",
     security(("api_key" = ["policy:write"])),
-    params(AccountPath, RulePath),
+    params(AccountPath, RulePath, CommandKey),
     request_body = Body,
     responses(
         (status = 200, body = LimitSet, headers(("ledger-position" = u64,
-            description = "Reads with this `min_position` include it; absent if it was so already"))),
+            description = "Reads with this `min_position` include it"))),
     )
 )]
 pub(super) async fn set_for_account(
     caller: Authorized<PolicyWrite>,
     services: web::Data<Services>,
-    request: HttpRequest,
     path: web::Path<(String, String)>,
-    body: web::Json<Body>,
+    command: Command<Body>,
 ) -> Result<HttpResponse, Problem> {
     let (account, rule) = path.into_inner();
     let holder = Holder::Account(services.account_named(&account));
-    services.set_limit(&caller, &request, &holder, rule, &body).await
+    services.set_limit(&caller, &holder, rule, command).await
 }
 
 /// Takes a device's limit back, if it has one
@@ -156,23 +156,23 @@ pub(super) async fn set_for_account(
     delete, path = "/v1/devices/{device}/overrides/{rule}", operation_id = "take_back_device_override",
     tag = "quota",
     security(("api_key" = ["policy:write"])),
-    params(DevicePath, RulePath, TakeBackQuery),
+    params(DevicePath, RulePath, TakeBackQuery, CommandKey),
     responses(
         (status = 204, description = "The rule's own limit holds", headers(("ledger-position" = u64,
-            description = "Reads with this `min_position` include it; absent if there was no limit"))),
+            description = "Reads with this `min_position` include it"))),
         (status = 404, description = "No such device"),
     )
 )]
 pub(super) async fn take_back_from_device(
     caller: Authorized<PolicyWrite>,
     services: web::Data<Services>,
-    request: HttpRequest,
     path: web::Path<(String, String)>,
     query: web::Query<TakeBackQuery>,
+    command: Command<Nothing>,
 ) -> Result<HttpResponse, Problem> {
     let (device, rule) = path.into_inner();
-    let holder = Holder::Device(services.find_device(&device)?);
-    services.take_limit_back(&caller, &request, &holder, &rule, &query.reason).await
+    let holder = Holder::Device(services.device_named(&device).await?);
+    services.take_limit_back(&caller, &holder, &rule, (&query.reason, command)).await
 }
 
 /// Takes an account's limit back, if it has one
@@ -180,81 +180,66 @@ pub(super) async fn take_back_from_device(
     delete, path = "/v1/accounts/{account}/overrides/{rule}", operation_id = "take_back_account_override",
     tag = "quota",
     security(("api_key" = ["policy:write"])),
-    params(AccountPath, RulePath, TakeBackQuery),
+    params(AccountPath, RulePath, TakeBackQuery, CommandKey),
     responses(
         (status = 204, description = "The rule's own limit holds", headers(("ledger-position" = u64,
-            description = "Reads with this `min_position` include it; absent if there was no limit"))),
+            description = "Reads with this `min_position` include it"))),
     )
 )]
 pub(super) async fn take_back_from_account(
     caller: Authorized<PolicyWrite>,
     services: web::Data<Services>,
-    request: HttpRequest,
     path: web::Path<(String, String)>,
     query: web::Query<TakeBackQuery>,
+    command: Command<Nothing>,
 ) -> Result<HttpResponse, Problem> {
     let (account, rule) = path.into_inner();
     let holder = Holder::Account(services.account_named(&account));
-    services.take_limit_back(&caller, &request, &holder, &rule, &query.reason).await
+    services.take_limit_back(&caller, &holder, &rule, (&query.reason, command)).await
 }
 
 impl Services {
     async fn set_limit(
         &self,
         caller: &Authorized<PolicyWrite>,
-        request: &HttpRequest,
         holder: &Holder,
         rule: String,
-        body: &Body,
+        mut command: Command<Body>,
     ) -> Result<HttpResponse, Problem> {
-        let until = body.until.as_deref().map(str::parse::<UnixMillis>).transpose();
+        let once = command.once(caller)?;
+        let Body { limit, until, reason } = command.body;
+        let until = until.as_deref().map(str::parse::<UnixMillis>).transpose();
         let until = until.map_err(|error| Problem::field("until", error.to_string()))?;
-        let wanted = LimitSet { rule, limit: body.limit, until };
-        let correlation = correlation(request);
-        let actor = caller.principal().key_id.as_str();
-        let act = Act { actor, reason: &body.reason, correlation: &correlation };
-        let position = self.licensing.set_limit(holder, &wanted, act).await;
-        let position = position.map_err(refused_problem)?;
-        Ok(answer(StatusCode::OK, position).json(wanted))
+        let wanted = LimitSet { rule, limit, until };
+        let answer = self.licensing.set_limit(holder, &wanted, &reason, &once).await;
+        answer.map(respond).map_err(refused_problem)
     }
 
     async fn take_limit_back(
         &self,
         caller: &Authorized<PolicyWrite>,
-        request: &HttpRequest,
         holder: &Holder,
         rule: &str,
-        reason: &Reason,
+        (reason, mut command): (&Reason, Command<Nothing>),
     ) -> Result<HttpResponse, Problem> {
-        let correlation = correlation(request);
-        let actor = caller.principal().key_id.as_str();
-        let act = Act { actor, reason, correlation: &correlation };
-        let position = self.licensing.take_limit_back(holder, rule, act).await;
-        let position = position.map_err(refused_problem)?;
-        Ok(answer(StatusCode::NO_CONTENT, position).finish())
+        let once = command.once(caller)?;
+        let answer = self.licensing.take_limit_back(holder, rule, reason, &once).await;
+        answer.map(respond).map_err(refused_problem)
     }
 }
 
-/// An answer to a command, which may have stored nothing.
-fn answer(status: StatusCode, position: Option<u64>) -> actix_web::HttpResponseBuilder {
-    let mut answer = HttpResponse::build(status);
-    if let Some(position) = position {
-        answer.insert_header((POSITION, position.to_string()));
-    }
-    answer
-}
-
-fn refused_problem(error: OverrideRefused) -> Problem {
-    let field = match error {
-        OverrideRefused::Failed(error) => return licensing_problem(error),
-        OverrideRefused::UnknownDevice => {
-            return Problem::new(Case::NotFound, "no such device in the ledger");
-        }
-        OverrideRefused::BeyondMemory => "limit",
-        OverrideRefused::Past => "until",
-        OverrideRefused::NoSuchRule { .. }
-        | OverrideRefused::OtherScope { .. }
-        | OverrideRefused::TooMany => "rule",
-    };
-    Problem::field(field, error.to_string())
+fn refused_problem(error: CommandError<OverrideRefused>) -> Problem {
+    command_problem(error, |refused| {
+        let field = match refused {
+            OverrideRefused::UnknownDevice => {
+                return Problem::new(Case::NotFound, "no such device in the ledger");
+            }
+            OverrideRefused::BeyondMemory => "limit",
+            OverrideRefused::Past => "until",
+            OverrideRefused::NoSuchRule { .. }
+            | OverrideRefused::OtherScope { .. }
+            | OverrideRefused::TooMany => "rule",
+        };
+        Problem::field(field, refused.to_string())
+    })
 }

@@ -17,7 +17,23 @@ use crate::licensing::{Act, PolicyVersion, PublishError};
 /// What is to be published.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = PolicyRequest)]
+#[schema(as = PolicyRequest, example = json!({
+    "reason": "two homes for every family",
+    "policy": {
+        "rules": [
+            {"id": "device-slots", "scope": "device", "counts": "live_slots", "limit": 25,
+                "on_exceed": "deny"},
+            {"id": "uhd-a-day", "scope": "account", "counts": {"issued_within_seconds": 86400},
+                "limit": 20, "on_exceed": {"allow_overage": 2},
+                "when": {"content_groups": ["uhd"], "device_classes": ["tv"]}},
+            {"id": "new-devices", "scope": "account",
+                "counts": {"devices_added_within_seconds": 2592000}, "limit": 4,
+                "on_exceed": "deny"},
+        ],
+        "licenses_per_slot": 16, "releasing_grades": ["A", "B", "C"],
+        "device_classes": {"tv": ["Example TV"]},
+    },
+}))]
 pub(super) struct Body {
     policy: QuotaPolicy,
     /// Why: 1 to 200 characters. It stays in the ledger for good, so that it must name no person.
@@ -180,6 +196,9 @@ pub(super) struct OverQuery {
 }
 
 /// Who is beyond which rule of the quota policy in force. A page may be shorter than asked for
+///
+/// Each page is decided when it is asked for: its items are as of then, and `position` names the
+/// end of the ledger when the first page was made, which its items include.
 #[utoipa::path(
     get, path = "/v1/quota/over", operation_id = "list_over", tag = "quota",
     security(("api_key" = ["inventory:read"])),

@@ -37,7 +37,8 @@ pub struct AccountDevice {
     /// The device's reference.
     #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
     pub device: String,
-    /// When it first had a persistent license, or a reservation, at the account's expense.
+    /// When it first had a persistent license at the account's expense; while it never had one, a
+    /// reservation.
     pub added_at: UnixMillis,
     /// Security level of the certificate it was first seen with, or else as other systems report it;
     /// `None` if they do not say.
@@ -123,19 +124,24 @@ pub(super) fn named(
     .map(drop)
 }
 
-/// Takes note of a device of the account whose stream `stream` is.
+/// Takes note of a device of the account whose stream `stream` is, which has a license from here on,
+/// or is `only_reserved`.
 pub(super) fn slot_taken(
     db: &Transaction<'_>,
-    stream: &str,
+    (stream, sequence): (&str, u64),
     device: &DeviceRef,
+    only_reserved: bool,
     at_ms: i64,
-    sequence: u64,
 ) -> rusqlite::Result<()> {
     let account = stream.strip_prefix(ACCOUNT_STREAM).unwrap_or_default();
     named(db, account, at_ms, sequence)?;
-    db.prepare_cached("INSERT OR IGNORE INTO account_devices VALUES (?1, ?2, ?3)")?
-        .execute(params![account, device.to_string(), at_ms])
-        .map(drop)
+    db.prepare_cached(
+        "INSERT INTO account_devices VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (account, device) DO UPDATE SET added_at_ms = ?3, only_reserved = 0
+         WHERE only_reserved AND NOT ?4",
+    )?
+    .execute(params![account, device.to_string(), at_ms, only_reserved, sequence])
+    .map(drop)
 }
 
 /// Takes note of a limit set, or taken back, for the device or account whose stream `stream` is.
@@ -201,11 +207,12 @@ impl Inventory {
         })
     }
 
-    /// Devices of an account, by reference, those after `after`.
+    /// Devices of an account, by reference, those after `after`, as long as they were first named
+    /// before the event `before`.
     pub fn account_devices(
         &self,
         account: &AccountRef,
-        after: &str,
+        (after, before): (&str, u64),
         limit: usize,
         now: UnixMillis,
     ) -> Result<Listed<AccountDevice, String>, InventoryError> {
@@ -215,10 +222,11 @@ impl Inventory {
                    (SELECT COUNT(DISTINCT key_id) FROM licenses l
                     WHERE l.device = a.device AND l.account = a.account AND {}) AS live_slots
                  FROM account_devices a LEFT JOIN devices USING (device)
-                 WHERE account = ?1 AND device > ?2 ORDER BY device LIMIT ?3",
+                 WHERE account = ?1 AND device > ?2 AND sequence < ?5 ORDER BY device LIMIT ?3",
                 counts("l", "?4")
             ))?;
-            let bounds = params![account.to_string(), after, one_more(limit), now.0];
+            let before = i64::try_from(before).unwrap_or(i64::MAX);
+            let bounds = params![account.to_string(), after, one_more(limit), now.0, before];
             let rows = query.query_map(bounds, |row| {
                 Ok(AccountDevice {
                     device: row.get("device")?,
@@ -234,11 +242,12 @@ impl Inventory {
         })
     }
 
-    /// Titles of an account, by name, those after `after`.
+    /// Titles of an account, by name, those after `after`, with what was acquired of them before the
+    /// event `before`.
     pub fn account_titles(
         &self,
         account: &AccountRef,
-        after: &str,
+        (after, before): (&str, u64),
         limit: usize,
         now: UnixMillis,
     ) -> Result<Listed<AccountTitle, String>, InventoryError> {
@@ -248,11 +257,12 @@ impl Inventory {
                    COUNT(DISTINCT CASE WHEN live THEN device END) AS devices,
                    COUNT(DISTINCT CASE WHEN live THEN device || hex(key_id) END) AS live_slots
                  FROM (SELECT title, device, key_id, {} AS live
-                   FROM licenses WHERE account = ?1 AND title > ?2)
+                   FROM licenses WHERE account = ?1 AND title > ?2 AND sequence < ?5)
                  GROUP BY title ORDER BY title LIMIT ?3",
                 counts("licenses", "?4")
             ))?;
-            let bounds = params![account.to_string(), after, one_more(limit), now.0];
+            let before = i64::try_from(before).unwrap_or(i64::MAX);
+            let bounds = params![account.to_string(), after, one_more(limit), now.0, before];
             let rows = query.query_map(bounds, |row| {
                 Ok(AccountTitle {
                     title: row.get("title")?,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Transaction, params};
 
+use super::acts;
 use super::elsewhere;
 use super::query::{LEAF, ROOT};
 use super::{accounts, life, reserved, support};
@@ -40,6 +41,9 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
     let stream = fact.recorded.stream.as_str();
     let device = stream.strip_prefix(DEVICE_STREAM).unwrap_or_default();
     let sequence = fact.recorded.sequence;
+    if !device.is_empty() {
+        acts::happened(db, device, sequence, &fact.event)?;
+    }
     match &fact.event {
         Event::DeviceEnrolled(e) => db
             .prepare_cached(
@@ -93,8 +97,12 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
             life::refused(db, device, sequence, e)?;
             count(db, REFUSED, device, e.at_ms)
         }
-        Event::SlotTaken(e) => accounts::slot_taken(db, stream, &e.device, e.at_ms, sequence),
-        Event::SlotsMoved(e) => accounts::slot_taken(db, stream, &e.into, e.at_ms, sequence),
+        Event::SlotTaken(e) => {
+            accounts::slot_taken(db, (stream, sequence), &e.device, e.reserved, e.at_ms)
+        }
+        Event::SlotsMoved(e) => {
+            accounts::slot_taken(db, (stream, sequence), &e.into, false, e.at_ms)
+        }
         Event::QuotaOverrideSet(e) => accounts::limit_set(db, stream, sequence, e),
         Event::ReservationMade(e) => reserved::made(db, device, sequence, e),
         Event::ReservationClosed(e) => reserved::closed(db, e),

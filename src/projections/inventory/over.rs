@@ -32,6 +32,7 @@ impl Inventory {
             let mut suspects = beyond(db, rule, after, limit, now)?;
             suspects.extend(with_lower_limit(db, rule, after, limit)?);
             suspects.extend(with_reservations(db, rule, after, limit, now)?);
+            suspects.extend(going_on_for_others(db, rule, after, limit, now)?);
             Ok(suspects.into_iter().take(limit).collect())
         })
     }
@@ -144,5 +145,30 @@ fn with_lower_limit(
     let bounds = params![kind, rule.id, rule.limit, after.holder, after.title, most];
     let rows =
         query.query_map(bounds, |row| Ok(Suspect { holder: row.get(0)?, title: row.get(1)? }))?;
+    rows.collect()
+}
+
+/// Devices that took over within the window of a rule what others had been issued: what was given
+/// back for good is listed under the others still.
+fn going_on_for_others(
+    db: &Connection,
+    rule: &QuotaRule,
+    after: &Suspect,
+    limit: usize,
+    now: UnixMillis,
+) -> rusqlite::Result<Vec<Suspect>> {
+    let (Scope::Device, Counts::IssuedWithinSeconds(seconds)) = (rule.scope, rule.counts) else {
+        return Ok(Vec::new());
+    };
+    let since_ms = now.0 - i64::from(seconds) * 1000;
+    let mut query = db.prepare_cached(
+        "SELECT DISTINCT successor FROM devices
+         WHERE successor_how IN ('merged', 'moved') AND successor_at_ms > ?1 AND successor > ?2
+         ORDER BY 1 LIMIT ?3",
+    )?;
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = query.query_map(params![since_ms, after.holder, most], |row| {
+        Ok(Suspect { holder: row.get(0)?, title: String::new() })
+    })?;
     rows.collect()
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::acts::{self, DeviceAct};
 use super::reserved::{self, HeldReservation};
 use super::support::{Block, Successor, WrittenOffLicense, written_off_licenses};
 use super::voided::{VoidedLicense, voided_licenses};
@@ -177,6 +178,8 @@ pub struct DeviceInventory {
     pub written_off: usize,
     /// The newest 100 of them, the latest first.
     pub written_off_licenses: Vec<WrittenOffLicense>,
+    /// What operators did about the device, and why: the newest 100 acts, the latest first.
+    pub acts: Vec<DeviceAct>,
     /// The moment that decided what has expired.
     pub as_of: UnixMillis,
     /// Sequence of the next event the inventory will apply.
@@ -241,6 +244,24 @@ impl Inventory {
         })
     }
 
+    /// The device that goes on for one that was given up for another; else itself.
+    pub fn goes_on_as(&self, device: &DeviceRef) -> Result<DeviceRef, InventoryError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT successor FROM devices
+                 WHERE device = ?1 AND successor_how IN ('merged', 'moved')",
+            )?;
+            let mut name = device.to_string();
+            let mut next =
+                |name: &str| query.query_row([name], |row| row.get::<_, String>(0)).optional();
+            while let Some(other) = next(&name)? {
+                name = other;
+            }
+            Ok(name)
+        })
+        .map(|name| name.parse().unwrap_or_else(|_| device.clone()))
+    }
+
     /// What a device holds at `now`; `None` if it was never seen.
     pub fn inventory(
         &self,
@@ -274,6 +295,7 @@ impl Inventory {
             let written_off_licenses = written_off_licenses(db, &name, now)?;
             let held = licenses.iter().map(|license| license.key_id);
             let given_up = voided.iter().chain(&written_off).copied();
+            let acts = acts::of_device(db, &name)?;
             let possible = distinct(held.chain(weak).chain(given_up));
             Ok(Some(DeviceInventory {
                 device: name,
@@ -287,6 +309,7 @@ impl Inventory {
                 voided_licenses,
                 written_off: written_off.len(),
                 written_off_licenses,
+                acts,
                 as_of: now,
                 next_sequence: next_sequence(db)?,
             }))
@@ -294,8 +317,8 @@ impl Inventory {
     }
 }
 
-/// Licenses of one kind that were released, as many as an inventory shows.
-const SHOWN_MAX: u32 = 100;
+/// Licenses of one kind that were released, or acts, as many as an inventory shows.
+pub(super) const SHOWN_MAX: u32 = 100;
 
 /// Why a device may still hold licenses that were released, as conditions on their rows.
 const WEAKLY_DELETED: &str = "open = 0 AND deletion_grade IN ('C', 'D', 'E')";

@@ -81,3 +81,35 @@ fn identities_of_one_device_share_its_quota() {
     let linked: Vec<_> = linked.collect();
     assert!(linked.iter().all(|device| *device == linked[0]), "{linked:?}");
 }
+
+#[test]
+fn more_deletions_than_one_append_holds_are_recorded_part_by_part() {
+    const EACH: u128 = 60;
+    const KIDS: u128 = 600;
+    // Apart from those that have keys of their own.
+    let numbers = || 10..10 + KIDS;
+    let issuer = Issuer::new("ES256", "k");
+    let setup = Setup::default().with("quota.device_limit", KIDS);
+    let token_service = TokenService::with(&[&issuer], setup);
+    let service = &token_service.service;
+    service.import(&numbers().map(|number| (kid(number), content_key(9))).collect::<Vec<_>>());
+    let device = service.device("full");
+    let session = Some([7; 16]);
+    for first in numbers().step_by(EACH as usize) {
+        let kids: Vec<_> = (first..first + EACH).map(kid).collect();
+        let mut license = license(&kids);
+        license["account"] = json!("family");
+        let token = issuer.token(&claims(&first.to_string(), license));
+        let asked = AcquireRequest { session, ..with_token(&kids, &token) };
+        device.acquire(&service.client, &asked, "").unwrap();
+    }
+    let kids: Vec<_> = numbers().map(kid).collect();
+    device.delete(&service.client, [7; 16], &kids).unwrap();
+    assert_eq!(count(service, "license-deleted.v1") as u128, KIDS);
+    assert_eq!(count(service, "slot-released.v1") as u128, KIDS);
+    assert_eq!(count(service, "evidence-kept.v1"), 1);
+    assert_eq!(service.live(&device), 0);
+    let events = service.event_count();
+    device.delete(&service.client, [7; 16], &kids).unwrap();
+    assert_eq!(service.event_count(), events);
+}

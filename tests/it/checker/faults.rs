@@ -23,7 +23,7 @@ fn taken(n: u128) -> Taken {
         reservation: None,
         slots: vec![(id(n), id(n))],
         until_ms: None,
-        by: By::Decision,
+        by: By::Decision { overage: false },
     }
 }
 
@@ -85,7 +85,7 @@ fn history() -> (Vec<Call>, Vec<Change>) {
 }
 
 fn found((calls, changes): &(Vec<Call>, Vec<Change>)) -> Result<(), Broken> {
-    check(calls, changes, |_| LIMIT)
+    check(calls, changes, |_| Limit { limit: LIMIT, overage: 0 })
 }
 
 #[test]
@@ -141,6 +141,43 @@ fn reports_are_marked_where_they_are_beyond_a_limit_and_nowhere_else() {
     assert_eq!(found(&with(reported(3, false))), Err(Broken::Mismarked { sequence: 2 }));
     let early = (vec![], vec![granted(1), reported(2, true)]);
     assert_eq!(found(&early), Err(Broken::Mismarked { sequence: 1 }));
+}
+
+#[test]
+fn decisions_beyond_a_limit_that_allows_it_are_marked_and_end_where_it_does() {
+    let marked = |n, overage| {
+        let by = By::Decision { overage };
+        change(Effect::Taken(id(n)), What::Taken(Taken { by, ..taken(n) }))
+    };
+    let found = |changes: &[Change]| check(&[], changes, |_| Limit { limit: LIMIT, overage: 1 });
+    let two = [granted(1), granted(2)];
+    assert_eq!(found(&[&two[..], &[marked(3, true)]].concat()), Ok(()));
+    let mismarked = Err(Broken::Mismarked { sequence: 2 });
+    assert_eq!(found(&[&two[..], &[marked(3, false)]].concat()), mismarked);
+    assert_eq!(found(&[marked(1, true)]), Err(Broken::Mismarked { sequence: 0 }));
+    let overshoot = Err(Broken::Overshoot { subject: device(), sequence: 3 });
+    assert_eq!(found(&[&two[..], &[marked(3, true), marked(4, true)]].concat()), overshoot);
+    // A refusal is justified only where the overage is used up as well.
+    let calls = |held: u128| {
+        let grants = (1..=held).map(|n| call(0, 1, grant(n)));
+        grants.chain([call(2, 3, refusal())]).collect::<Vec<_>>()
+    };
+    let limit = |_: &Subject| Limit { limit: LIMIT, overage: 1 };
+    let three = [&two[..], &[marked(3, true)]].concat();
+    assert_eq!(check(&calls(3), &three, limit), Ok(()));
+    assert_eq!(check(&calls(2), &two, limit), Err(Broken::Stale { subject: account(), call: 2 }));
+}
+
+#[test]
+fn an_acknowledgement_that_is_lost_or_twice_in_the_log_is_found() {
+    let stored = |n| change(Effect::Stored(id(n)), What::Other);
+    let mut history = history();
+    history.0.push(call(11, 12, done(Effect::Stored(id(1)))));
+    assert_eq!(found(&history), Err(Broken::Lost(Effect::Stored(id(1)))));
+    history.1.insert(1, stored(1));
+    assert_eq!(found(&history), Ok(()));
+    history.1.push(stored(1));
+    assert_eq!(found(&history), Err(Broken::Duplicate(Effect::Stored(id(1)))));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use license_ledger::ledger::{
     Append, Embedded, Expected, Ledger as EventLog, NewEvent, StreamName,
 };
 use license_ledger::playready::policy::SecurityLevel;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::log::changes;
 use super::*;
@@ -37,13 +37,16 @@ const THREADS: usize = 16;
 const DEVICES: usize = 6;
 const ACCOUNTS: usize = 2;
 const DEVICE_LIMIT: usize = 5;
-/// Fewer than what the devices of an account hold together.
-const ACCOUNT_LIMIT: usize = 12;
+/// Fewer than what the devices of an account hold together, also with what goes beyond it.
+const ACCOUNT_LIMIT: usize = 10;
 
-fn limit(subject: &Subject) -> usize {
+/// How much more an account may hold if that is marked.
+const ACCOUNT_OVERAGE: usize = 2;
+
+fn limit(subject: &Subject) -> Limit {
     match subject {
-        Subject::Device(_) | Subject::DeviceOf(_) => DEVICE_LIMIT,
-        Subject::Account(_) => ACCOUNT_LIMIT,
+        Subject::Device(_) | Subject::DeviceOf(_) => Limit { limit: DEVICE_LIMIT, overage: 0 },
+        Subject::Account(_) => Limit { limit: ACCOUNT_LIMIT, overage: ACCOUNT_OVERAGE },
     }
 }
 
@@ -162,13 +165,14 @@ fn read_log(data: &Path) -> Vec<Fact> {
 
 /// Puts limits on devices and accounts into the ledger of a service that is not running.
 fn publish_policy(data: &Path) {
-    let rule = |id: &str, scope: &str, limit: usize| {
+    let rule = |id: &str, scope: &str, limit: usize, on_exceed: Value| {
         json!({ "id": id, "scope": scope, "counts": "live_slots", "limit": limit,
-                "on_exceed": "deny" })
+                "on_exceed": on_exceed })
     };
+    let overage = json!({ "allow_overage": ACCOUNT_OVERAGE });
     let policy = json!({
-        "rules": [rule("device-slots", "device", DEVICE_LIMIT),
-                  rule("account-slots", "account", ACCOUNT_LIMIT)],
+        "rules": [rule("device-slots", "device", DEVICE_LIMIT, json!("deny")),
+                  rule("account-slots", "account", ACCOUNT_LIMIT, overage)],
         "licenses_per_slot": 16, "releasing_grades": ["A", "B", "C"],
     });
     let event = Event::QuotaPolicyPublished(QuotaPolicyPublished {
@@ -196,6 +200,7 @@ fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
     facts.iter().for_each(|fact| *kinds.entry(fact.event.kind()).or_default() += 1);
     let by_kind = [
         ("license-acquired.v1", 20),
+        ("license-stored.v1", 50),
         ("license-deleted.v1", 50),
         ("license-recorded.v1", 50),
         ("deletion-recorded.v1", 100),
@@ -205,6 +210,12 @@ fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
         ("device-merged.v1", 300),
         ("device-replaced.v1", 600),
     ];
+    let marked = facts.iter().filter(|fact| match &fact.event {
+        Event::LicenseAcquired(e) => e.overage,
+        Event::ReservationMade(e) => e.overage,
+        _ => false,
+    });
+    let seen = [seen[0], seen[1], seen[2], ("overage", marked.count(), history.len() / 200)];
     let of_kind =
         |(kind, share)| (kind, kinds.get(kind).copied().unwrap_or(0), history.len() / share);
     let seen: Vec<_> = seen.into_iter().chain(by_kind.map(of_kind)).collect();

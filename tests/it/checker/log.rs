@@ -34,7 +34,7 @@ fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
                 reservation: None,
                 slots: vec![(e.license_id.0, e.key_id.0)],
                 until_ms: e.counted_until_ms,
-                by: By::Decision,
+                by: By::Decision { overage: e.overage },
             };
             (vec![Effect::Taken(e.license_id.0)], What::Taken(taken))
         }
@@ -56,7 +56,7 @@ fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
                 reservation: Some(e.reservation_id),
                 slots: e.slots.iter().map(|slot| (slot.license_id.0, slot.key_id.0)).collect(),
                 until_ms: Some(e.expires_ms),
-                by: By::Decision,
+                by: By::Decision { overage: e.overage },
             };
             (vec![Effect::Taken(e.reservation_id)], What::Taken(taken))
         }
@@ -68,6 +68,7 @@ fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
             };
             (effects, What::Freed { ids, until_ms: None })
         }
+        Event::LicenseStored(e) => (vec![Effect::Stored(e.license_id.0)], What::Other),
         Event::LicenseDeleted(e) if e.releases => {
             (vec![Effect::Deleted(e.license_id.0)], freed(e.license_id.0, None))
         }

@@ -129,7 +129,8 @@ fn accounts(states: &States, facts: &[Fact], inventory: &Inventory, last_ms: i64
         let at_ms = state["at_ms"].as_i64().unwrap();
         for now_ms in [at_ms, last_ms] {
             let now = UnixMillis(now_ms);
-            let devices = inventory.account_devices(&account, "", MANY, now).unwrap().items;
+            let devices =
+                inventory.account_devices(&account, ("", u64::MAX), MANY, now).unwrap().items;
             let theirs = devices.into_iter().filter(|device| device.live_slots > 0);
             let theirs: BTreeMap<_, _> = theirs.map(|d| (d.device, d.live_slots)).collect();
             let mut slots = BTreeSet::new();

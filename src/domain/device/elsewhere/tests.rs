@@ -298,3 +298,30 @@ proptest! {
         prop_assert_eq!(again, device.device);
     }
 }
+
+#[test]
+fn a_late_report_is_paid_by_the_account_of_its_reservation() {
+    let mut device = scenario();
+    let unnamed = |number, key_id| LicenseRecorded { account: None, ..license(number, key_id) };
+    let ended = device.reserve(&kids([1]), Some("family"), MINUTE_MS).unwrap();
+    let own = device.reserve(&kids([2]), None, MINUTE_MS).unwrap();
+    device.wait(MINUTE_MS);
+    // Another event, so that what has expired is forgotten.
+    device.set_blocked(false);
+    let now_ms = device.now_ms;
+    assert_eq!(device.device.payer_of(ended, now_ms), Some(&account_ref("family")));
+    assert_eq!(device.device.payer_of(own, now_ms), None);
+    assert!(device.record_elsewhere(unnamed(1, 1), Some(own)), "nobody pays, as was said");
+    let unknown = Uuid::from_u128(404);
+    assert!(!device.record_elsewhere(unnamed(2, 2), Some(unknown)));
+    assert!(device.record_elsewhere(license(3, 3), Some(unknown)), "who pays is said");
+    assert!(device.record_elsewhere(unnamed(4, 4), None));
+    // Of the newest it is remembered; of what still holds room it is known however old it is.
+    let held = device.reserve(&kids([1]), Some("office"), MINUTE_MS).unwrap();
+    for _ in 0..64 {
+        device.reserve(&kids([1]), Some("office"), 1).unwrap();
+        device.wait(1);
+    }
+    assert_eq!(device.device.payer_of(ended, device.now_ms), None);
+    assert_eq!(device.device.payer_of(held, device.now_ms), Some(&account_ref("office")));
+}

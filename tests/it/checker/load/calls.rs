@@ -23,8 +23,8 @@ const LONG_HOLD_S: u32 = 3600;
 /// Something that a device has, and how it is given back.
 #[derive(Clone)]
 pub(super) enum Had {
-    /// A license that its identity deletes.
-    Own { by: Arc<Device>, session: [u8; 16], key_id: Uuid, license: Uuid },
+    /// A license that its identity deletes, and may acknowledge before, in this transaction.
+    Own { by: Arc<Device>, session: [u8; 16], key_id: Uuid, license: Uuid, stored: Option<Uuid> },
     /// A license of another system.
     Reported { license: Uuid },
     /// A reservation for these KIDs.
@@ -46,6 +46,7 @@ pub(super) enum Request {
 
 enum Asked {
     License { by: Arc<Device>, nonce: [u8; 16], key_id: Uuid },
+    Acknowledgement { license: Uuid, had: Had },
     Deletion { session: [u8; 16], license: Uuid },
     Reservation { key_ids: Vec<Uuid>, short: bool },
     Report,
@@ -190,7 +191,15 @@ impl Load {
                 let path = format!("/v1/devices/{name}/write-off");
                 self.command(device, &path, number, body, Asked::WriteOff { license })
             }
-            Had::Own { by, session, key_id, license } => {
+            Had::Own { by, session, key_id, license, stored: Some(transaction) }
+                if rng.below(3) == 0 =>
+            {
+                let confirmation = by.confirm(transaction, &[(key_id, 0)]);
+                let had = Had::Own { by, session, key_id, license, stored: None };
+                let asked = Asked::Acknowledgement { license, had };
+                self.sent(device, Request::Challenge(confirmation), asked)
+            }
+            Had::Own { by, session, key_id, license, .. } => {
                 let challenge = by.give_back(session, &[key_id]);
                 let asked = Asked::Deletion { session, license };
                 self.sent(device, Request::Challenge(challenge), asked)
@@ -255,8 +264,14 @@ impl Load {
                 let acquired = by.accept(&answer.body, nonce).unwrap();
                 let [license] = acquired.rights_ids()[..] else { panic!("not one license") };
                 let (by, session, key_id) = (Arc::clone(by), *nonce, *key_id);
-                shared.has(Had::Own { by, session, key_id, license });
+                let stored = acquired.transaction_id;
+                shared.has(Had::Own { by, session, key_id, license, stored });
                 done(Effect::Taken(license))
+            }
+            Asked::Acknowledgement { license, had } => {
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                shared.has(had.clone());
+                done(Effect::Stored(*license))
             }
             Asked::Deletion { session, license } => {
                 deleted(&answer.body, *session).unwrap();

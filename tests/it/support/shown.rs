@@ -1,0 +1,77 @@
+//! What support said of a device is shown and holds under each of its names.
+
+use super::*;
+
+#[test]
+fn a_limit_under_the_old_name_of_a_device_is_one_of_the_device_that_goes_on() {
+    let service = Setup::default().with("quota.device_limit", 1).start();
+    for (act, field) in [("merge", "into"), ("replace", "by")] {
+        let (old, new) =
+            (service.device(&format!("old-{act}")), service.device(&format!("new-{act}")));
+        ask(&service, &old, 1).unwrap();
+        ask(&service, &new, 1).unwrap();
+        let given_up = of(&service, &old)["device"].as_str().unwrap().to_owned();
+        let mut body = json!({ field: new.identity(), "reason": REASON });
+        if act == "replace" {
+            body["licenses"] = json!("move");
+        }
+        support(&service, &old.identity(), act, body);
+        assert_eq!(word(ask(&service, &new, 2)).as_deref(), LIMIT);
+        let path = format!("/v1/devices/{given_up}/overrides");
+        let set = json!({ "limit": 2, "reason": REASON });
+        let set = service.client.put_command(&format!("{path}/device-slots"), &set);
+        assert_eq!(set.status, 200, "{}", set.text());
+        assert!(ask(&service, &new, 2).is_ok());
+        let position = service.event_count();
+        for name in [&given_up, &new.identity()] {
+            let path = format!("/v1/devices/{name}/overrides?min_position={position}");
+            assert_eq!(service.client.json(&path)["items"][0]["limit"], 2, "{name}");
+        }
+        let back = service.client.delete_command(&format!("{path}/device-slots?reason=over"));
+        assert_eq!(back.status, 204);
+        assert_eq!(word(ask(&service, &new, 3)).as_deref(), LIMIT);
+        check(&service);
+    }
+}
+
+#[test]
+fn what_operators_did_is_shown_with_who_and_why_on_every_device_concerned() {
+    let mut service = TestService::new();
+    let [old, new, never] = ["old", "new", "never"].map(|name| service.device(name));
+    ask(&service, &old, 1).unwrap();
+    ask(&service, &new, 1).unwrap();
+    let [from, into] = [&old, &new].map(|device| of(&service, device)["device"].clone());
+    let because = |reason: &str| json!({ "reason": reason });
+    support(&service, &new.identity(), "block", because("stolen"));
+    support(&service, &new.identity(), "block", because("stolen still"));
+    support(&service, &new.identity(), "unblock", because("found"));
+    let link = json!({ "identity": never.identity(), "reason": "set up anew" });
+    support(&service, &new.identity(), "identities", link);
+    let merge = json!({ "into": new.identity(), "reason": "one phone" });
+    support(&service, &old.identity(), "merge", merge);
+    let shown = |service: &TestService, device: &Value| {
+        let device = device.as_str().unwrap();
+        let acts = service.client.json(&format!("/v1/devices/{device}/inventory"))["acts"].clone();
+        let acts = acts.as_array().unwrap().iter().map(|act| {
+            assert!(act["actor"].as_str().is_some_and(|actor| !actor.is_empty()));
+            let text = |member: &str| act[member].as_str().unwrap_or_default().to_owned();
+            [text("act"), text("reason"), text("other"), text("identity")]
+        });
+        acts.collect::<Vec<_>>()
+    };
+    let (from_name, into_name) = (from.as_str().unwrap(), into.as_str().unwrap());
+    let (none, never) = ("", never.identity());
+    for _ in 0..2 {
+        assert_eq!(
+            shown(&service, &into),
+            [
+                ["merged_from", "one phone", from_name, none],
+                ["linked", "set up anew", into_name, &never],
+                ["unblocked", "found", none, none],
+                ["blocked", "stolen", none, none],
+            ]
+        );
+        assert_eq!(shown(&service, &from), [["merged_into", "one phone", into_name, none]]);
+        service.restart();
+    }
+}

@@ -290,8 +290,8 @@ pub struct Limits {
     pub shutdown_ms: u64,
     /// Threads that serve; 0 takes one for each core.
     pub workers: usize,
-    /// Events that a read model may lack before the process calls itself not ready. Under full load
-    /// they gather for a fraction of a second.
+    /// Events that a read model or the state for deciding may lack on disk before the process calls
+    /// itself not ready. Under full load up to 32,768 of them gather.
     pub lag_events: u64,
 }
 
@@ -308,7 +308,7 @@ impl Default for Limits {
             keep_alive_ms: 15_000,
             shutdown_ms: 15_000,
             workers: 0,
-            lag_events: 10_000,
+            lag_events: 50_000,
         }
     }
 }

@@ -44,11 +44,13 @@ impl Gathering {
     }
 }
 
-/// Tells whether this process keeps the processors busy.
+/// Tells whether the processors are busy: with this process, as far as it may use them, or with all
+/// that runs on the machine.
 pub(super) struct Processors {
     count: u32,
     seen: Instant,
     used: Duration,
+    machine: Option<Ticks>,
     busy: bool,
 }
 
@@ -56,16 +58,18 @@ impl Processors {
     pub(super) fn new() -> Self {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        Self { count, seen: Instant::now(), used: processor_time(), busy: false }
+        let (seen, used, machine) = (Instant::now(), processor_time(), Ticks::of_machine());
+        Self { count, seen, used, machine, busy: false }
     }
 
     /// Whether they were busy during the last span that was long enough to tell.
     pub(super) fn are_busy(&mut self) -> bool {
         let passed = self.seen.elapsed();
         if passed >= SPAN {
-            let used = processor_time();
-            self.busy = are_busy(self.count, passed, used.saturating_sub(self.used));
-            (self.seen, self.used) = (self.seen + passed, used);
+            let (used, machine) = (processor_time(), Ticks::of_machine());
+            let by_all = self.machine.zip(machine).is_some_and(|(then, now)| now.busy_since(then));
+            self.busy = by_all || are_busy(self.count, passed, used.saturating_sub(self.used));
+            (self.seen, self.used, self.machine) = (self.seen + passed, used, machine);
         }
         self.busy
     }
@@ -83,8 +87,38 @@ fn processor_time() -> Duration {
     Duration::new(seconds, u32::try_from(used.tv_nsec).unwrap_or_default())
 }
 
+/// What the processors of the machine did since it was started, in ticks of 10 ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ticks {
+    all: u64,
+    idle: u64,
+}
+
+impl Ticks {
+    /// `None` where the system does not tell.
+    fn of_machine() -> Option<Self> {
+        Self::read(&std::fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    /// Reads the first line of `/proc/stat` (proc_stat(5)): user, nice, system, idle, iowait, and
+    /// more that is not idle. Guests are counted as user already.
+    fn read(stat: &str) -> Option<Self> {
+        let ticks = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
+        let ticks: Vec<u64> = ticks.take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
+        let &[_, _, _, idle, iowait, ..] = ticks.as_slice() else { return None };
+        Some(Self { all: ticks.iter().sum(), idle: idle + iowait })
+    }
+
+    /// Whether less than a quarter of the time since was idle.
+    fn busy_since(self, then: Self) -> bool {
+        let (all, idle) = (self.all.saturating_sub(then.all), self.idle.saturating_sub(then.idle));
+        all > 0 && idle.saturating_mul(4) < all
+    }
+}
+
 const FIND_OUT_EVERY: usize = 16;
-const SPAN: Duration = Duration::from_millis(20);
+/// Ten ticks of each processor.
+const SPAN: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -137,6 +171,21 @@ mod tests {
         assert!(are_busy(2, second, Duration::from_millis(1_500)));
         assert!(!are_busy(2, second, Duration::from_millis(1_490)));
         assert!(!are_busy(8, second, 5 * second));
+    }
+
+    #[test]
+    fn a_machine_is_busy_while_less_than_a_quarter_of_its_time_is_idle() {
+        let stat = "cpu  100 5 20 300 10 1 2 3 40 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n";
+        let then = Ticks::read(stat).unwrap();
+        assert_eq!(then, Ticks { all: 441, idle: 310 });
+        let later = |busy, idle| Ticks { all: then.all + busy + idle, idle: then.idle + idle };
+        assert!(!later(15, 5).busy_since(then));
+        assert!(later(16, 4).busy_since(then));
+        assert!(!then.busy_since(then));
+        for other in ["", "cpu", "cpu  1 2 3", "cpu  1 2 3 x 5 6 7 8", "intr 1 2 3 4 5 6 7 8"] {
+            assert_eq!(Ticks::read(other), None, "{other}");
+        }
+        assert!(Ticks::of_machine().is_some() || !std::path::Path::new("/proc/stat").exists());
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use license_ledger::clock::{Clock, UnixMillis};
 use license_ledger::playready::acquire::AcquireRequest;
 use license_ledger::playready::policy::SecurityLevel;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::{Effect, Subject, Told};
-use super::{Load, Shared};
+use super::{DEVICE_SLOTS, Load, NEW, Shared};
 use crate::authorize::claims;
 use crate::client::{Answer, Client};
 use crate::device::{Device, deleted, kid, request};
@@ -19,6 +20,9 @@ use crate::service::make_device;
 /// A hold that ends by itself before long.
 const SHORT_HOLD_S: u32 = 1;
 const LONG_HOLD_S: u32 = 3600;
+
+/// Later than all that happens.
+const AFTER_ALL_MS: i64 = 4_000_000_000_000;
 
 /// Something that a device has, and how it is given back.
 #[derive(Clone)]
@@ -34,6 +38,7 @@ pub(super) enum Had {
 /// A call on its way.
 pub(super) struct Sent {
     pub(super) started: u64,
+    pub(super) started_ms: i64,
     pub(super) request: Request,
     device: usize,
     asked: Asked,
@@ -41,26 +46,57 @@ pub(super) struct Sent {
 
 pub(super) enum Request {
     Challenge(Vec<u8>),
-    Command { path: String, key: String, body: Value },
+    Command { method: &'static str, path: String, key: String, body: Value },
 }
 
 enum Asked {
-    License { by: Arc<Device>, nonce: [u8; 16], key_id: Uuid },
-    Acknowledgement { license: Uuid, had: Had },
-    Deletion { session: [u8; 16], license: Uuid },
-    Reservation { key_ids: Vec<Uuid>, short: bool },
+    License {
+        by: Arc<Device>,
+        nonce: [u8; 16],
+        key_id: Uuid,
+        title: Option<String>,
+    },
+    Acknowledgement {
+        license: Uuid,
+        had: Had,
+    },
+    Deletion {
+        session: [u8; 16],
+        license: Uuid,
+    },
+    Reservation {
+        key_ids: Vec<Uuid>,
+        short: bool,
+    },
     Report,
-    ReportedDeletion { license: Uuid },
-    WriteOff { license: Uuid },
-    Release { reservation: Uuid, short: bool },
-    Join { fresh: Arc<Device>, replaces: bool },
+    ReportedDeletion {
+        license: Uuid,
+    },
+    WriteOff {
+        license: Uuid,
+    },
+    Release {
+        reservation: Uuid,
+        short: bool,
+    },
+    Join {
+        fresh: Arc<Device>,
+        replaces: bool,
+    },
+    Limit {
+        reason: String,
+    },
+    /// A device that asks once for room, or of which one license is reported.
+    Guest,
 }
 
 impl Request {
     pub(super) fn send(&self, client: &Client) -> Option<Answer> {
         match self {
             Self::Challenge(bytes) => client.try_challenge(bytes, ""),
-            Self::Command { path, key, body } => client.try_command(path, key, body),
+            Self::Command { method, path, key, body } => {
+                client.try_command_by(method, path, key, body)
+            }
         }
     }
 }
@@ -95,6 +131,12 @@ impl Load {
         {
             return sent;
         }
+        if rng.below(25) == 0 {
+            return self.set_limit(device, number, rng);
+        }
+        if rng.below(15) == 0 {
+            return self.guest(number, rng);
+        }
         let given_back = if rng.below(2) == 0 { shared.take(rng) } else { None };
         match given_back {
             Some(had) => self.give_back(device, had, number, rng),
@@ -107,11 +149,13 @@ impl Load {
     }
 
     fn sent(&self, device: usize, request: Request, asked: Asked) -> Sent {
-        Sent { started: self.now(), request, device, asked }
+        let (started, started_ms) = (self.now(), Clock::System.now().0);
+        Sent { started, started_ms, request, device, asked }
     }
 
     fn command(&self, device: usize, path: &str, number: usize, body: Value, asked: Asked) -> Sent {
-        let request = Request::Command { path: path.to_owned(), key: number.to_string(), body };
+        let (path, key) = (path.to_owned(), number.to_string());
+        let request = Request::Command { method: "POST", path, key, body };
         self.sent(device, request, asked)
     }
 
@@ -121,10 +165,11 @@ impl Load {
         by: &Device,
         account: &str,
         token: &str,
-        (key_id, persist): (Uuid, bool),
+        (key, persist): (&Value, bool),
     ) -> (Vec<u8>, [u8; 16]) {
         let policy = json!({ "sl": 150, "persist": persist });
-        let keys = [json!({ "kid": key_id })];
+        let keys = [key];
+        let key_id = id(&key["kid"]).unwrap();
         let license = json!({ "account": account, "policy": policy, "keys": keys });
         let mut claims = claims(token, license);
         claims["exp"] = u32::MAX.into();
@@ -137,8 +182,11 @@ impl Load {
         let shared = &self.devices[device];
         let (by, key_id) = (shared.identity(rng), kid(number as u128));
         let token = format!("token-{number}");
-        let (challenge, nonce) = self.challenge(&by, &shared.account, &token, (key_id, true));
-        self.sent(device, Request::Challenge(challenge), Asked::License { by, nonce, key_id })
+        let key = labeled(json!({ "kid": key_id }), rng);
+        let title = key["title"].as_str().map(str::to_owned);
+        let (challenge, nonce) = self.challenge(&by, &shared.account, &token, (&key, true));
+        let asked = Asked::License { by, nonce, key_id, title };
+        self.sent(device, Request::Challenge(challenge), asked)
     }
 
     fn reserve(&self, device: usize, number: usize, rng: &mut Rng) -> Sent {
@@ -153,6 +201,7 @@ impl Load {
             "key_ids": key_ids, "commit": true,
             "hold_seconds": if short { SHORT_HOLD_S } else { LONG_HOLD_S },
         });
+        let body = labeled(body, rng);
         let asked = Asked::Reservation { key_ids, short };
         self.command(device, "/v1/quota/decisions", number, body, asked)
     }
@@ -166,11 +215,10 @@ impl Load {
         rng: &mut Rng,
     ) -> Sent {
         let shared = &self.devices[device];
-        let reference = format!("wv-{number}");
+        let license = labeled(reported(key_id, number), rng);
         let body = json!({
             "device": shared.identity(rng).identity(), "account": shared.account,
-            "drm_system": "widevine", "reservation_id": reservation, "licenses": [
-                {"key_id": key_id, "license_reference": reference, "persistent": true}],
+            "drm_system": "widevine", "reservation_id": reservation, "licenses": [license],
         });
         self.command(device, "/v1/acquisitions", number, body, Asked::Report)
     }
@@ -232,8 +280,8 @@ impl Load {
         let fresh = Arc::new(make_device(&self.pki, &name, SecurityLevel::Software));
         // The ledger gets to know it by a license that takes no room.
         let token = format!("fresh-{number}");
-        let key = (kid(number as u128), false);
-        let (challenge, _) = self.challenge(&fresh, &shared.account, &token, key);
+        let key = json!({ "kid": kid(number as u128) });
+        let (challenge, _) = self.challenge(&fresh, &shared.account, &token, (&key, false));
         if client.try_challenge(&challenge, "").is_none_or(|answer| answer.status != 200) {
             shared.joining.store(false, Ordering::Relaxed);
             return None;
@@ -252,14 +300,46 @@ impl Load {
         Some(self.command(device, &path, number, body, asked))
     }
 
+    /// A device gets a limit of its own in place of the one before.
+    fn set_limit(&self, device: usize, number: usize, rng: &mut Rng) -> Sent {
+        let name = self.devices[device].identity(rng).identity();
+        let path = format!("/v1/devices/{name}/overrides/{}", DEVICE_SLOTS.id);
+        let reason = format!("call {number}");
+        // Each ends at another time, so that none is the one before again.
+        let until = UnixMillis(AFTER_ALL_MS + i64::try_from(number).unwrap());
+        let limit = DEVICE_SLOTS.limit - 2 + rng.below(5);
+        let body = json!({ "limit": limit, "until": until, "reason": reason });
+        let request = Request::Command { method: "PUT", path, key: number.to_string(), body };
+        self.sent(device, request, Asked::Limit { reason })
+    }
+
+    /// A device that nobody has seen before has something for a while, at the guests' expense.
+    fn guest(&self, number: usize, rng: &mut Rng) -> Sent {
+        let (name, key_id) = (format!("guest-{number}"), kid(number as u128));
+        let mut body = json!({ "device": name, "account": "guests" });
+        let path = if rng.below(4) == 0 {
+            let mut license = reported(key_id, number);
+            license["counted_until"] = json!(UnixMillis(Clock::System.now().0 + 1000));
+            body["drm_system"] = json!("widevine");
+            body["licenses"] = json!([license]);
+            "/v1/acquisitions"
+        } else {
+            body["key_ids"] = json!([key_id]);
+            body["commit"] = json!(true);
+            body["hold_seconds"] = json!(SHORT_HOLD_S);
+            "/v1/quota/decisions"
+        };
+        self.command(0, path, number, body, Asked::Guest)
+    }
+
     /// What an answer says; what the device has by it is remembered.
     pub(super) fn told(&self, sent: &Sent, answer: &Answer) -> Told {
         let shared = &self.devices[sent.device];
         let done = |effect| Told::Done(vec![effect]);
         match &sent.asked {
-            Asked::License { by, nonce, key_id } => {
+            Asked::License { by, nonce, key_id, title } => {
                 if answer.status == 500 {
-                    return refused(&answer.text(), by, &shared.account);
+                    return refused(&answer.text(), by, &shared.account, title.as_deref());
                 }
                 let acquired = by.accept(&answer.body, nonce).unwrap();
                 let [license] = acquired.rights_ids()[..] else { panic!("not one license") };
@@ -314,6 +394,18 @@ impl Load {
                 shared.joining.store(false, Ordering::Relaxed);
                 Told::Unknown
             }
+            // The same.
+            Asked::Limit { .. } if answer.status == 404 => Told::Unknown,
+            Asked::Limit { reason } => {
+                ok(answer);
+                done(Effect::Limited(reason.clone()))
+            }
+            Asked::Guest => {
+                let said = ok(answer);
+                let taken = id(&said["licenses"][0]["license_id"]);
+                let taken = taken.or_else(|| id(&said["reservation_id"]));
+                taken.map_or_else(|| denied(&said), |taken| done(Effect::Taken(taken)))
+            }
             Asked::Join { fresh, replaces } => {
                 let joined = ok(answer);
                 let text = |member: &str| joined[member].as_str().unwrap().to_owned();
@@ -340,20 +432,40 @@ fn id(value: &Value) -> Option<Uuid> {
     value.as_str().map(|text| text.parse().unwrap())
 }
 
+/// What names a KID, with the title and the content group that some have.
+fn labeled(mut named: Value, rng: &mut Rng) -> Value {
+    if rng.below(3) == 0 {
+        named["title"] = json!(format!("film-{}", rng.below(2)));
+    }
+    if rng.below(4) == 0 {
+        named["content_group"] = json!(NEW);
+    }
+    named
+}
+
+/// A license of another system.
+fn reported(key_id: Uuid, number: usize) -> Value {
+    let reference = format!("wv-{number}");
+    json!({ "key_id": key_id, "license_reference": reference, "persistent": true })
+}
+
 /// A denied decision names what it is about as the ledger does.
 fn denied(decision: &Value) -> Told {
     assert_eq!(decision["decision"], "deny", "{decision}");
     let text = |member: &str| decision[member].as_str().unwrap().to_owned();
-    let subject = match text("rule").as_str() {
-        "device-slots" => Subject::Device(text("device")),
-        "account-slots" => Subject::Account(text("account")),
-        _ => panic!("{decision}"),
+    let rule = text("rule");
+    let mut said = decision["rules"].as_array().unwrap().iter();
+    let denies = said.find(|said| said["rule"] == *rule && said["decision"] == "deny").unwrap();
+    let subject = match denies["scope"].as_str().unwrap() {
+        "device" => Subject::Device(text("device")),
+        "account" => Subject::Account(text("account")),
+        _ => Subject::Title(text("account"), denies["title"].as_str().unwrap().to_owned()),
     };
-    Told::Refused { subject, wanted: decision["requested"].as_u64().unwrap() as usize }
+    Told::Refused { rule, subject, wanted: decision["requested"].as_u64().unwrap() as usize }
 }
 
 /// A refusal of a challenge; the account is called as the service calls it.
-fn refused(fault: &str, by: &Device, account: &str) -> Told {
+fn refused(fault: &str, by: &Device, account: &str, title: Option<&str>) -> Told {
     let text = fault.replace("&quot;", "\"");
     let (_, rest) = text.split_once("{\"error\"").unwrap_or_else(|| panic!("{fault}"));
     let (object, _) = rest.split_once("</CustomData>").unwrap_or_else(|| panic!("{fault}"));
@@ -363,9 +475,12 @@ fn refused(fault: &str, by: &Device, account: &str) -> Told {
         return Told::Unknown;
     }
     assert_eq!(custom["error"], "persistent_license_limit", "{custom}");
+    let account = account.to_owned();
     let subject = match custom["scope"].as_str().unwrap() {
         "device" => Subject::DeviceOf(by.identity()),
-        _ => Subject::Account(account.to_owned()),
+        "account" => Subject::Account(account),
+        _ => Subject::Title(account, title.unwrap().to_owned()),
     };
-    Told::Refused { subject, wanted: custom["requested"].as_u64().unwrap() as usize }
+    let rule = custom["rule"].as_str().unwrap().to_owned();
+    Told::Refused { rule, subject, wanted: custom["requested"].as_u64().unwrap() as usize }
 }

@@ -5,7 +5,7 @@
 //!
 //! It knows nothing of how the service decides: it counts what takes room, by device, account and
 //! title, with the times at which it was taken and freed, what was issued lately, which limits were
-//! set for a device, and which devices became one. Its time grows with the length of history and log,
+//! set for a device, when it was blocked, and which devices became one. Its time grows with the length of history and log,
 //! but for the sorting of the calls and the finding of places and times in lists in order, and with
 //! what is live on a device where that becomes another.
 
@@ -78,6 +78,10 @@ pub enum Effect {
     Joined(String),
     /// A limit was set, for this reason.
     Limited(String),
+    /// A device was blocked or unblocked, for this reason.
+    Blocked(String),
+    /// This identity was said to be one of a device.
+    Linked(String),
 }
 
 /// One event of the log.
@@ -113,6 +117,11 @@ pub enum What {
         device: String,
         rule: String,
         limit: Option<usize>,
+    },
+    /// A device gets no more by decisions, or gets it again.
+    Blocked {
+        device: String,
+        blocked: bool,
     },
     Other,
 }
@@ -152,6 +161,8 @@ pub enum By {
 pub enum Broken {
     /// More is in use than the rule allows right after this event.
     Overshoot { rule: &'static str, subject: Subject, sequence: usize },
+    /// A decision gave a blocked device something.
+    Barred { device: String, sequence: usize },
     /// Something is marked as beyond a limit and is not, or the other way round.
     Mismarked { sequence: usize },
     /// An effect that was acknowledged is not in the log.

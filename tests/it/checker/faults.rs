@@ -1,5 +1,7 @@
 //! The checker finds what it is for: planted faults, each in an otherwise flawless history.
 
+use license_ledger::domain::quota::BLOCKED;
+
 use super::limits::{Counts, Scope};
 use super::*;
 
@@ -432,4 +434,38 @@ fn a_device_is_added_once_and_counts_until_the_time_has_passed() {
     assert_eq!(found(&[first(), joined("a", "b"), on("b", 2, 5, None)]), Ok(()));
     let overshoot = Err(over(rule, account(), 2));
     assert_eq!(found(&[first(), joined("a", "b"), on("a", 2, 5, None)]), overshoot);
+}
+
+#[test]
+fn a_blocked_device_gets_nothing_and_another_is_not_refused_for_it() {
+    let set = |blocked| {
+        let what = What::Blocked { device: "a".to_owned(), blocked };
+        change(Effect::Blocked(format!("{blocked}")), what)
+    };
+    let changes = |last: Change| [granted(1), set(true), set(false), last];
+    assert_eq!(found(&(vec![], changes(granted(2)).into())), Ok(()));
+    let barred = Err(Broken::Barred { device: "a".to_owned(), sequence: 2 });
+    assert_eq!(found(&(vec![], vec![granted(1), set(true), granted(2)])), barred);
+    // What others report is so, and what it has it may give back.
+    let reported = reported(2, false);
+    assert_eq!(found(&(vec![], vec![granted(1), set(true), reported, deleted(1)])), Ok(()));
+    let asked = |at, device: &str| {
+        let (rule, subject) = (BLOCKED.to_owned(), Subject::Device(device.to_owned()));
+        let calls = vec![
+            call(0, 5, grant(1)),
+            call(10, 20, done(Effect::Blocked("true".to_owned()))),
+            call(30, 40, done(Effect::Blocked("false".to_owned()))),
+            call(at, at + 1, Told::Refused { rule, subject, wanted: 1 }),
+        ];
+        found(&(calls, changes(granted(2)).into()))
+    };
+    let stale =
+        |device: &str| Err(Broken::Stale { subject: Subject::Device(device.to_owned()), call: 3 });
+    for at in [15, 25, 35] {
+        assert_eq!(asked(at, "a"), Ok(()));
+        assert_eq!(asked(at, "b"), stale("b"));
+    }
+    for at in [7, 45] {
+        assert_eq!(asked(at, "a"), stale("a"));
+    }
 }

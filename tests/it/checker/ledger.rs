@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use license_ledger::domain::quota::BLOCKED;
 use uuid::Uuid;
 
 use super::limits::{Growth, Meter, Place, Rule};
@@ -32,6 +33,8 @@ pub(super) struct Ledger<'a> {
     identities: HashMap<String, Vec<String>>,
     /// The accounts at whose expense each device has or had something.
     payers: HashMap<String, BTreeSet<String>>,
+    /// Whether each device is blocked, from each place on where that changed.
+    blocks: HashMap<String, Vec<(usize, bool)>>,
     /// Where each effect is.
     places: HashMap<Effect, usize>,
     /// Where what has an id stopped to take room, or was given up.
@@ -60,6 +63,7 @@ impl<'a> Ledger<'a> {
             belongs: HashMap::new(),
             identities: HashMap::new(),
             payers: HashMap::new(),
+            blocks: HashMap::new(),
             places: HashMap::new(),
             gone: HashMap::new(),
             parts: HashMap::new(),
@@ -97,6 +101,10 @@ impl<'a> Ledger<'a> {
                     self.meter(index, Subject::Device(device.clone())).set_own(*limit, place);
                 }
             }
+            What::Blocked { device, blocked } => {
+                let blocks = self.blocks.entry(device.clone()).or_default();
+                blocks.push((place.sequence, *blocked));
+            }
             What::Other => {}
         }
         Ok(())
@@ -124,7 +132,7 @@ impl<'a> Ledger<'a> {
             What::Freed { ids, .. } => {
                 ids.first().and_then(|id| self.live.get(id)).map(Held::clock)
             }
-            What::Belongs { .. } | What::Joined { .. } | What::Limited { .. } | What::Other => None,
+            _ => None,
         };
         let Some(times) = clock.and_then(|clock| self.expiring.get(clock)) else { return };
         let passed = times.iter().take_while(|(until_ms, _)| *until_ms <= change.at_ms);
@@ -133,6 +141,11 @@ impl<'a> Ledger<'a> {
     }
 
     fn take(&mut self, taken: &Taken, place: Place) -> Result<(), Broken> {
+        let sequence = place.sequence;
+        let is_decided = matches!(taken.by, By::Decision { .. });
+        if is_decided && self.is_blocked(&taken.device, (sequence, sequence)) {
+            return Err(Broken::Barred { device: taken.device.clone(), sequence });
+        }
         let (mut any_beyond, mut overshoot) = (false, None);
         for slot in &taken.slots {
             let held = Held {
@@ -146,7 +159,7 @@ impl<'a> Ledger<'a> {
                 let Growth { beyond, over } = meter.take(&held, place);
                 any_beyond |= beyond;
                 if over {
-                    let (rule, sequence) = (rule.id, place.sequence);
+                    let rule = rule.id;
                     overshoot.get_or_insert(Broken::Overshoot { rule, subject, sequence });
                 }
             });
@@ -162,7 +175,7 @@ impl<'a> Ledger<'a> {
         match (taken.by, overshoot) {
             (By::Decision { .. }, Some(overshoot)) => Err(overshoot),
             (By::Decision { overage } | By::Report { overage }, _) if overage != any_beyond => {
-                Err(Broken::Mismarked { sequence: place.sequence })
+                Err(Broken::Mismarked { sequence })
             }
             _ => Ok(()),
         }
@@ -243,9 +256,17 @@ impl<'a> Ledger<'a> {
         self.places.get(effect).copied()
     }
 
+    /// Whether a device was blocked at any of the prefixes whose lengths are from `first` to `last`.
+    fn is_blocked(&self, device: &str, (first, last): (usize, usize)) -> bool {
+        let blocks = self.blocks.get(device).map(Vec::as_slice).unwrap_or_default();
+        let from = blocks.partition_point(|(sequence, _)| *sequence < first);
+        let within = blocks[from..].iter().take_while(|(sequence, _)| *sequence < last);
+        blocks[..from].last().into_iter().chain(within).any(|(_, blocked)| *blocked)
+    }
+
     /// The least room that a rule left a subject at any of the prefixes whose lengths are from
-    /// `first` to `last`, for who asked at `since_ms` or later. A rule that is not known leaves
-    /// all there is.
+    /// `first` to `last`, for who asked at `since_ms` or later: none while a block refuses all, and
+    /// all there is by a rule that is not known.
     pub(super) fn least_room(
         &self,
         rule: &str,
@@ -253,13 +274,18 @@ impl<'a> Ledger<'a> {
         (first, last): (usize, usize),
         since_ms: i64,
     ) -> i64 {
-        let Some(index) = self.rules.iter().position(|known| known.id == rule) else {
-            return i64::MAX;
-        };
-        let room = |subject: &Subject, window| match self.meters.get(&(index, subject.clone())) {
-            Some(meter) => meter.least_room(window, since_ms),
-            None => self.rules[index].most(),
-        };
+        let index = self.rules.iter().position(|known| known.id == rule);
+        let room =
+            |subject: &Subject, window| match (subject, index) {
+                (Subject::Device(device), _) if rule == BLOCKED => {
+                    if self.is_blocked(device, window) { 0 } else { i64::MAX }
+                }
+                (_, Some(index)) => match self.meters.get(&(index, subject.clone())) {
+                    Some(meter) => meter.least_room(window, since_ms),
+                    None => self.rules[index].most(),
+                },
+                (_, None) => i64::MAX,
+            };
         let Subject::DeviceOf(identity) = subject else { return room(subject, (first, last)) };
         let belongs = self.belongs.get(identity).map(Vec::as_slice).unwrap_or_default();
         let ends = belongs.iter().skip(1).map(|(next, _)| next - 1).chain([usize::MAX]);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use license_ledger::clock::Clock;
 use license_ledger::domain::Event;
 use license_ledger::domain::event::QuotaPolicyPublished;
+use license_ledger::domain::quota::BLOCKED;
 use license_ledger::ledger::embedded::Options;
 use license_ledger::ledger::tail::Fact;
 use license_ledger::ledger::{
@@ -54,9 +55,9 @@ const TITLE_SLOTS: Rule = Rule::on_slots("title-slots", Scope::Title, 2);
 const NEW_LICENSES: Rule = Rule {
     id: "new-licenses",
     scope: Scope::Account,
-    counts: Counts::Issued { within_ms: 2_000 },
+    counts: Counts::Issued { within_ms: 1_000 },
     group: Some(NEW),
-    limit: 3,
+    limit: 2,
     overage: 0,
 };
 const NEW_DEVICES: Rule = Rule {
@@ -247,6 +248,8 @@ fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
         ("reservation-made.v1", 50),
         ("reservation-closed.v1", 50),
         ("quota-override-set.v1", 50),
+        ("device-blocked.v1", 1_000),
+        ("device-unblocked.v1", 1_000),
         ("device-merged.v1", 300),
         ("device-replaced.v1", 600),
     ];
@@ -255,8 +258,16 @@ fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
         Event::ReservationMade(e) => e.overage,
         _ => false,
     });
-    let seen = [("cut off", cut_off, 1), ("overage", marked.count(), history.len() / 200)];
-    let by_rule = RULES.iter().map(|rule| (rule.id, refused(rule.id), history.len() / 100));
+    let linked = history.iter().filter(|call| {
+        matches!(&call.told, Told::Done(effects) if matches!(effects[..], [Effect::Linked(_)]))
+    });
+    let seen = [
+        ("cut off", cut_off, 1),
+        ("overage", marked.count(), history.len() / 200),
+        ("linked", linked.count(), history.len() / 300),
+    ];
+    let rules = RULES.iter().map(|rule| rule.id).chain([BLOCKED]);
+    let by_rule = rules.map(|rule| (rule, refused(rule), history.len() / 100));
     let of_kind =
         |(kind, share)| (kind, kinds.get(kind).copied().unwrap_or(0), history.len() / share);
     let seen: Vec<_> = seen.into_iter().chain(by_rule).chain(by_kind.map(of_kind)).collect();

@@ -17,7 +17,8 @@ fn change(fact: &Fact) -> Change {
         (Some(device), event) => of_device(device, event),
         (None, Event::IdentityLinked(e)) => {
             let (identity, device) = (e.identity.to_string(), e.device.to_string());
-            (Vec::new(), What::Belongs { identity, device })
+            let linked = e.actor.as_ref().map(|_| Effect::Linked(identity.clone()));
+            (linked.into_iter().collect(), What::Belongs { identity, device })
         }
         _ => (Vec::new(), What::Other),
     };
@@ -90,6 +91,11 @@ fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
             let limit = e.limit.map(|limit| limit as usize);
             let what = What::Limited { device: device.to_owned(), rule: e.rule.clone(), limit };
             (vec![Effect::Limited(e.reason.clone())], what)
+        }
+        Event::DeviceBlocked(e) | Event::DeviceUnblocked(e) => {
+            let blocked = matches!(event, Event::DeviceBlocked(_));
+            let what = What::Blocked { device: device.to_owned(), blocked };
+            (vec![Effect::Blocked(e.reason.clone())], what)
         }
         Event::DeviceTookOver(e) => {
             let from = e.from.to_string();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use license_ledger::clock::{Clock, UnixMillis};
+use license_ledger::domain::quota::BLOCKED;
 use license_ledger::playready::acquire::AcquireRequest;
 use license_ledger::playready::policy::SecurityLevel;
 use serde_json::{Value, json};
@@ -86,6 +87,12 @@ enum Asked {
     Limit {
         reason: String,
     },
+    Block {
+        reason: String,
+    },
+    Link {
+        fresh: Arc<Device>,
+    },
     /// A device that asks once for room, or of which one license is reported.
     Guest,
 }
@@ -131,11 +138,12 @@ impl Load {
         {
             return sent;
         }
-        if rng.below(25) == 0 {
-            return self.set_limit(device, number, rng);
-        }
-        if rng.below(15) == 0 {
-            return self.guest(number, rng);
+        match rng.below(100) {
+            0..4 => return self.set_limit(device, number, rng),
+            4..8 => return self.block(device, number, rng),
+            8 => return self.link(device, number, rng),
+            9..16 => return self.guest(number, rng),
+            _ => {}
         }
         let given_back = if rng.below(2) == 0 { shared.take(rng) } else { None };
         match given_back {
@@ -313,6 +321,25 @@ impl Load {
         self.sent(device, request, Asked::Limit { reason })
     }
 
+    /// A device is blocked, or, more often than that, unblocked.
+    fn block(&self, device: usize, number: usize, rng: &mut Rng) -> Sent {
+        let name = self.devices[device].identity(rng).identity();
+        let act = if rng.below(5) == 0 { "block" } else { "unblock" };
+        let reason = format!("call {number}");
+        let (path, body) = (format!("/v1/devices/{name}/{act}"), json!({ "reason": reason }));
+        self.command(device, &path, number, body, Asked::Block { reason })
+    }
+
+    /// A device gets one more identity, which nobody has seen before.
+    fn link(&self, device: usize, number: usize, rng: &mut Rng) -> Sent {
+        let shared = &self.devices[device];
+        let fresh = format!("{}-{number}", shared.name);
+        let fresh = Arc::new(make_device(&self.pki, &fresh, SecurityLevel::Software));
+        let path = format!("/v1/devices/{}/identities", shared.identity(rng).identity());
+        let body = json!({ "identity": fresh.identity(), "reason": "a test" });
+        self.command(device, &path, number, body, Asked::Link { fresh })
+    }
+
     /// A device that nobody has seen before has something for a while, at the guests' expense.
     fn guest(&self, number: usize, rng: &mut Rng) -> Sent {
         let (name, key_id) = (format!("guest-{number}"), kid(number as u128));
@@ -389,16 +416,28 @@ impl Load {
                 ok(answer);
                 done(Effect::Released(*reservation))
             }
-            // Nobody has asked for anything for the device yet.
-            Asked::Join { .. } if answer.status == 404 => {
+            // Nobody has asked for anything for the device yet, or it is blocked.
+            Asked::Join { .. } if [404, 409].contains(&answer.status) => {
                 shared.joining.store(false, Ordering::Relaxed);
                 Told::Unknown
             }
-            // The same.
-            Asked::Limit { .. } if answer.status == 404 => Told::Unknown,
+            Asked::Limit { .. } | Asked::Block { .. } | Asked::Link { .. }
+                if answer.status == 404 =>
+            {
+                Told::Unknown
+            }
             Asked::Limit { reason } => {
                 ok(answer);
                 done(Effect::Limited(reason.clone()))
+            }
+            Asked::Block { reason } => match ok(answer)["changed"].as_bool().unwrap() {
+                true => done(Effect::Blocked(reason.clone())),
+                false => Told::Done(Vec::new()),
+            },
+            Asked::Link { fresh } => {
+                ok(answer);
+                shared.identities.write().unwrap().push(Arc::clone(fresh));
+                done(Effect::Linked(fresh.identity()))
             }
             Asked::Guest => {
                 let said = ok(answer);
@@ -470,9 +509,15 @@ fn refused(fault: &str, by: &Device, account: &str, title: Option<&str>) -> Told
     let (_, rest) = text.split_once("{\"error\"").unwrap_or_else(|| panic!("{fault}"));
     let (object, _) = rest.split_once("</CustomData>").unwrap_or_else(|| panic!("{fault}"));
     let custom: Value = serde_json::from_str(&format!("{{\"error\"{object}")).unwrap();
-    if custom["error"] == "not_entitled" {
-        assert_eq!(custom["reason"], "device_replaced", "{custom}");
-        return Told::Unknown;
+    match (custom["error"].as_str().unwrap(), custom["reason"].as_str()) {
+        ("not_entitled", Some("device_replaced")) => return Told::Unknown,
+        // It was granted to a call that a kill cut off, and the device blocked or replaced since.
+        ("challenge_spent", None) => return Told::Unknown,
+        ("not_entitled", None) => {
+            let (rule, subject) = (BLOCKED.to_owned(), Subject::DeviceOf(by.identity()));
+            return Told::Refused { rule, subject, wanted: 1 };
+        }
+        _ => {}
     }
     assert_eq!(custom["error"], "persistent_license_limit", "{custom}");
     let account = account.to_owned();

@@ -20,7 +20,7 @@ use std::collections::HashSet;
 use uuid::Uuid;
 
 use ledger::Ledger;
-use limits::Rule;
+use limits::{Own, Rule};
 
 /// Whose use a limit counts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +44,21 @@ pub struct Call {
     /// When the answer was there; none came to a call that a kill cut off.
     pub ended: Option<u64>,
     pub told: Told,
+}
+
+/// So much further than the clock of callers may that of a ledger be, which goes on with every limit
+/// that is set in the same moment.
+const AHEAD_MS: i64 = 5;
+
+impl Call {
+    /// Between which times it was decided, if it was answered.
+    fn times_ms(&self) -> (i64, i64) {
+        let ns = self.ended.unwrap_or(self.started) - self.started;
+        (
+            self.started_ms,
+            self.started_ms + i64::try_from(ns.div_ceil(1_000_000)).unwrap() + AHEAD_MS,
+        )
+    }
 }
 
 /// What a caller was told.
@@ -116,7 +131,7 @@ pub enum What {
     Limited {
         device: String,
         rule: String,
-        limit: Option<usize>,
+        own: Option<Own>,
     },
     /// A device gets no more by decisions, or gets it again.
     Blocked {
@@ -185,7 +200,7 @@ pub fn check(calls: &[Call], changes: &[Change], rules: &[Rule]) -> Result<(), B
     for (index, (call, window)) in calls.iter().zip(windows).enumerate() {
         match &call.told {
             Told::Refused { rule, subject, wanted } => {
-                let room = ledger.least_room(rule, subject, window, call.started_ms);
+                let room = ledger.least_room(rule, subject, window, call.times_ms());
                 if room >= i64::try_from(*wanted).unwrap() {
                     return Err(Broken::Stale { subject: subject.clone(), call: index });
                 }

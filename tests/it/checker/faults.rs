@@ -369,13 +369,20 @@ fn a_rule_on_a_content_group_is_about_nothing_else() {
     assert_eq!(check(&[], &[new(1), granted(2), new(3)], &[rule]), overshoot);
 }
 
+/// A device may have so many slots until a time, or as many as the rule has it again.
+fn limited_until(device: &str, limit: Option<usize>, until_ms: i64) -> Change {
+    let (device, rule) = (device.to_owned(), OF_DEVICE.id.to_owned());
+    let reason = format!("{device} may have {limit:?}");
+    let own = limit.map(|limit| Own { limit, until_ms });
+    change(Effect::Limited(reason), What::Limited { device, rule, own })
+}
+
+fn limited(device: &str, limit: Option<usize>) -> Change {
+    limited_until(device, limit, i64::MAX)
+}
+
 #[test]
 fn a_limit_set_for_a_device_holds_from_there_on_in_place_of_the_rules() {
-    let limited = |device: &str, limit| {
-        let (device, rule) = (device.to_owned(), OF_DEVICE.id.to_owned());
-        let reason = format!("{device} may have {limit:?}");
-        change(Effect::Limited(reason), What::Limited { device, rule, limit })
-    };
     let found = |calls: &[Call], changes: &[Change]| check(calls, changes, &[OF_DEVICE]);
     let [one, two, three] = [1, 2, 3].map(granted);
     let more = limited("a", Some(3));
@@ -408,6 +415,46 @@ fn a_limit_set_for_a_device_holds_from_there_on_in_place_of_the_rules() {
     let lost = [call(0, 1, grant(1)), call(10, 20, done(set))];
     let missing = Effect::Limited("a may have Some(1)".to_owned());
     assert_eq!(found(&lost, &[one]), Err(Broken::Lost(missing)));
+}
+
+#[test]
+fn a_limit_set_for_a_device_ends_at_its_time() {
+    let at = |at_ms, change| Change { at_ms, ..change };
+    let found = |calls: &[Call], changes: &[Change]| check(calls, changes, &[OF_DEVICE]);
+    let [one, two] = [1, 2].map(granted);
+    let raised = |at_ms| {
+        let more = limited_until("a", Some(3), 100);
+        found(&[], &[one.clone(), two.clone(), more, at(at_ms, granted(3))])
+    };
+    assert_eq!(raised(99), Ok(()));
+    assert_eq!(raised(100), Err(over(OF_DEVICE, device(), 3)));
+    // It goes with the device for as long, and gives way to none that has ended.
+    let joined = |at_ms, until_ms| {
+        let (own, moved) = (limited_until("a", Some(9), 30), limited_until("b", Some(1), until_ms));
+        let changes = [one.clone(), own, moved, at(50, joined("b", "a")), at(at_ms, two.clone())];
+        found(&[], &changes)
+    };
+    assert_eq!(joined(99, 100), Err(over(OF_DEVICE, device(), 4)));
+    assert_eq!(joined(100, 100), Ok(()));
+    assert_eq!(joined(50, 50), Ok(()));
+    // A refusal needs a moment at which it held, or one at which it had ended.
+    let asked = |started_ms, held: u128, limit| {
+        let (rule, subject) = (OF_DEVICE.id.to_owned(), device());
+        let told = Told::Refused { rule, subject, wanted: 1 };
+        let grants = (1..=held).map(|n| call(0, 1, grant(n)));
+        let refused = Call { started_ms, ..call(4, 5, told) };
+        let set = limited_until("a", Some(limit), 100);
+        let limited = call(2, 3, done(set.effects[0].clone()));
+        let calls: Vec<_> = grants.chain([limited, refused]).collect();
+        let taken = (1..=held).map(granted);
+        let changes: Vec<_> = taken.chain([set]).collect();
+        found(&calls, &changes)
+    };
+    let stale = |call| Err(Broken::Stale { subject: device(), call });
+    assert_eq!([asked(50, 1, 1), asked(99, 1, 1)], [Ok(()), Ok(())]);
+    assert_eq!(asked(100, 1, 1), stale(2));
+    assert_eq!(asked(50, 2, 3), stale(3));
+    assert_eq!([asked(99, 2, 3), asked(100, 2, 3)], [Ok(()), Ok(())]);
 }
 
 #[test]

@@ -96,9 +96,9 @@ impl<'a> Ledger<'a> {
                 self.identities.entry(device.clone()).or_default().push(identity.clone());
             }
             What::Joined { from, into } => self.join(from, into, place),
-            What::Limited { device, rule, limit } => {
+            What::Limited { device, rule, own } => {
                 if let Some(index) = self.rules.iter().position(|known| known.id == rule) {
-                    self.meter(index, Subject::Device(device.clone())).set_own(*limit, place);
+                    self.meter(index, Subject::Device(device.clone())).set_own(*own, place);
                 }
             }
             What::Blocked { device, blocked } => {
@@ -245,10 +245,10 @@ impl<'a> Ledger<'a> {
     /// The one device has the limits of the other, where it has none of its own.
     fn move_limits(&mut self, from: &str, into: &str, place: Place) {
         for index in 0..self.rules.len() {
-            let source = self.meters.get_mut(&(index, Subject::Device(from.to_owned())));
-            let Some(limit) = source.and_then(|source| source.take_own(place)) else { continue };
+            let source = self.meters.get(&(index, Subject::Device(from.to_owned())));
+            let Some(moved) = source.and_then(|source| source.own(place.at_ms)) else { continue };
             let target = self.meter(index, Subject::Device(into.to_owned()));
-            target.set_own(target.own().or(Some(limit)), place);
+            target.set_own(target.own(place.at_ms).or(Some(moved)), place);
         }
     }
 
@@ -265,14 +265,14 @@ impl<'a> Ledger<'a> {
     }
 
     /// The least room that a rule left a subject at any of the prefixes whose lengths are from
-    /// `first` to `last`, for who asked at `since_ms` or later: none while a block refuses all, and
+    /// `first` to `last`, for who asked between these times: none while a block refuses all, and
     /// all there is by a rule that is not known.
     pub(super) fn least_room(
         &self,
         rule: &str,
         subject: &Subject,
         (first, last): (usize, usize),
-        since_ms: i64,
+        times: (i64, i64),
     ) -> i64 {
         let index = self.rules.iter().position(|known| known.id == rule);
         let room =
@@ -281,7 +281,7 @@ impl<'a> Ledger<'a> {
                     if self.is_blocked(device, window) { 0 } else { i64::MAX }
                 }
                 (_, Some(index)) => match self.meters.get(&(index, subject.clone())) {
-                    Some(meter) => meter.least_room(window, since_ms),
+                    Some(meter) => meter.least_room(window, times),
                     None => self.rules[index].most(),
                 },
                 (_, None) => i64::MAX,

@@ -67,6 +67,20 @@ impl Rule {
     }
 }
 
+/// A limit set for one subject in place of a rule's own.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    pub limit: usize,
+    /// From when on the rule's own holds again.
+    pub until_ms: i64,
+}
+
+impl Own {
+    fn is_in_force(self, at_ms: i64) -> bool {
+        at_ms < self.until_ms
+    }
+}
+
 /// Where in the log something happens, and when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
@@ -87,7 +101,7 @@ pub(super) struct Growth {
 pub(super) struct Meter {
     rule: Rule,
     /// The limit set for the subject in place of the rule's own.
-    own: Option<usize>,
+    own: Option<Own>,
     /// What takes room until something ends it, by what it is counted as.
     slots: BTreeMap<(String, Uuid), BTreeSet<Uuid>>,
     /// The times of what counts for a while, ascending.
@@ -103,7 +117,7 @@ struct Moment {
     slots: usize,
     /// How many of the times there were.
     times: usize,
-    most: usize,
+    own: Option<Own>,
 }
 
 impl Meter {
@@ -118,10 +132,6 @@ impl Meter {
         }
     }
 
-    fn limit(&self) -> usize {
-        self.own.unwrap_or(self.rule.limit)
-    }
-
     /// Counts something that happens.
     pub(super) fn take(&mut self, held: &Held, place: Place) -> Growth {
         let before = self.in_use(place.at_ms);
@@ -133,7 +143,7 @@ impl Meter {
         self.put(held, place);
         let after = self.in_use(place.at_ms);
         let exceeds = |limit| after > before && after > limit;
-        let limit = self.limit();
+        let limit = self.limit(self.own, place.at_ms);
         Growth { beyond: exceeds(limit), over: exceeds(limit + self.rule.overage) }
     }
 
@@ -185,26 +195,23 @@ impl Meter {
         }
     }
 
-    pub(super) fn own(&self) -> Option<usize> {
-        self.own
+    pub(super) fn own(&self, at_ms: i64) -> Option<Own> {
+        self.own.filter(|own| own.is_in_force(at_ms))
     }
 
-    /// Gives up the limit set for the subject, if there is one.
-    pub(super) fn take_own(&mut self, place: Place) -> Option<usize> {
-        let own = self.own.take()?;
-        self.note(place);
-        Some(own)
-    }
-
-    pub(super) fn set_own(&mut self, limit: Option<usize>, place: Place) {
-        self.own = limit;
+    pub(super) fn set_own(&mut self, own: Option<Own>, place: Place) {
+        self.own = own;
         self.note(place);
     }
 
     fn note(&mut self, place: Place) {
-        let most = self.limit() + self.rule.overage;
         let (slots, times) = (self.slots.len(), self.times.len());
-        self.moments.push(Moment { place, slots, times, most });
+        self.moments.push(Moment { place, slots, times, own: self.own });
+    }
+
+    /// The limit at a time, by what was set for the subject.
+    fn limit(&self, own: Option<Own>, at_ms: i64) -> usize {
+        own.filter(|own| own.is_in_force(at_ms)).map_or(self.rule.limit, |own| own.limit)
     }
 
     fn in_use(&self, at_ms: i64) -> usize {
@@ -220,18 +227,30 @@ impl Meter {
     }
 
     /// The least room that there was at any of the prefixes whose lengths are from `first` to
-    /// `last`, for who asked at `since_ms` or later.
-    pub(super) fn least_room(&self, (first, last): (usize, usize), since_ms: i64) -> i64 {
+    /// `last`, for who asked between these times.
+    pub(super) fn least_room(
+        &self,
+        (first, last): (usize, usize),
+        (since_ms, until_ms): (i64, i64),
+    ) -> i64 {
         let from = self.moments.partition_point(|moment| moment.place.sequence < first);
         let before = from.checked_sub(1).map(|index| &self.moments[index]);
         let within = self.moments[from..].iter();
         let within = within.take_while(|moment| moment.place.sequence < last);
-        let room = |moment: &Moment| {
+        // Time by itself only makes room, but for the end of a limit that was set.
+        let rooms = before.into_iter().chain(within).flat_map(|moment| {
             let at_ms = moment.place.at_ms.max(since_ms);
-            let in_use = moment.slots + self.lately(moment.times, at_ms);
-            i64::try_from(moment.most).unwrap() - i64::try_from(in_use).unwrap()
-        };
+            let end = moment.own.map(|own| own.until_ms);
+            let end = end.filter(|end_ms| (at_ms..=until_ms).contains(end_ms));
+            [Some(at_ms), end].into_iter().flatten().map(|at_ms| self.room(moment, at_ms))
+        });
         let untouched = before.is_none().then(|| self.rule.most());
-        before.into_iter().chain(within).map(room).chain(untouched).min().unwrap()
+        rooms.chain(untouched).min().unwrap()
+    }
+
+    fn room(&self, moment: &Moment, at_ms: i64) -> i64 {
+        let most = self.limit(moment.own, at_ms) + self.rule.overage;
+        let in_use = moment.slots + self.lately(moment.times, at_ms);
+        i64::try_from(most).unwrap() - i64::try_from(in_use).unwrap()
     }
 }

@@ -4,6 +4,7 @@ use license_ledger::domain::event::ReservationEnd;
 use license_ledger::domain::{Event, KeyId, LicenseId};
 use license_ledger::ledger::tail::Fact;
 
+use super::limits::Own;
 use super::{By, Change, Effect, Slot, Taken, What};
 
 /// The changes that a log says, one a fact.
@@ -86,10 +87,10 @@ fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
         Event::LicenseWrittenOff(e) => {
             (vec![Effect::WrittenOff(e.license_id.0)], freed(e.license_id.0, e.frees_at_ms))
         }
-        // Those of the load end by themselves only long after it.
         Event::QuotaOverrideSet(e) => {
-            let limit = e.limit.map(|limit| limit as usize);
-            let what = What::Limited { device: device.to_owned(), rule: e.rule.clone(), limit };
+            let until_ms = e.until_ms.unwrap_or(i64::MAX);
+            let own = e.limit.map(|limit| Own { limit: limit as usize, until_ms });
+            let what = What::Limited { device: device.to_owned(), rule: e.rule.clone(), own };
             (vec![Effect::Limited(e.reason.clone())], what)
         }
         Event::DeviceBlocked(e) | Event::DeviceUnblocked(e) => {

@@ -23,7 +23,7 @@ const SHORT_HOLD_S: u32 = 1;
 const LONG_HOLD_S: u32 = 3600;
 
 /// Later than all that happens.
-const AFTER_ALL_S: i64 = 4_000_000_000;
+const AFTER_ALL_MS: i64 = 4_000_000_000_000;
 
 /// Something that a device has, and how it is given back.
 #[derive(Clone)]
@@ -314,10 +314,12 @@ impl Load {
         let path = format!("/v1/devices/{name}/overrides/{}", DEVICE_SLOTS.id);
         let reason = format!("call {number}");
         // None is the one before again: it is another limit, or ends at another time.
-        let past = if rng.below(2) == 0 { Clock::System.now().0 / 1000 + 2 } else { AFTER_ALL_S };
-        let until = UnixMillis(past * 1000 + i64::try_from(number % 1000).unwrap());
+        let until_ms = match rng.below(2) {
+            0 => (Clock::System.now().0 / 1000 + 2) * 1000 + i64::try_from(number % 1000).unwrap(),
+            _ => AFTER_ALL_MS + i64::try_from(number).unwrap(),
+        };
         let limit = DEVICE_SLOTS.limit - 2 + (number + number / 1000) % 5;
-        let body = json!({ "limit": limit, "until": until, "reason": reason });
+        let body = json!({ "limit": limit, "until": UnixMillis(until_ms), "reason": reason });
         let request = Request::Command { method: "PUT", path, key: number.to_string(), body };
         self.sent(device, request, Asked::Limit { reason })
     }

@@ -75,13 +75,24 @@ impl Client {
 
     /// Posts a command under an `Idempotency-Key`; `None` if no whole answer came.
     pub fn try_command(&self, path: &str, key: &str, body: &Value) -> Option<Answer> {
+        self.try_command_by("POST", path, key, body)
+    }
+
+    /// The same with another method.
+    pub fn try_command_by(
+        &self,
+        method: &str,
+        path: &str,
+        key: &str,
+        body: &Value,
+    ) -> Option<Answer> {
         let bearer = format!("Bearer {}", self.key);
         let headers = [
             ("authorization", bearer.as_str()),
             ("idempotency-key", key),
             ("content-type", "application/json"),
         ];
-        self.try_send("POST", path, &headers, body.to_string().as_bytes())
+        self.try_send(method, path, &headers, body.to_string().as_bytes())
     }
 
     pub fn command(&self, path: &str, key: &str, body: &Value) -> Answer {

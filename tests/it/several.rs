@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use license_ledger::domain::quota::DEVICE_SLOTS;
 use license_ledger::ledger::tail::Fact;
 use license_ledger::ledger::{Embedded, Ledger};
 use license_ledger::playready::policy::SecurityLevel;
@@ -21,8 +22,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use self::wire::Wire;
+use crate::checker::limits::{Rule, Scope};
 use crate::checker::log::changes;
-use crate::checker::{Call, Effect, Limit, Subject, Told, check};
+use crate::checker::{Call, Effect, Subject, Told, check};
 use crate::client::{Answer, Client};
 use crate::device::{Device, PERSISTENT, deleted, kid, request};
 use crate::process::{Serving, run};
@@ -191,7 +193,8 @@ impl Player {
             }
             let subject = Subject::DeviceOf(self.device.identity());
             let refused = answer.text().contains("persistent_license_limit");
-            refused.then_some(Told::Refused { subject, wanted: 1 })
+            let rule = DEVICE_SLOTS.to_owned();
+            refused.then_some(Told::Refused { rule, subject, wanted: 1 })
         })?;
         let Told::Done(effects) = told else { return Some(false) };
         let [Effect::Taken(license)] = effects[..] else { panic!("{effects:?}") };
@@ -220,13 +223,14 @@ impl Player {
         told: impl Fn(&Answer) -> Option<Told>,
     ) -> Option<Told> {
         let now = || u64::try_from(clock.elapsed().as_nanos()).unwrap();
-        let started = now();
+        let (started, started_ms) = (now(), license_ledger::clock::Clock::System.now().0);
         for client in clients.iter().cycle() {
             let answer = client.try_challenge(challenge, query);
-            if let Some(told) = answer.as_ref().and_then(&told) {
-                let call = Call { started, ended: Some(now()), told: told.clone() };
+            if let Some(answered) = answer.as_ref().and_then(&told) {
+                let (ended, told) = (Some(now()), answered.clone());
+                let call = Call { started, started_ms, ended, told };
                 self.calls.lock().unwrap().push(call);
-                return Some(told);
+                return Some(answered);
             }
             if over() {
                 break;
@@ -246,8 +250,8 @@ fn ledger_at(port: u16) -> String {
 fn check_all(players: &[Player], facts: &[Fact], limit: usize) {
     let calls = players.iter().map(|player| std::mem::take(&mut *player.calls.lock().unwrap()));
     let history: Vec<_> = calls.flatten().collect();
-    let limit = Limit { limit, overage: 0 };
-    assert_eq!(check(&history, &changes(facts), |_| limit), Ok(()));
+    let rule = Rule::on_slots(DEVICE_SLOTS, Scope::Device, limit);
+    assert_eq!(check(&history, &changes(facts), &[rule]), Ok(()));
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! The checker finds what it is for: planted faults, each in an otherwise flawless history.
 
+use license_ledger::domain::quota::BLOCKED;
+
+use super::limits::{Counts, Scope};
 use super::*;
 
-const LIMIT: usize = 2;
+const OF_DEVICE: Rule = Rule::on_slots("of-device", Scope::Device, 2);
+const OF_ACCOUNT: Rule = Rule::on_slots("of-account", Scope::Account, 2);
 
 fn id(n: u128) -> Uuid {
     Uuid::from_u128(n)
@@ -16,12 +20,16 @@ fn device() -> Subject {
     Subject::Device("a".to_owned())
 }
 
+fn slot(n: u128) -> Slot {
+    Slot { id: id(n), key_id: id(n), title: None, group: None }
+}
+
 fn taken(n: u128) -> Taken {
     Taken {
         device: "a".to_owned(),
         account: Some("family".to_owned()),
         reservation: None,
-        slots: vec![(id(n), id(n))],
+        slots: vec![slot(n)],
         until_ms: None,
         by: By::Decision { overage: false },
     }
@@ -55,7 +63,7 @@ fn joined(from: &str, into: &str) -> Change {
 }
 
 fn call(started: u64, ended: u64, told: Told) -> Call {
-    Call { started, ended: Some(ended), told }
+    Call { started, started_ms: 0, ended: Some(ended), told }
 }
 
 fn done(effect: Effect) -> Told {
@@ -67,7 +75,7 @@ fn grant(n: u128) -> Told {
 }
 
 fn refusal() -> Told {
-    Told::Refused { subject: account(), wanted: 1 }
+    Told::Refused { rule: OF_ACCOUNT.id.to_owned(), subject: account(), wanted: 1 }
 }
 
 /// Two grants, a refusal, a deletion while another call is refused, a third grant.
@@ -79,13 +87,17 @@ fn history() -> (Vec<Call>, Vec<Change>) {
         call(50, 60, done(Effect::Deleted(id(1)))),
         call(45, 55, refusal()),
         call(70, 80, grant(3)),
-        Call { started: 90, ended: None, told: Told::Unknown },
+        Call { started: 90, started_ms: 0, ended: None, told: Told::Unknown },
     ];
     (calls, vec![granted(1), granted(2), deleted(1), granted(3)])
 }
 
+fn over(rule: Rule, subject: Subject, sequence: usize) -> Broken {
+    Broken::Overshoot { rule: rule.id, subject, sequence }
+}
+
 fn found((calls, changes): &(Vec<Call>, Vec<Change>)) -> Result<(), Broken> {
-    check(calls, changes, |_| Limit { limit: LIMIT, overage: 0 })
+    check(calls, changes, &[OF_DEVICE, OF_ACCOUNT])
 }
 
 #[test]
@@ -96,7 +108,7 @@ fn nothing_is_found_in_a_flawless_history() {
 
 #[test]
 fn overshoot_is_found_at_the_event_that_exceeds() {
-    let overshoot = Err(Broken::Overshoot { subject: device(), sequence: 2 });
+    let overshoot = Err(over(OF_DEVICE, device(), 2));
     let mut history = history();
     history.1.swap(2, 3);
     assert_eq!(found(&history), overshoot);
@@ -114,13 +126,13 @@ fn overshoot_is_found_at_the_event_that_exceeds() {
 #[test]
 fn overshoot_is_found_where_a_reservation_takes_several_slots_at_once() {
     let held = |slots: &[u128]| {
-        let slots = slots.iter().map(|n| (id(*n), id(*n))).collect();
+        let slots = slots.iter().map(|n| slot(*n)).collect();
         let taken = Taken { reservation: Some(id(9)), slots, ..taken(9) };
         change(Effect::Taken(id(9)), What::Taken(taken))
     };
     assert_eq!(found(&(vec![], vec![granted(1), held(&[2])])), Ok(()));
     let overshoot = found(&(vec![], vec![granted(1), held(&[2, 3])]));
-    assert_eq!(overshoot, Err(Broken::Overshoot { subject: device(), sequence: 1 }));
+    assert_eq!(overshoot, Err(over(OF_DEVICE, device(), 1)));
 }
 
 #[test]
@@ -130,7 +142,7 @@ fn a_write_off_with_a_cooldown_frees_no_room_before_its_time() {
         (vec![], vec![granted(1), granted(2), written_off(1, 7), last])
     };
     assert_eq!(found(&with(7)), Ok(()));
-    let overshoot = Err(Broken::Overshoot { subject: device(), sequence: 3 });
+    let overshoot = Err(over(OF_DEVICE, device(), 3));
     assert_eq!(found(&with(6)), overshoot);
 }
 
@@ -149,23 +161,23 @@ fn decisions_beyond_a_limit_that_allows_it_are_marked_and_end_where_it_does() {
         let by = By::Decision { overage };
         change(Effect::Taken(id(n)), What::Taken(Taken { by, ..taken(n) }))
     };
-    let found = |changes: &[Change]| check(&[], changes, |_| Limit { limit: LIMIT, overage: 1 });
+    let rules = [OF_DEVICE, OF_ACCOUNT].map(|rule| Rule { overage: 1, ..rule });
+    let found = |changes: &[Change]| check(&[], changes, &rules);
     let two = [granted(1), granted(2)];
     assert_eq!(found(&[&two[..], &[marked(3, true)]].concat()), Ok(()));
     let mismarked = Err(Broken::Mismarked { sequence: 2 });
     assert_eq!(found(&[&two[..], &[marked(3, false)]].concat()), mismarked);
     assert_eq!(found(&[marked(1, true)]), Err(Broken::Mismarked { sequence: 0 }));
-    let overshoot = Err(Broken::Overshoot { subject: device(), sequence: 3 });
+    let overshoot = Err(over(OF_DEVICE, device(), 3));
     assert_eq!(found(&[&two[..], &[marked(3, true), marked(4, true)]].concat()), overshoot);
     // A refusal is justified only where the overage is used up as well.
     let calls = |held: u128| {
         let grants = (1..=held).map(|n| call(0, 1, grant(n)));
         grants.chain([call(2, 3, refusal())]).collect::<Vec<_>>()
     };
-    let limit = |_: &Subject| Limit { limit: LIMIT, overage: 1 };
     let three = [&two[..], &[marked(3, true)]].concat();
-    assert_eq!(check(&calls(3), &three, limit), Ok(()));
-    assert_eq!(check(&calls(2), &two, limit), Err(Broken::Stale { subject: account(), call: 2 }));
+    assert_eq!(check(&calls(3), &three, &rules), Ok(()));
+    assert_eq!(check(&calls(2), &two, &rules), Err(Broken::Stale { subject: account(), call: 2 }));
 }
 
 #[test]
@@ -192,13 +204,13 @@ fn devices_that_are_joined_count_together_from_there_on() {
     let changes =
         |last: Change| vec![belongs.clone(), granted(1), elsewhere(2), joined("b", "a"), last];
     assert_eq!(found(&(vec![], changes(deleted(2)))), Ok(()));
-    let overshoot = Err(Broken::Overshoot { subject: device(), sequence: 4 });
+    let overshoot = Err(over(OF_DEVICE, device(), 4));
     assert_eq!(found(&(vec![], changes(granted(3)))), overshoot);
     // Who acted for the one device is refused for what is on the other, but not before.
     let refused = |at| {
         let subject = Subject::DeviceOf("tv".to_owned());
         let join = call(20, 30, done(Effect::Joined("b".to_owned())));
-        let told = Told::Refused { subject, wanted: 1 };
+        let told = Told::Refused { rule: OF_DEVICE.id.to_owned(), subject, wanted: 1 };
         let delete = call(90, 95, done(Effect::Deleted(id(2))));
         let grants = [call(0, 5, grant(1)), call(5, 10, grant(2))];
         (
@@ -281,4 +293,226 @@ fn order_of_real_time_is_kept() {
     assert_eq!(found(&history), Ok(()), "the two calls overlap");
     history.0[1].started = 11;
     assert_eq!(found(&history), Err(Broken::OutOfOrder(Effect::Taken(id(2)))));
+}
+
+/// Slot `n` of the film is taken.
+fn of_film(n: u128, by: By) -> Change {
+    let title = Some("film".to_owned());
+    let taken = Taken { slots: vec![Slot { title, ..slot(n) }], by, ..taken(n) };
+    change(Effect::Taken(id(n)), What::Taken(taken))
+}
+
+#[test]
+fn each_title_of_an_account_counts_for_itself() {
+    let rule = Rule::on_slots("of-title", Scope::Title, 1);
+    let subject = || Subject::Title("family".to_owned(), "film".to_owned());
+    let film = |n| of_film(n, By::Decision { overage: false });
+    let found = |calls: &[Call], changes: &[Change]| check(calls, changes, &[rule]);
+    assert_eq!(found(&[], &[granted(1), film(2), granted(3), deleted(2), film(4)]), Ok(()));
+    let two = [film(1), granted(2), film(3)];
+    assert_eq!(found(&[], &two), Err(over(rule, subject(), 2)));
+    let reported = |overage| of_film(3, By::Report { overage });
+    assert_eq!(found(&[], &[film(1), reported(true)]), Ok(()));
+    let mismarked = Err(Broken::Mismarked { sequence: 1 });
+    assert_eq!(found(&[], &[film(1), reported(false)]), mismarked);
+    // What has no title fills none.
+    let told = Told::Refused { rule: rule.id.to_owned(), subject: subject(), wanted: 1 };
+    let calls = [call(0, 1, grant(1)), call(2, 3, told)];
+    assert_eq!(found(&calls, &[film(1)]), Ok(()));
+    let stale = Broken::Stale { subject: subject(), call: 1 };
+    assert_eq!(found(&calls, &[granted(1)]), Err(stale));
+}
+
+/// Two at most within ten milliseconds.
+const ISSUED: Rule = Rule { id: "issued", counts: Counts::Issued { within_ms: 10 }, ..OF_ACCOUNT };
+
+#[test]
+fn what_was_issued_lately_counts_until_the_time_has_passed() {
+    let at = |at_ms, change| Change { at_ms, ..change };
+    let found = |calls: &[Call], changes: &[Change]| check(calls, changes, &[ISSUED]);
+    // A deletion makes no room, time does.
+    let with =
+        |at_ms| [at(1, granted(1)), at(2, granted(2)), at(2, deleted(1)), at(at_ms, granted(3))];
+    assert_eq!(found(&[], &with(10)), Err(over(ISSUED, account(), 3)));
+    assert_eq!(found(&[], &with(11)), Ok(()));
+    // What is reserved counts as long as it is.
+    let reserved = |n| {
+        let taken = Taken { reservation: Some(id(n)), until_ms: Some(30), ..taken(n) };
+        at(1, change(Effect::Taken(id(n)), What::Taken(taken)))
+    };
+    let with = |at_ms| [reserved(1), reserved(2), at(at_ms, granted(3))];
+    assert_eq!(found(&[], &with(29)), Err(over(ISSUED, account(), 2)));
+    assert_eq!(found(&[], &with(30)), Ok(()));
+    // A refusal is stale once the time has passed.
+    let told = || Told::Refused { rule: ISSUED.id.to_owned(), subject: account(), wanted: 1 };
+    let asked = |started_ms| {
+        let late = Call { started_ms, ..call(4, 5, told()) };
+        found(
+            &[call(0, 1, grant(1)), call(2, 3, grant(2)), late],
+            &[at(1, granted(1)), at(2, granted(2))],
+        )
+    };
+    assert_eq!(asked(10), Ok(()));
+    assert_eq!(asked(11), Err(Broken::Stale { subject: account(), call: 2 }));
+}
+
+#[test]
+fn a_rule_on_a_content_group_is_about_nothing_else() {
+    let rule = Rule { group: Some("new"), limit: 1, ..ISSUED };
+    let new = |n| {
+        let group = Some("new".to_owned());
+        let taken = Taken { slots: vec![Slot { group, ..slot(n) }], ..taken(n) };
+        change(Effect::Taken(id(n)), What::Taken(taken))
+    };
+    assert_eq!(check(&[], &[granted(1), new(2), granted(3)], &[rule]), Ok(()));
+    let overshoot = Err(over(rule, account(), 2));
+    assert_eq!(check(&[], &[new(1), granted(2), new(3)], &[rule]), overshoot);
+}
+
+/// A device may have so many slots until a time, or as many as the rule has it again.
+fn limited_until(device: &str, limit: Option<usize>, until_ms: i64) -> Change {
+    let (device, rule) = (device.to_owned(), OF_DEVICE.id.to_owned());
+    let reason = format!("{device} may have {limit:?}");
+    let own = limit.map(|limit| Own { limit, until_ms });
+    change(Effect::Limited(reason), What::Limited { device, rule, own })
+}
+
+fn limited(device: &str, limit: Option<usize>) -> Change {
+    limited_until(device, limit, i64::MAX)
+}
+
+#[test]
+fn a_limit_set_for_a_device_holds_from_there_on_in_place_of_the_rules() {
+    let found = |calls: &[Call], changes: &[Change]| check(calls, changes, &[OF_DEVICE]);
+    let [one, two, three] = [1, 2, 3].map(granted);
+    let more = limited("a", Some(3));
+    let raised = [one.clone(), more.clone(), two.clone(), three.clone()];
+    assert_eq!(found(&[], &raised), Ok(()));
+    let late = [one.clone(), two.clone(), three.clone(), more.clone()];
+    assert_eq!(found(&[], &late), Err(over(OF_DEVICE, device(), 2)));
+    let back = [more, limited("a", None), one.clone(), two.clone(), three.clone()];
+    assert_eq!(found(&[], &back), Err(over(OF_DEVICE, device(), 4)));
+    let less = limited("a", Some(1));
+    let lowered = [one.clone(), less.clone(), two.clone()];
+    assert_eq!(found(&[], &lowered), Err(over(OF_DEVICE, device(), 2)));
+    // It goes with the device, unless the other has its own.
+    let elsewhere = limited("b", Some(1));
+    let moved = [one.clone(), elsewhere.clone(), joined("b", "a"), two.clone()];
+    assert_eq!(found(&[], &moved), Err(over(OF_DEVICE, device(), 3)));
+    let own = [one.clone(), limited("a", Some(2)), elsewhere, joined("b", "a"), two];
+    assert_eq!(found(&[], &own), Ok(()));
+    // What was set while a call was under way may have refused it.
+    let set = Effect::Limited("a may have Some(1)".to_owned());
+    let told = Told::Refused { rule: OF_DEVICE.id.to_owned(), subject: device(), wanted: 1 };
+    let asked = |at| {
+        let calls =
+            [call(0, 1, grant(1)), call(10, 20, done(set.clone())), call(at, at + 1, told.clone())];
+        found(&calls, &[one.clone(), less.clone()])
+    };
+    assert_eq!(asked(15), Ok(()));
+    assert_eq!(asked(25), Ok(()));
+    assert_eq!(asked(5), Err(Broken::Stale { subject: device(), call: 2 }));
+    let lost = [call(0, 1, grant(1)), call(10, 20, done(set))];
+    let missing = Effect::Limited("a may have Some(1)".to_owned());
+    assert_eq!(found(&lost, &[one]), Err(Broken::Lost(missing)));
+}
+
+#[test]
+fn a_limit_set_for_a_device_ends_at_its_time() {
+    let at = |at_ms, change| Change { at_ms, ..change };
+    let found = |calls: &[Call], changes: &[Change]| check(calls, changes, &[OF_DEVICE]);
+    let [one, two] = [1, 2].map(granted);
+    let raised = |at_ms| {
+        let more = limited_until("a", Some(3), 100);
+        found(&[], &[one.clone(), two.clone(), more, at(at_ms, granted(3))])
+    };
+    assert_eq!(raised(99), Ok(()));
+    assert_eq!(raised(100), Err(over(OF_DEVICE, device(), 3)));
+    // It goes with the device for as long, and gives way to none that has ended.
+    let joined = |at_ms, until_ms| {
+        let (own, moved) = (limited_until("a", Some(9), 30), limited_until("b", Some(1), until_ms));
+        let changes = [one.clone(), own, moved, at(50, joined("b", "a")), at(at_ms, two.clone())];
+        found(&[], &changes)
+    };
+    assert_eq!(joined(99, 100), Err(over(OF_DEVICE, device(), 4)));
+    assert_eq!(joined(100, 100), Ok(()));
+    assert_eq!(joined(50, 50), Ok(()));
+    // A refusal needs a moment at which it held, or one at which it had ended.
+    let asked = |started_ms, held: u128, limit| {
+        let (rule, subject) = (OF_DEVICE.id.to_owned(), device());
+        let told = Told::Refused { rule, subject, wanted: 1 };
+        let grants = (1..=held).map(|n| call(0, 1, grant(n)));
+        let refused = Call { started_ms, ..call(4, 5, told) };
+        let set = limited_until("a", Some(limit), 100);
+        let limited = call(2, 3, done(set.effects[0].clone()));
+        let calls: Vec<_> = grants.chain([limited, refused]).collect();
+        let taken = (1..=held).map(granted);
+        let changes: Vec<_> = taken.chain([set]).collect();
+        found(&calls, &changes)
+    };
+    let stale = |call| Err(Broken::Stale { subject: device(), call });
+    assert_eq!([asked(50, 1, 1), asked(99, 1, 1)], [Ok(()), Ok(())]);
+    assert_eq!(asked(100, 1, 1), stale(2));
+    assert_eq!(asked(50, 2, 3), stale(3));
+    assert_eq!([asked(99, 2, 3), asked(100, 2, 3)], [Ok(()), Ok(())]);
+}
+
+#[test]
+fn a_device_is_added_once_and_counts_until_the_time_has_passed() {
+    let rule =
+        Rule { id: "added", counts: Counts::Added { within_ms: 10 }, limit: 1, ..OF_ACCOUNT };
+    let on = |device: &str, n, at_ms, reservation: Option<Uuid>| {
+        let until_ms = reservation.map(|_| 5);
+        let taken = Taken { device: device.to_owned(), reservation, until_ms, ..taken(n) };
+        Change { at_ms, ..change(Effect::Taken(id(n)), What::Taken(taken)) }
+    };
+    let found = |changes: &[Change]| check(&[], changes, &[rule]);
+    let first = || on("a", 1, 1, None);
+    assert_eq!(found(&[first(), on("a", 2, 1, None), on("a", 3, 20, None)]), Ok(()));
+    assert_eq!(found(&[first(), on("b", 2, 11, None), on("a", 3, 11, None)]), Ok(()));
+    let overshoot = Err(over(rule, account(), 1));
+    assert_eq!(found(&[first(), on("b", 2, 10, None)]), overshoot);
+    // One that only has something reserved counts for as long, and as one when it gets a license.
+    let reserved = || on("a", 1, 1, Some(id(9)));
+    assert_eq!(found(&[reserved(), on("b", 2, 4, None)]), overshoot);
+    assert_eq!(found(&[reserved(), on("b", 2, 5, None)]), Ok(()));
+    assert_eq!(found(&[reserved(), on("a", 2, 4, None), on("b", 3, 14, None)]), Ok(()));
+    // It is the same when it goes on as another.
+    assert_eq!(found(&[first(), joined("a", "b"), on("b", 2, 5, None)]), Ok(()));
+    let overshoot = Err(over(rule, account(), 2));
+    assert_eq!(found(&[first(), joined("a", "b"), on("a", 2, 5, None)]), overshoot);
+}
+
+#[test]
+fn a_blocked_device_gets_nothing_and_another_is_not_refused_for_it() {
+    let set = |blocked| {
+        let what = What::Blocked { device: "a".to_owned(), blocked };
+        change(Effect::Blocked(format!("{blocked}")), what)
+    };
+    let changes = |last: Change| [granted(1), set(true), set(false), last];
+    assert_eq!(found(&(vec![], changes(granted(2)).into())), Ok(()));
+    let barred = Err(Broken::Barred { device: "a".to_owned(), sequence: 2 });
+    assert_eq!(found(&(vec![], vec![granted(1), set(true), granted(2)])), barred);
+    // What others report is so, and what it has it may give back.
+    let reported = reported(2, false);
+    assert_eq!(found(&(vec![], vec![granted(1), set(true), reported, deleted(1)])), Ok(()));
+    let asked = |at, device: &str| {
+        let (rule, subject) = (BLOCKED.to_owned(), Subject::Device(device.to_owned()));
+        let calls = vec![
+            call(0, 5, grant(1)),
+            call(10, 20, done(Effect::Blocked("true".to_owned()))),
+            call(30, 40, done(Effect::Blocked("false".to_owned()))),
+            call(at, at + 1, Told::Refused { rule, subject, wanted: 1 }),
+        ];
+        found(&(calls, changes(granted(2)).into()))
+    };
+    let stale =
+        |device: &str| Err(Broken::Stale { subject: Subject::Device(device.to_owned()), call: 3 });
+    for at in [15, 25, 35] {
+        assert_eq!(asked(at, "a"), Ok(()));
+        assert_eq!(asked(at, "b"), stale("b"));
+    }
+    for at in [7, 45] {
+        assert_eq!(asked(at, "a"), stale("a"));
+    }
 }

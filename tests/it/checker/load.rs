@@ -1,8 +1,9 @@
-//! Calls from many threads at the edge of the limits of devices and of accounts, by every path there
-//! is, with kills in between; the checker goes through all of it afterwards.
+//! Calls from many threads at the edge of the limits of devices, accounts and titles, of what is new to
+//! an account, and of those set for one device, by every path there is, with kills in between; the checker goes through all of it afterwards.
 
 mod calls;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use license_ledger::clock::Clock;
 use license_ledger::domain::Event;
 use license_ledger::domain::event::QuotaPolicyPublished;
+use license_ledger::domain::quota::BLOCKED;
 use license_ledger::ledger::embedded::Options;
 use license_ledger::ledger::tail::Fact;
 use license_ledger::ledger::{
@@ -19,6 +21,7 @@ use license_ledger::ledger::{
 use license_ledger::playready::policy::SecurityLevel;
 use serde_json::{Value, json};
 
+use super::limits::{Counts, Scope};
 use super::log::changes;
 use super::*;
 use crate::authorize::{AUDIENCE, ISSUER, Issuer, key_set};
@@ -36,19 +39,36 @@ const CALLS_A_KILL: usize = 600;
 const THREADS: usize = 16;
 const DEVICES: usize = 6;
 const ACCOUNTS: usize = 2;
-const DEVICE_LIMIT: usize = 5;
+
+/// The content group of licenses of which few may be issued at once.
+const NEW: &str = "new";
+
+const DEVICE_SLOTS: Rule = Rule::on_slots("device-slots", Scope::Device, 5);
+
 /// Fewer than what the devices of an account hold together, also with what goes beyond it.
-const ACCOUNT_LIMIT: usize = 10;
+const ACCOUNT_SLOTS: Rule =
+    Rule { overage: 2, ..Rule::on_slots("account-slots", Scope::Account, 10) };
 
-/// How much more an account may hold if that is marked.
-const ACCOUNT_OVERAGE: usize = 2;
+const TITLE_SLOTS: Rule = Rule::on_slots("title-slots", Scope::Title, 2);
 
-fn limit(subject: &Subject) -> Limit {
-    match subject {
-        Subject::Device(_) | Subject::DeviceOf(_) => Limit { limit: DEVICE_LIMIT, overage: 0 },
-        Subject::Account(_) => Limit { limit: ACCOUNT_LIMIT, overage: ACCOUNT_OVERAGE },
-    }
-}
+/// Times so short that they pass during the load, and limits so low that they are met all the same.
+const NEW_LICENSES: Rule = Rule {
+    id: "new-licenses",
+    scope: Scope::Account,
+    counts: Counts::Issued { within_ms: 1_000 },
+    group: Some(NEW),
+    limit: 2,
+    overage: 0,
+};
+const NEW_DEVICES: Rule = Rule {
+    id: "new-devices",
+    counts: Counts::Added { within_ms: 2_000 },
+    group: None,
+    limit: 4,
+    ..NEW_LICENSES
+};
+
+const RULES: [Rule; 5] = [TITLE_SLOTS, NEW_LICENSES, NEW_DEVICES, DEVICE_SLOTS, ACCOUNT_SLOTS];
 
 /// A device that several threads act for, as its identities: more with each that it is joined with.
 struct Shared {
@@ -127,7 +147,8 @@ impl Load {
         };
         let ended = Some(self.now());
         let told = self.told(&sent, &answer);
-        self.calls.lock().unwrap().push(Call { started: sent.started, ended, told });
+        let Sent { started, started_ms, .. } = sent;
+        self.calls.lock().unwrap().push(Call { started, started_ms, ended, told });
     }
 }
 
@@ -148,7 +169,8 @@ fn resolved(load: &Load, facts: &[Fact]) -> Vec<Call> {
     let accounts: HashMap<_, _> = accounts.collect();
     let mut calls = std::mem::take(&mut *load.calls.lock().unwrap());
     for call in &mut calls {
-        if let Told::Refused { subject: Subject::Account(name), .. } = &mut call.told
+        if let Told::Refused { subject, .. } = &mut call.told
+            && let Subject::Account(name) | Subject::Title(name, _) = subject
             && let Some(reference) = accounts.get(name)
         {
             name.clone_from(reference);
@@ -163,17 +185,37 @@ fn read_log(data: &Path) -> Vec<Fact> {
     recorded.into_iter().map(|recorded| Fact::of(recorded).unwrap()).collect()
 }
 
-/// Puts limits on devices and accounts into the ledger of a service that is not running.
-fn publish_policy(data: &Path) {
-    let rule = |id: &str, scope: &str, limit: usize, on_exceed: Value| {
-        json!({ "id": id, "scope": scope, "counts": "live_slots", "limit": limit,
-                "on_exceed": on_exceed })
+/// A rule as policies have it.
+fn written(rule: &Rule) -> Value {
+    let scope = match rule.scope {
+        Scope::Device => "device",
+        Scope::Account => "account",
+        Scope::Title => "account_title",
     };
-    let overage = json!({ "allow_overage": ACCOUNT_OVERAGE });
+    let counts = match rule.counts {
+        Counts::Slots => json!("live_slots"),
+        Counts::Issued { within_ms } => json!({ "issued_within_seconds": within_ms / 1000 }),
+        Counts::Added { within_ms } => json!({ "devices_added_within_seconds": within_ms / 1000 }),
+    };
+    let on_exceed = match rule.overage {
+        0 => json!("deny"),
+        overage => json!({ "allow_overage": overage }),
+    };
+    let mut written = json!({
+        "id": rule.id, "scope": scope, "counts": counts, "limit": rule.limit,
+        "on_exceed": on_exceed,
+    });
+    if let Some(group) = rule.group {
+        written["when"] = json!({ "content_groups": [group] });
+    }
+    written
+}
+
+/// Puts the rules into the ledger of a service that is not running.
+fn publish_policy(data: &Path) {
+    let rules: Vec<_> = RULES.iter().map(written).collect();
     let policy = json!({
-        "rules": [rule("device-slots", "device", DEVICE_LIMIT, json!("deny")),
-                  rule("account-slots", "account", ACCOUNT_LIMIT, overage)],
-        "licenses_per_slot": 16, "releasing_grades": ["A", "B", "C"],
+        "rules": rules, "licenses_per_slot": 16, "releasing_grades": ["A", "B", "C"],
     });
     let event = Event::QuotaPolicyPublished(QuotaPolicyPublished {
         policy: serde_json::from_value(policy).unwrap(),
@@ -190,12 +232,10 @@ fn publish_policy(data: &Path) {
 
 /// What there has to be so much of that the check says something.
 fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
-    let told = |which: fn(&Told) -> bool| history.iter().filter(|call| which(&call.told)).count();
-    let seen = [
-        ("cut off", cut_off, 1),
-        ("refused by a device", told(by_device), history.len() / 100),
-        ("refused by an account", told(by_account), history.len() / 100),
-    ];
+    let refused = |by: &str| {
+        let told = |call: &&Call| matches!(&call.told, Told::Refused { rule, .. } if rule == by);
+        history.iter().filter(told).count()
+    };
     let mut kinds = HashMap::<&str, usize>::new();
     facts.iter().for_each(|fact| *kinds.entry(fact.event.kind()).or_default() += 1);
     let by_kind = [
@@ -207,6 +247,9 @@ fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
         ("license-written-off.v1", 100),
         ("reservation-made.v1", 50),
         ("reservation-closed.v1", 50),
+        ("quota-override-set.v1", 50),
+        ("device-blocked.v1", 1_000),
+        ("device-unblocked.v1", 1_000),
         ("device-merged.v1", 300),
         ("device-replaced.v1", 600),
     ];
@@ -215,19 +258,20 @@ fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
         Event::ReservationMade(e) => e.overage,
         _ => false,
     });
-    let seen = [seen[0], seen[1], seen[2], ("overage", marked.count(), history.len() / 200)];
+    let linked = history.iter().filter(|call| {
+        matches!(&call.told, Told::Done(effects) if matches!(effects[..], [Effect::Linked(_)]))
+    });
+    let seen = [
+        ("cut off", cut_off, 1),
+        ("overage", marked.count(), history.len() / 200),
+        ("linked", linked.count(), history.len() / 300),
+    ];
+    let rules = RULES.iter().map(|rule| rule.id).chain([BLOCKED]);
+    let by_rule = rules.map(|rule| (rule, refused(rule), history.len() / 100));
     let of_kind =
         |(kind, share)| (kind, kinds.get(kind).copied().unwrap_or(0), history.len() / share);
-    let seen: Vec<_> = seen.into_iter().chain(by_kind.map(of_kind)).collect();
+    let seen: Vec<_> = seen.into_iter().chain(by_rule).chain(by_kind.map(of_kind)).collect();
     assert!(seen.iter().all(|(_, count, least)| count >= least), "{seen:?}");
-}
-
-fn by_device(told: &Told) -> bool {
-    matches!(told, Told::Refused { subject: Subject::Device(_) | Subject::DeviceOf(_), .. })
-}
-
-fn by_account(told: &Told) -> bool {
-    matches!(told, Told::Refused { subject: Subject::Account(_), .. })
 }
 
 #[test]
@@ -290,6 +334,6 @@ fn concurrent_calls_at_the_edge_of_device_and_account_limits_keep_every_promise(
     let facts = read_log(&data);
     let history = resolved(&load, &facts);
     assert_eq!(history.len(), calls);
-    assert_eq!(check(&history, &changes(&facts), limit), Ok(()));
+    assert_eq!(check(&history, &changes(&facts), &RULES), Ok(()));
     check_variety(&history, &facts, cut_off);
 }

@@ -1,10 +1,11 @@
 //! What the events of a log do to the room that is taken.
 
-use license_ledger::domain::Event;
 use license_ledger::domain::event::ReservationEnd;
+use license_ledger::domain::{Event, KeyId, LicenseId};
 use license_ledger::ledger::tail::Fact;
 
-use super::{By, Change, Effect, Taken, What};
+use super::limits::Own;
+use super::{By, Change, Effect, Slot, Taken, What};
 
 /// The changes that a log says, one a fact.
 pub fn changes(facts: &[Fact]) -> Vec<Change> {
@@ -17,11 +18,16 @@ fn change(fact: &Fact) -> Change {
         (Some(device), event) => of_device(device, event),
         (None, Event::IdentityLinked(e)) => {
             let (identity, device) = (e.identity.to_string(), e.device.to_string());
-            (Vec::new(), What::Belongs { identity, device })
+            let linked = e.actor.as_ref().map(|_| Effect::Linked(identity.clone()));
+            (linked.into_iter().collect(), What::Belongs { identity, device })
         }
         _ => (Vec::new(), What::Other),
     };
     Change { at_ms: fact.event.at_ms(), effects, what }
+}
+
+fn slot(license: LicenseId, key: KeyId, title: &Option<String>, group: &Option<String>) -> Slot {
+    Slot { id: license.0, key_id: key.0, title: title.clone(), group: group.clone() }
 }
 
 fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
@@ -32,7 +38,7 @@ fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
                 device: device.to_owned(),
                 account: e.account.as_ref().map(ToString::to_string),
                 reservation: None,
-                slots: vec![(e.license_id.0, e.key_id.0)],
+                slots: vec![slot(e.license_id, e.key_id, &e.title, &e.content_group)],
                 until_ms: e.counted_until_ms,
                 by: By::Decision { overage: e.overage },
             };
@@ -43,18 +49,20 @@ fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
                 device: device.to_owned(),
                 account: e.account.as_ref().map(ToString::to_string),
                 reservation: None,
-                slots: vec![(e.license_id.0, e.key_id.0)],
+                slots: vec![slot(e.license_id, e.key_id, &e.title, &e.content_group)],
                 until_ms: e.counted_until_ms,
                 by: By::Report { overage: e.overage },
             };
             (vec![Effect::Taken(e.license_id.0)], What::Taken(taken))
         }
         Event::ReservationMade(e) => {
+            let slots =
+                e.slots.iter().map(|s| slot(s.license_id, s.key_id, &s.title, &s.content_group));
             let taken = Taken {
                 device: device.to_owned(),
                 account: e.account.as_ref().map(ToString::to_string),
                 reservation: Some(e.reservation_id),
-                slots: e.slots.iter().map(|slot| (slot.license_id.0, slot.key_id.0)).collect(),
+                slots: slots.collect(),
                 until_ms: Some(e.expires_ms),
                 by: By::Decision { overage: e.overage },
             };
@@ -78,6 +86,17 @@ fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
         Event::LicenseVoided(e) => (Vec::new(), freed(e.license_id.0, None)),
         Event::LicenseWrittenOff(e) => {
             (vec![Effect::WrittenOff(e.license_id.0)], freed(e.license_id.0, e.frees_at_ms))
+        }
+        Event::QuotaOverrideSet(e) => {
+            let until_ms = e.until_ms.unwrap_or(i64::MAX);
+            let own = e.limit.map(|limit| Own { limit: limit as usize, until_ms });
+            let what = What::Limited { device: device.to_owned(), rule: e.rule.clone(), own };
+            (vec![Effect::Limited(e.reason.clone())], what)
+        }
+        Event::DeviceBlocked(e) | Event::DeviceUnblocked(e) => {
+            let blocked = matches!(event, Event::DeviceBlocked(_));
+            let what = What::Blocked { device: device.to_owned(), blocked };
+            (vec![Effect::Blocked(e.reason.clone())], what)
         }
         Event::DeviceTookOver(e) => {
             let from = e.from.to_string();

@@ -210,11 +210,16 @@ fn an_endpoint_that_is_down_gets_what_it_missed_when_it_is_up() {
     // A minute later it is tried with one more.
     telling.service.advance_s(73);
     let order = telling.ids(&["license-acquired.v1"]);
-    eventually("one is tried", || ids(&server.asked()).contains(&order[10]));
+    eventually("one is tried", || {
+        // What was under way failed only after that time.
+        telling.service.advance_s(1);
+        ids(&server.asked()).contains(&order[10])
+    });
     UP.store(true, Ordering::SeqCst);
     telling.service.advance_s(LONG_S);
     let end = telling.service.event_count().to_string();
     eventually("everything is delivered", || {
+        telling.service.advance_s(60);
         let state = telling.state("e");
         state["position"] == *end && state["retrying"] == 0
     });

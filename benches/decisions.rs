@@ -73,7 +73,7 @@ fn committed(service: &Service, headers: &str, count: usize, rounds: usize, dir:
         };
         let address = service.running.address();
         let requests: Vec<_> = (0..count).map(request).collect();
-        let outcome = load::send(address, requests, br#""reservation_id":""#, Pace::Closed);
+        let outcome = load::send(address, requests, r#""reservation_id":""#, Pace::Closed);
         count as f64 / outcome.seconds
     };
     // A round that does not count: memory, and the sizes of what is stored.
@@ -125,10 +125,10 @@ fn dry(lab: &Lab, service: &Service, headers: &str, count: usize, rounds: usize,
         let requests = |target| {
             bodies.iter().map(|body| load::post(target, headers, body.as_bytes())).collect()
         };
-        let bare = load::send(echo, requests("/"), b"key_ids", Pace::Closed);
+        let bare = load::send(echo, requests("/"), "key_ids", Pace::Closed);
         limit.push(count as f64 / bare.seconds);
         let address = service.running.address();
-        let decided = load::send(address, requests(DECISIONS), br#""allow""#, Pace::Closed);
+        let decided = load::send(address, requests(DECISIONS), r#""allow""#, Pace::Closed);
         ours.push(count as f64 / decided.seconds);
     }
     let (ours, limit) = (median(&mut ours), median(&mut limit));

@@ -29,11 +29,8 @@ const CACHED_DEVICES: usize = 16 * 1024;
 /// twice as many as were not.
 const OVERLAY_ROWS: usize = 16;
 
-/// Rows of an identity of which it is learned once which there are: those of about 30 licenses. An
-/// identity with more is asked for each row, so that no length of history makes a first decision slow.
-const PRESENT_READ: usize = 128;
-
-/// Rows of which it is kept while they become more (8 bytes each, and the table's slack).
+/// Rows of an identity of which it is kept which there are, as long as they are no more (8 bytes each,
+/// and the table's slack).
 const PRESENT_KEPT: usize = 512;
 
 /// Events read in one step when a device is folded forward.
@@ -269,7 +266,7 @@ impl Present {
         if self.identity == Some(identity) {
             return Ok(());
         }
-        self.keys = moment.keys_of(identity, PRESENT_READ)?;
+        self.keys = moment.keys_of(identity)?;
         self.identity = Some(identity);
         overlay.keys().for_each(|key| self.add(key));
         Ok(())

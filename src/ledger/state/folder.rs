@@ -27,7 +27,7 @@ use rusqlite::{Connection, Transaction, params};
 use super::super::sqlite::Checkpoint;
 use super::super::tail::{Apply, Fact};
 use super::store::{
-    ACCOUNT_STREAM, DEVICE_STREAM, SELECT_ACCOUNT, SELECT_DEVICE, StateError, StoredKey,
+    ACCOUNT_STREAM, DEVICE_STREAM, SELECT_ACCOUNT, SELECT_DEVICE, StateError, StoredKey, keys_of,
     read_state, stored_row,
 };
 use crate::domain::lookup::{self, Key, Place, Row, Rows};
@@ -52,8 +52,8 @@ pub(super) struct Folder {
     changed: HashMap<Name, Changed>,
     /// The names of what changed, that first which has waited longest.
     waiting: VecDeque<Name>,
-    /// Changed index rows.
-    rows: HashMap<Identity, BTreeMap<StoredKey, Row>>,
+    /// The index rows of those whose rows changed.
+    rows: HashMap<Identity, Gathered>,
     /// How many events changed all these.
     events: usize,
 }
@@ -72,8 +72,15 @@ struct Changed {
     /// Revision of the last event folded.
     revision: Option<u64>,
     state: State,
-    /// Whose index rows changed as well.
+    /// Whose index rows were looked at, and may have changed as well.
     identities: HashSet<Identity>,
+}
+
+/// The index rows of one identity.
+struct Gathered {
+    changed: BTreeMap<StoredKey, Row>,
+    /// Which of them the file has, if they are not [too many](keys_of).
+    stored: Option<Vec<u64>>,
 }
 
 enum State {
@@ -170,7 +177,9 @@ impl Folder {
             let Some(changed) = self.changed.remove(&name) else { continue };
             self.events -= changed.events;
             for identity in &changed.identities {
-                write_rows(&transaction, self.rows.remove(identity).unwrap_or_default())?;
+                if let Some(Gathered { changed, .. }) = self.rows.remove(identity) {
+                    write_rows(&transaction, changed)?;
+                }
             }
             changed.write(&transaction, &name)?;
         }
@@ -247,26 +256,41 @@ fn write_checkpoint(file: &Connection, checkpoint: &Checkpoint) -> Result<(), St
 /// The index rows as of the event at hand: changed ones from memory, all others from the file.
 struct GatheredRows<'a> {
     file: &'a Connection,
-    rows: &'a mut HashMap<Identity, BTreeMap<StoredKey, Row>>,
-    /// Whose rows the events of the device changed.
+    rows: &'a mut HashMap<Identity, Gathered>,
+    /// Whose rows the events of the device looked at.
     identities: &'a mut HashSet<Identity>,
+}
+
+impl GatheredRows<'_> {
+    fn of(&mut self, identity: Identity) -> Result<&mut Gathered, StateError> {
+        match self.rows.entry(identity) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let stored = keys_of(self.file, identity)?;
+                Ok(entry.insert(Gathered { changed: BTreeMap::new(), stored }))
+            }
+        }
+    }
 }
 
 impl Rows for GatheredRows<'_> {
     type Error = StateError;
 
     fn get(&mut self, key: &Key) -> Result<Option<Row>, StateError> {
-        let stored = StoredKey::of(key);
-        match self.rows.get(&key.identity()).and_then(|rows| rows.get(&stored)) {
-            Some(row) => Ok(Some(row.clone())),
-            None => stored_row(self.file, &stored),
+        let (file, identity, key) = (self.file, key.identity(), StoredKey::of(key));
+        self.identities.insert(identity);
+        let Gathered { changed, stored } = self.of(identity)?;
+        match (changed.get(&key), stored) {
+            (Some(row), _) => Ok(Some(row.clone())),
+            (None, Some(stored)) if !stored.contains(&key.mark()) => Ok(None),
+            (None, _) => stored_row(file, &key),
         }
     }
 
     fn put(&mut self, key: Key, row: Row) -> Result<(), StateError> {
         let identity = key.identity();
         self.identities.insert(identity);
-        self.rows.entry(identity).or_default().insert(StoredKey::of(&key), row);
+        self.of(identity)?.changed.insert(StoredKey::of(&key), row);
         Ok(())
     }
 }

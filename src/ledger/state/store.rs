@@ -129,21 +129,9 @@ impl Moment<'_> {
         stored_row(self.connection()?, &StoredKey::of(key))
     }
 
-    /// The [marks](StoredKey::mark) of the keys that `identity` has rows under; `None` if they are
-    /// more than `limit`.
-    pub(super) fn keys_of(
-        &mut self,
-        identity: Identity,
-        limit: usize,
-    ) -> Result<Option<Vec<u64>>, StateError> {
-        let first = identity_bytes(&identity);
-        let last = [first, &[u8::MAX]].concat();
-        let mut query = self.connection()?.prepare_cached(SELECT_KEYS)?;
-        let keys = query.query_map(params![first, last, limit + 1], |row| {
-            Ok(mark(row.get_ref(0)?.as_blob()?))
-        })?;
-        let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        Ok((keys.len() <= limit).then_some(keys))
+    /// See [`keys_of`].
+    pub(super) fn keys_of(&mut self, identity: Identity) -> Result<Option<Vec<u64>>, StateError> {
+        keys_of(self.connection()?, identity)
     }
 
     fn connection(&mut self) -> Result<&Connection, StateError> {
@@ -193,6 +181,26 @@ pub(super) fn stored_row(
     Ok(value.map(|value| postcard::from_bytes(&value)).transpose()?)
 }
 
+/// The [marks](StoredKey::mark) of the keys that `identity` has rows under; `None` if they are too many
+/// to read them all. Most of what is asked for is not there, and need not be looked for then.
+pub(super) fn keys_of(
+    connection: &Connection,
+    identity: Identity,
+) -> Result<Option<Vec<u64>>, StateError> {
+    let first = identity_bytes(&identity);
+    let last = [first, &[u8::MAX]].concat();
+    let mut query = connection.prepare_cached(SELECT_KEYS)?;
+    let keys = query.query_map(params![first, last, KEYS_READ + 1], |row| {
+        Ok(mark(row.get_ref(0)?.as_blob()?))
+    })?;
+    let keys = keys.collect::<Result<Vec<_>, _>>()?;
+    Ok((keys.len() <= KEYS_READ).then_some(keys))
+}
+
+/// Keys of one identity that are read at once: those of about 30 licenses. An identity with more is
+/// asked for each row, so that no length of history makes a first decision slow.
+const KEYS_READ: usize = 128;
+
 /// What an index row is stored under: the first half of its identity, so that the rows of one device
 /// share pages, then the kind of the key and its ids, 16 bytes each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -224,11 +232,11 @@ impl StoredKey {
 
     fn joined<const N: usize>(parts: [&[u8]; N]) -> Self {
         let mut joined = Self { bytes: [0; KEY_BYTES_MAX], length: 0 };
-        let mut rest = joined.bytes.iter_mut();
-        for byte in parts.into_iter().flatten() {
-            if let Some(place) = rest.next() {
-                *place = *byte;
-                joined.length += 1;
+        for part in parts {
+            let end = joined.length + part.len();
+            if let Some(place) = joined.bytes.get_mut(joined.length..end) {
+                place.copy_from_slice(part);
+                joined.length = end;
             }
         }
         joined

@@ -550,3 +550,25 @@ async fn rows_of_one_identity_are_found_after_another_one_of_the_device_asked() 
     let first = Key::Kid(identity(1), kid(1));
     assert!(guard.read(|rows| rows.value(&first)).unwrap().is_some());
 }
+
+#[tokio::test]
+async fn rows_are_changed_however_many_an_identity_has_in_the_file() {
+    // Few enough to know all keys, and too many for that.
+    for count in [3, 60] {
+        let mut scenario = Scenario::with_room_for(u32::from(count));
+        for number in 1..=count {
+            scenario.granted(&Ask::new(number, &kids([number])));
+        }
+        for number in 1..=count {
+            scenario.delete(&Removal::new(number, &kids([number])));
+            scenario.granted(&Ask::new(count + number, &kids([number])));
+        }
+        let events: Vec<_> = scenario.events.into_iter().map(|event| (device(1), event)).collect();
+        let (before, after) = events.split_at(count.into());
+        let site = Site::with(before).await;
+        let state = site.state().await;
+        append(&site.ledger, after).await;
+        site.settle(&state).await;
+        Replay::of(&site.ledger).await.assert_stored(&state, &site);
+    }
+}

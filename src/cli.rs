@@ -4,6 +4,7 @@
 //! 141 nobody reads its output any more.
 
 pub mod admin;
+pub mod allocator;
 pub mod control;
 pub mod copy;
 pub mod demo;

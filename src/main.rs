@@ -7,5 +7,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    license_ledger::cli::allocator::keep_freed_memory();
     license_ledger::cli::run()
 }

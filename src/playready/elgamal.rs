@@ -1,4 +1,4 @@
-//! EC ElGamal on P-256 (section 2.4), and the only file with `unsafe` code.
+//! EC ElGamal on P-256 (section 2.4), and the only protocol code that is `unsafe`.
 //!
 //! ```text
 //! ciphertext  offset  size  field

@@ -50,12 +50,22 @@ fn a_second_process_on_the_same_data_is_refused() {
 }
 
 #[test]
-fn a_taken_port_is_named() {
+fn a_taken_port_is_named_and_keeps_no_key_from_the_next_start() {
     let place = Place::new();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
     let ran = place.run(&["serve", "--listen", &address], &[]);
     ran.failed(2, &[&address, "--listen"]);
+    let listed = place.run(&["keys", "api", "list"], &[]).ok().stdout;
+    assert!(!listed.contains("first-admin"), "made and never shown: {listed}");
+    let mut service = place.serve();
+    let key = service.read_admin_key(&place.path("data"));
+    assert_eq!(service.client(&key).get("/v1/devices").status, 200);
+    service.stop();
+    let events = place.run(&["events", "--json"], &[]).ok().stdout;
+    let made: Vec<_> = events.lines().filter(|line| line.contains("api-key-created.v1")).collect();
+    assert_eq!(made.len(), 1, "{events}");
+    assert!(made[0].contains(r#""actor":"service""#), "{made:?}");
 }
 
 #[test]

@@ -36,6 +36,31 @@ async fn a_ledger_that_is_opened_again_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn after_a_close_the_database_file_alone_holds_every_event() {
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ledger = Embedded::open(dir.path(), small()).unwrap();
+    fill(&ledger, 0, 20).await;
+    ledger.close().await;
+    std::fs::copy(dir.path().join("ledger.db"), copy.path().join("ledger.db")).unwrap();
+    let copied = Embedded::open_read_only(copy.path()).unwrap();
+    assert_eq!(copied.read_all(0, 100).unwrap(), ledger.read_all(0, 100).unwrap());
+    assert_eq!(copied.last_sequence().unwrap(), Some(19));
+}
+
+#[tokio::test]
+async fn a_reader_at_work_hinders_no_close_and_costs_no_event() {
+    let dir = filled(5).await;
+    let reader = raw(&dir);
+    let ledger = Embedded::open(dir.path(), small()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM events").unwrap();
+    fill(&ledger, 5, 5).await;
+    ledger.close().await;
+    let ledger = Embedded::open(dir.path(), small()).unwrap();
+    fill(&ledger, 10, 5).await;
+    assert_whole(&ledger);
+}
+
+#[tokio::test]
 async fn files_belong_to_their_owner_only() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("new/data");

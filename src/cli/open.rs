@@ -31,8 +31,9 @@ pub(crate) fn cluster(config: &Config) -> anyhow::Result<Option<kurrent::Options
 
 /// The same for what makes no sense with a ledger that is not there yet.
 pub(crate) async fn existing_ledger(config: &Config, data: &Path) -> anyhow::Result<Ledger> {
-    let missing = config.ledger.is_none() && !data.join("ledger.db").exists();
-    anyhow::ensure!(!missing, OpenError::Missing { dir: data.to_owned() });
+    if config.ledger.is_none() {
+        Embedded::require(data)?;
+    }
     ledger(config, data).await
 }
 

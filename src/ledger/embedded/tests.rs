@@ -133,6 +133,33 @@ async fn a_database_of_an_earlier_version_is_not_read_before_it_is_brought_up_to
 }
 
 #[test]
+fn an_empty_file_is_no_earlier_version() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ledger.db"), "").unwrap();
+    let wal = dir.path().join("ledger.db-wal");
+    std::fs::write(&wal, "what SQLite would remove").unwrap();
+    let refused = Embedded::open_read_only(dir.path()).err().unwrap();
+    assert!(matches!(refused, OpenError::Empty { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("restore it from a backup"), "{refused}");
+    assert!(wal.exists());
+    std::fs::remove_file(wal).unwrap();
+    // All of a ledger that is in ledger.db while the rest is in the write-ahead log.
+    raw(&dir).pragma_update(None, "journal_mode", "WAL").unwrap();
+    let refused = Embedded::open_read_only(dir.path()).err().unwrap();
+    assert!(matches!(refused, OpenError::Empty { .. }), "{refused:?}");
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_taken_for_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody can follow it, not even root.
+    std::os::unix::fs::symlink("ledger.db", dir.path().join("ledger.db")).unwrap();
+    let refused = Embedded::open_read_only(dir.path()).err().unwrap();
+    assert!(matches!(refused, OpenError::NotReadable { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("the user who runs the service"), "{refused}");
+}
+
+#[test]
 fn refuses_the_database_of_another_program() {
     let dir = tempfile::tempdir().unwrap();
     raw(&dir).execute_batch("CREATE TABLE songs (title TEXT)").unwrap();

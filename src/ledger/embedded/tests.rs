@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::log::Outcome;
 use super::*;
 use crate::ledger::event::{Expected, NewEvent};
 
@@ -253,6 +254,82 @@ async fn a_statement_that_fails_refuses_the_append_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_log_that_cannot_grow_refuses_the_group_and_takes_what_fits() {
+    let dir = filled(3).await;
+    let (opened, _lock) = open::open(dir.path(), 1024).unwrap();
+    let Opened { connection, unfiled, next_sequence, .. } = opened;
+    let pages = connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0));
+    connection.pragma_update(None, "max_page_count", pages.unwrap() + 3).unwrap();
+    let heads = Arc::new(Heads::new(8));
+    let mut log = Log::new(connection, heads, unfiled, next_sequence, &small());
+    let refused = log.write([nth(3), large(0)].iter());
+    let Outcome::Refused(AppendError::Unavailable(Unavailable::Storage(error))) = refused else {
+        panic!("not refused");
+    };
+    assert!(error.to_string().contains("full"), "{error}");
+    assert_eq!(log.last_sequence(), Some(2));
+    let Outcome::Decided(answers) = log.write([nth(3)].iter()) else { panic!("does not go on") };
+    assert_eq!(answers[0].as_ref().unwrap().last_sequence, 3);
+    drop((log, _lock));
+    let ledger = Embedded::open(dir.path(), small()).unwrap();
+    fill(&ledger, 4, 10).await;
+    assert_whole(&ledger);
+}
+
+/// The commit itself finds no room: on a small file system that a child of this test has to itself.
+#[test]
+fn a_full_disk_refuses_the_group_and_the_log_goes_on_once_there_is_room() {
+    if let Ok(dir) = std::env::var(SMALL_DISK) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        return runtime.block_on(fill_the_disk(Path::new(&dir)));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let name = "a_full_disk_refuses_the_group_and_the_log_goes_on_once_there_is_room";
+    let child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .arg(format!("mount -t tmpfs -o size=1m none \"${SMALL_DISK}\" || exit 1; exec \"$@\""))
+        .arg("sh")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("ledger::embedded::tests::{name}"), "--nocapture"])
+        .env(SMALL_DISK, dir.path())
+        .output();
+    match child {
+        Ok(ended) if ended.status.success() => {
+            assert!(String::from_utf8_lossy(&ended.stdout).contains("1 passed"), "{ended:?}");
+        }
+        // What a failed test ends with.
+        Ok(ended) if ended.status.code() == Some(101) => panic!("{ended:?}"),
+        skipped => eprintln!("skipped, as no file system can be mounted here: {skipped:?}"),
+    }
+}
+
+async fn fill_the_disk(dir: &Path) {
+    let ledger = Embedded::open(dir, Options::default()).unwrap();
+    let mut stored = 0;
+    while let Ok(appended) = ledger.append(large(stored)).await {
+        assert_eq!(appended.last_sequence, stored as u64);
+        stored += 1;
+    }
+    assert!(stored > 3, "the disk was too small from the start");
+    for _ in 0..2 {
+        let refused = ledger.append(large(stored)).await;
+        let Err(AppendError::Unavailable(Unavailable::Storage(_))) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_whole(&ledger);
+    }
+    let mut more = Command::new("mount");
+    assert!(more.args(["-o", "remount,size=16m"]).arg(dir).status().unwrap().success());
+    ledger.append(large(stored)).await.unwrap();
+    let before = ledger.read_all(0, usize::MAX).unwrap();
+    assert_eq!(before.len(), stored + 1);
+    drop(ledger);
+    let ledger = Embedded::open(dir, small()).unwrap();
+    assert_whole(&ledger);
+    assert_eq!(ledger.read_all(0, usize::MAX).unwrap(), before);
+}
+
+#[tokio::test]
 async fn a_commit_that_fails_stops_the_writer_for_good_and_reads_go_on() {
     let dir = filled(3).await;
     raw(&dir)
@@ -419,6 +496,13 @@ fn lone(number: usize) -> Append {
     }
 }
 
+/// The same, with an event that takes many pages.
+fn large(number: usize) -> Append {
+    let mut append = lone(number);
+    append.records[0].1.data = vec![b' '; 100_000];
+    append
+}
+
 async fn fill(ledger: &Embedded, from: u64, events: u64) {
     for sequence in from..from + events {
         assert_eq!(ledger.append(nth(sequence)).await.unwrap().last_sequence, sequence);
@@ -461,3 +545,4 @@ fn assert_whole(ledger: &Embedded) {
 
 const STREAMS: u64 = 5;
 const CRASH_DIR: &str = "LEDGER_TEST_CRASH_DIR";
+const SMALL_DISK: &str = "LEDGER_TEST_SMALL_DISK";

@@ -31,10 +31,11 @@ pub mod support;
 pub mod voiding;
 pub mod webhooks;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Flag, Log, LogFormat, Sources};
@@ -176,6 +177,19 @@ pub(crate) fn log_to_stderr(log: &Log) {
 pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+/// Reads the file that a person named, or standard input if that is `-`.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let bytes = if path.as_os_str() == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+    } else {
+        std::fs::read(path)
+    };
+    let unreadable =
+        || format!("cannot read {}; check the path and its permissions", path.display());
+    bytes.with_context(unreadable)
 }
 
 /// A runtime for the little a command waits for.

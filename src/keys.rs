@@ -61,7 +61,7 @@ const TYPES_CACHED: NonZeroUsize = NonZeroUsize::new(128 * 1024).unwrap();
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// Reading or writing failed.
-    #[error("cannot use the key file {path}")]
+    #[error("cannot use the key file {path}; check its permissions and the disk")]
     Io {
         /// The file.
         path: PathBuf,
@@ -89,7 +89,10 @@ pub enum KeysError {
         path: PathBuf,
     },
     /// The KID has another key already. A KID's key never changes.
-    #[error("key id {0} has another content key already, and a KID's key never changes")]
+    #[error(
+        "key id {0} has another content key already, and a KID's key never changes; give this key \
+         another key id"
+    )]
     KeyDiffers(KeyId),
     /// The seed id has another seed already.
     #[error("key seed `{0}` is another one already; choose another id")]
@@ -173,8 +176,12 @@ impl Keys {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);
         let mut file = options.open(path).map_err(io)?;
-        let mut text = Zeroizing::new(String::new());
-        file.read_to_string(&mut text).map_err(io)?;
+        let mut bytes = Zeroizing::new(Vec::new());
+        file.read_to_end(&mut bytes).map_err(io)?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| {
+            let whole_lines = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n');
+            KeysError::Damaged { path: path.to_owned(), line: whole_lines.count() + 1 }
+        })?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if whole < text.len() {
             file.set_len(whole as u64).map_err(io)?;

@@ -27,6 +27,8 @@ use crate::licensing::{
 
 /// Who acts, as events name it: a person at the command line of this machine.
 pub(super) const ACTOR: &str = "cli";
+/// Who made the first API key: the service, at a start.
+const SERVICE: &str = "service";
 
 /// An operator's command. Its JSON form goes over the control socket and nowhere else.
 #[derive(Serialize, Deserialize)]
@@ -246,11 +248,12 @@ impl Admin {
 
     /// Makes the first API key of a ledger that has none.
     pub async fn first_key(&self, scopes: &[Scope]) -> anyhow::Result<Option<ApiKeyText>> {
+        let _turn = self.turn.lock().await;
         if !self.api_keys.list().is_empty() {
             return Ok(None);
         }
         let scopes = scopes.iter().copied().collect();
-        Ok(Some(self.create_api_key("first-admin", scopes).await?.1))
+        Ok(Some(self.create_api_key("first-admin", scopes, SERVICE).await?.1))
     }
 
     /// Carries out a command.
@@ -306,7 +309,7 @@ impl Admin {
                 Outcome::Noted
             }
             Command::CreateApiKey { name, scopes } => {
-                let (key_id, key) = self.create_api_key(&name, scopes).await?;
+                let (key_id, key) = self.create_api_key(&name, scopes, ACTOR).await?;
                 Outcome::ApiKey { key_id, key: key.expose().to_owned() }
             }
             Command::ListApiKeys => {
@@ -325,6 +328,7 @@ impl Admin {
         &self,
         name: &str,
         scopes: BTreeSet<Scope>,
+        actor: &str,
     ) -> anyhow::Result<(String, ApiKeyText)> {
         let random: Zeroizing<[u8; KEY_RANDOM_BYTES]> = Zeroizing::new(secrets::os_random()?);
         let (record, text) = self.api_keys.issue(name, scopes, self.clock.now(), &random)?;
@@ -333,7 +337,7 @@ impl Admin {
             name: record.name.clone(),
             hmac: Digest(record.hmac),
             scopes: record.scopes.iter().map(ToString::to_string).collect(),
-            actor: ACTOR.to_owned(),
+            actor: actor.to_owned(),
             at_ms: record.created_at.0,
         };
         self.registry.create_api_key(created).await?;

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::admin::{ApiKeyRow, Command, Outcome, execute};
 use super::pins::{self, AcceptArgs};
-use super::{Place, print_json};
+use super::{Place, print_json, read};
 use crate::access::Scope;
 use crate::domain::KeyType;
 use crate::keys::{DEFAULT_SEED, parse_import, parse_seed};
@@ -124,13 +124,13 @@ pub enum ApiCommand {
 pub fn run(command: KeysCommand) -> anyhow::Result<ExitCode> {
     match command {
         KeysCommand::Import(args) => {
-            let file = read(&args.file)?;
+            let file = Zeroizing::new(read(&args.file)?);
             let keys = parse_import(&file)
                 .with_context(|| format!("cannot import {}", args.file.display()))?;
             print(execute(&args.place, Command::ImportKeys { keys })?, args.json)
         }
         KeysCommand::Seed(args) => {
-            let file = read(&args.file)?;
+            let file = Zeroizing::new(read(&args.file)?);
             let text = std::str::from_utf8(&file).unwrap_or_default();
             let seed = parse_seed(text)
                 .with_context(|| format!("cannot import {}", args.file.display()))?;
@@ -192,16 +192,6 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
         next = after;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn read(path: &PathBuf) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let bytes = if path.as_os_str() == "-" {
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map(|_| bytes)
-    } else {
-        std::fs::read(path)
-    };
-    bytes.map(Zeroizing::new).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn print(outcome: Outcome, json: bool) -> anyhow::Result<ExitCode> {

@@ -8,14 +8,38 @@ use crate::access::secrets;
 use crate::config::Config;
 use crate::ledger::embedded::{OpenError, Options};
 use crate::ledger::kurrent::{self, Credentials, KurrentError};
+use crate::ledger::state::StateStore;
 use crate::ledger::{Embedded, Kurrent, Ledger};
+use crate::projections::Inventory;
 
 /// Opens the ledger, in `data` or in a cluster, and makes it if there is none.
 pub(crate) async fn ledger(config: &Config, data: &Path) -> anyhow::Result<Ledger> {
-    match cluster(config)? {
-        Some(options) => Ok(Ledger::Kurrent(Kurrent::open(data, options).await?)),
-        None => Ok(Ledger::Embedded(Embedded::open(data, Options::default())?)),
+    if let Some(options) = cluster(config)? {
+        return Ok(Ledger::Kurrent(Kurrent::open(data, options).await?));
     }
+    if let Err(OpenError::Missing { .. } | OpenError::Empty { .. }) = Embedded::require(data) {
+        refuse_lost(data)?;
+    }
+    let ledger = Embedded::open(data, Options::default())?;
+    if ledger.last_sequence()?.is_none() {
+        refuse_lost(data)?;
+    }
+    Ok(Ledger::Embedded(ledger))
+}
+
+/// A ledger that went away is not begun anew, with all quotas free again, unless somebody says so.
+/// What was derived from it tells that there was one.
+fn refuse_lost(data: &Path) -> anyhow::Result<()> {
+    let events = StateStore::events_in(data).max(Inventory::events_in(data));
+    anyhow::ensure!(
+        events == 0,
+        "the ledger of {0} is gone: {0}/ledger.db is missing or empty, and {events} events were \
+         stored. Restore it from a backup with the ledger.db-wal that belongs to it, or name the \
+         cluster that keeps it with --ledger; if a new ledger is meant, remove state.db and \
+         read_models.db",
+        data.display()
+    );
+    Ok(())
 }
 
 /// The cluster that keeps the ledger; `None`: the data directory does.
@@ -31,8 +55,9 @@ pub(crate) fn cluster(config: &Config) -> anyhow::Result<Option<kurrent::Options
 
 /// The same for what makes no sense with a ledger that is not there yet.
 pub(crate) async fn existing_ledger(config: &Config, data: &Path) -> anyhow::Result<Ledger> {
-    let missing = config.ledger.is_none() && !data.join("ledger.db").exists();
-    anyhow::ensure!(!missing, OpenError::Missing { dir: data.to_owned() });
+    if config.ledger.is_none() {
+        Embedded::require(data)?;
+    }
     ledger(config, data).await
 }
 

@@ -1,6 +1,6 @@
 //! `policy`: the quota policy and its versions.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::admin::{Command, Outcome, execute};
-use super::{Place, print_json};
+use super::{Place, print_json, read};
 use crate::domain::Reason;
 use crate::domain::quota::QuotaPolicy;
 
@@ -129,16 +129,6 @@ fn versions(args: &ShowArgs) -> anyhow::Result<ExitCode> {
 fn told(version: &Value) -> String {
     let text = |member: &str| version[member].as_str().unwrap_or_default();
     format!("{} by {}: {}", text("published_at"), text("actor"), text("reason"))
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let bytes = if path.as_os_str() == "-" {
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map(|_| bytes)
-    } else {
-        std::fs::read(path)
-    };
-    bytes.with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn member<'a>(version: &'a Value, name: &str) -> &'a Value {

@@ -55,7 +55,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = args.place.config(flags)?;
     log_to_stderr(&config.log);
     let service = Service::start(&config, Clock::System)?;
-    service.running.stop_on_signals()?;
+    let signals = service.running.stop_on_signals();
     println!("license-ledger serves on {}", service.url());
     println!("  data     {}", config.data()?.display());
     println!("  secrets  {}", config.secrets()?.display());
@@ -69,6 +69,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(key) = &service.admin_key {
         println!("  admin API key, shown this once: {}", key.expose());
     }
+    // Not before the key is shown.
+    signals?;
     service.wait()?;
     println!("stopped");
     Ok(ExitCode::SUCCESS)

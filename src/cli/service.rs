@@ -74,17 +74,8 @@ impl Service {
         let runtime = runtime()?;
         let ledger = Arc::new(runtime.block_on(open::ledger(config, &data))?);
         let opened = runtime.block_on(Opened::open(config, &data, &ledger, &clock))?;
-        let Opened {
-            admin,
-            admin_key,
-            licensing,
-            registry,
-            inventory,
-            mut readiness,
-            pki,
-            lists,
-            others,
-        } = opened;
+        let Opened { admin, licensing, registry, inventory, mut readiness, pki, lists, others } =
+            opened;
         let admin = Arc::new(admin);
         let metrics = Arc::new(Metrics::default());
         metrics.register(|registry| licensing.metrics().register(registry));
@@ -120,6 +111,8 @@ impl Service {
         background.spawn_on(lists.follow(Arc::clone(&licensing)), runtime.handle());
         let sweep = Sweep::new(Arc::clone(&licensing), Arc::clone(&inventory), sweep_clock);
         background.spawn_on(sweep.follow(), runtime.handle());
+        // Shown once, so it is made when nothing is left that could fail.
+        let admin_key = runtime.block_on(admin.first_key(&[Scope::Admin]))?;
         Ok(Self {
             running,
             packaging,
@@ -241,7 +234,6 @@ async fn start_webhooks(
 /// All that stands behind HTTP.
 struct Opened {
     admin: Admin,
-    admin_key: Option<ApiKeyText>,
     licensing: Arc<Licensing>,
     registry: Arc<Registry>,
     inventory: Arc<Inventory>,
@@ -320,11 +312,10 @@ impl Opened {
             }
             false => None,
         };
-        let admin_key = admin.first_key(&[Scope::Admin]).await?;
         let authorizes = Arc::clone(&licensing);
         let readiness = readiness.check("authorize", move || authorizes.entitlement().ready());
         let pki = pki_dir;
-        Ok(Self { admin, admin_key, licensing, registry, inventory, readiness, pki, lists, others })
+        Ok(Self { admin, licensing, registry, inventory, readiness, pki, lists, others })
     }
 }
 

@@ -74,6 +74,23 @@ fn refuses_another_master_key_and_damage_and_swapped_ids() {
 }
 
 #[test]
+fn a_file_that_is_not_text_is_damaged_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.sealed");
+    add(&open(&dir).unwrap(), &[(A, key(1)), (B, key(2))]).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let second_line = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for (at, bytes, line) in [(second_line, &b"\xff"[..], 2), (0, &[0xff; 200], 1)] {
+        let damaged = [&whole[..at], bytes].concat();
+        std::fs::write(&path, &damaged).unwrap();
+        let refused = open(&dir).err().unwrap();
+        assert!(refused.to_string().contains("restore the file from a backup"), "{refused}");
+        assert!(matches!(refused, KeysError::Damaged { line: at, .. } if at == line), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), damaged);
+    }
+}
+
+#[test]
 fn a_torn_last_line_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys.sealed");

@@ -129,6 +129,11 @@ impl Embedded {
         Ok(Self { reader, tail, recent: Arc::default(), writer: None, _database: None })
     }
 
+    /// Makes sure that there is something in `dir` that may be an event log, and leaves it alone.
+    pub fn require(dir: &Path) -> Result<(), OpenError> {
+        open::require(dir)
+    }
+
     /// See [`Ledger::append`](super::Ledger::append).
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         append.validate()?;

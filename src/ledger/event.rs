@@ -117,7 +117,9 @@ pub struct NewEvent {
     pub kind: Cow<'static, str>,
     /// The fact, JSON, stored verbatim.
     pub data: Vec<u8>,
-    /// What surrounds the fact (correlation, causation, schema), JSON, stored verbatim.
+    /// What surrounds the fact, JSON, stored verbatim. With events of ours a correlation and a schema;
+    /// no causation, since an event is caused by the command that its correlation names and never by
+    /// another event.
     pub metadata: Vec<u8>,
 }
 

@@ -62,6 +62,14 @@ impl Checkpoint {
     }
 }
 
+/// How many events a derived file of any version has applied; 0 if it cannot be read or there is none.
+pub fn events_in(path: &Path) -> u64 {
+    let count = |file: Connection| {
+        file.query_row("SELECT next_sequence FROM checkpoint", [], |row| row.get(0))
+    };
+    open_read_only(path).and_then(count).unwrap_or(0)
+}
+
 /// Connections that read a derived file, as many as are needed at once.
 pub struct Readers {
     path: PathBuf,

@@ -33,7 +33,10 @@ pub enum RegisterError {
     #[error(transparent)]
     Keys(#[from] KeysError),
     /// The ledger says that a KID has another key than the key store.
-    #[error("key id {0} is registered in the ledger with another content key")]
+    #[error(
+        "key id {0} is registered in the ledger with another content key, and a KID's key never \
+         changes; give this key another key id"
+    )]
     Registered(KeyId),
     /// The ledger says that a seed id stands for another seed than the one given.
     #[error("key seed `{0}` is registered in the ledger with another value; choose another id")]

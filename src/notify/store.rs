@@ -135,7 +135,7 @@ impl Store {
     /// Opens the file for an operator at the command line, whether the service runs or not.
     pub(super) fn open_existing(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
-        if !path.exists() {
+        if matches!(path.try_exists(), Ok(false)) {
             return Err(StoreError::Missing);
         }
         let writer = sqlite::open_for_writing(&path, SCHEMA)?;

@@ -92,6 +92,11 @@ impl Inventory {
         Ok(Self { readers, tail: None })
     }
 
+    /// How many events the inventory in `dir` was built from; 0 if there is none.
+    pub fn events_in(dir: &Path) -> u64 {
+        sqlite::events_in(&dir.join(FILE))
+    }
+
     /// Drops the inventory in `dir`; the next [`open`](Self::open) builds it anew.
     pub fn remove(dir: &Path) -> Result<(), InventoryError> {
         Ok(sqlite::remove(&dir.join(FILE))?)

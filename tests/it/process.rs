@@ -129,9 +129,15 @@ impl Serving {
             serving.line("  ledger ", data);
         }
         if fresh {
-            serving.admin_key = Some(serving.line("shown this once: ", data));
+            serving.read_admin_key(data);
         }
         serving
+    }
+
+    /// Waits for the admin key, where it is shown although there was a ledger already.
+    pub fn read_admin_key(&mut self, data: &Path) -> String {
+        let key = self.line("shown this once: ", data);
+        self.admin_key.insert(key).clone()
     }
 
     /// What follows `label` in the next line that has it.

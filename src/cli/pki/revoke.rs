@@ -193,7 +193,8 @@ fn write(folder: &Path, sequence: u32, element: &str) -> anyhow::Result<PathBuf>
 fn digest_in(pki: &Path, kind: &str, name: &str) -> anyhow::Result<CertificateDigest> {
     let file = if kind == "devices" { "chain.bcert" } else { "model.bcert" };
     let path = pki.join(kind).join(name).join(file);
-    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let unreadable = || format!("cannot read {}; check the name and --pki", path.display());
+    let bytes = fs::read(&path).with_context(unreadable)?;
     let chain = Chain::parse(&bytes).ok();
     let first = chain.as_ref().and_then(|chain| chain.certificates().first());
     let digest = first.map(|certificate| certificate.public_key_digest);

@@ -109,6 +109,14 @@ impl Log {
         checkpoint(&self.connection)
     }
 
+    /// Copies all of the write-ahead log to the database and cuts it off. Waits a moment for readers
+    /// that are at work; returns whether none of them was in the way.
+    pub(super) fn empty_write_ahead_log(&self) -> rusqlite::Result<bool> {
+        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let busy: bool = self.connection.query_row(truncate, [], |row| row.get(0))?;
+        Ok(!busy)
+    }
+
     fn apply<'a>(
         &mut self,
         appends: impl Iterator<Item = &'a Append>,

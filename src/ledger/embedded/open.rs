@@ -52,6 +52,28 @@ pub enum OpenError {
         /// The data directory.
         dir: PathBuf,
     },
+    /// The file is there, and nothing is in it.
+    #[error(
+        "{}/ledger.db is empty: restore it from a backup with the ledger.db-wal that belongs to it, or \
+         start the service there if a new ledger is meant",
+        .dir.display()
+    )]
+    Empty {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// What is there cannot be looked at.
+    #[error(
+        "{} cannot be read: check the path, and run this as the user who runs the service",
+        .dir.display()
+    )]
+    NotReadable {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the system said.
+        #[source]
+        source: Cause,
+    },
     /// The database is from a later version of this program.
     #[error(
         "{} was made by a newer version of license-ledger (format {found}, this one knows \
@@ -131,21 +153,41 @@ pub(super) fn open(dir: &Path, cache_kib: u32) -> Result<(Opened, File), OpenErr
     let connection = connect(&database, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(at)?;
     let version = version(dir, &connection)?;
     configure(&connection, cache_kib).map_err(at)?;
-    migrate(&connection, version).map_err(at)?;
+    migrate(&connection, version.unwrap_or(0)).map_err(at)?;
     Ok((check(dir, connection)?, lock))
 }
 
 /// Opens for reading, beside a process that writes or without one.
 pub(super) fn open_read_only(dir: &Path) -> Result<Opened, OpenError> {
-    let database = dir.join(DATABASE);
-    if !database.exists() {
-        return Err(OpenError::Missing { dir: dir.into() });
+    require(dir)?;
+    open_what_is_there(dir).map_err(|error| match error {
+        OpenError::NotWritable { dir, source } => OpenError::NotReadable { dir, source },
+        error => error,
+    })
+}
+
+fn open_what_is_there(dir: &Path) -> Result<Opened, OpenError> {
+    let connection = connect_read_only(&dir.join(DATABASE));
+    let connection = connection.map_err(|error| sqlite_error(dir, error))?;
+    match version(dir, &connection)? {
+        None => Err(OpenError::Empty { dir: dir.into() }),
+        Some(version) if version < newest() => Err(OpenError::Older { dir: dir.into() }),
+        Some(_) => check(dir, connection),
     }
-    let connection = connect_read_only(&database).map_err(|error| sqlite_error(dir, error))?;
-    if version(dir, &connection)? < newest() {
-        return Err(OpenError::Older { dir: dir.into() });
+}
+
+/// Makes sure that there is a file that may hold an event log, and leaves it alone: when SQLite opens
+/// an empty one, it removes the write-ahead log beside it.
+pub(super) fn require(dir: &Path) -> Result<(), OpenError> {
+    let missing = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    };
+    match std::fs::metadata(dir.join(DATABASE)) {
+        Ok(file) if file.len() == 0 => Err(OpenError::Empty { dir: dir.into() }),
+        Ok(_) => Ok(()),
+        Err(error) if missing(&error) => Err(OpenError::Missing { dir: dir.into() }),
+        Err(error) => Err(OpenError::NotReadable { dir: dir.into(), source: Arc::new(error) }),
     }
-    check(dir, connection)
 }
 
 /// Opens one more connection for reading.
@@ -202,8 +244,8 @@ fn create(dir: &Path, database: &Path) -> io::Result<()> {
     }
 }
 
-/// The format of the database: 0 if it is empty. Refuses what this program did not make.
-fn version(dir: &Path, connection: &Connection) -> Result<i64, OpenError> {
+/// The format of the database; `None` if it is empty. Refuses what this program did not make.
+fn version(dir: &Path, connection: &Connection) -> Result<Option<i64>, OpenError> {
     let number = |pragma: &str| {
         let value = connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
         value.map_err(|error| sqlite_error(dir, error))
@@ -215,11 +257,11 @@ fn version(dir: &Path, connection: &Connection) -> Result<i64, OpenError> {
     let (application, version) = (number("application_id")?, number("user_version")?);
     let dir = || dir.to_path_buf();
     match application {
-        0 if tables == 0 && version == 0 => Ok(0),
+        0 if tables == 0 && version == 0 => Ok(None),
         APPLICATION_ID if version > newest() => {
             Err(OpenError::Newer { dir: dir(), found: version, known: newest() })
         }
-        APPLICATION_ID => Ok(version),
+        APPLICATION_ID => Ok(Some(version)),
         _ => Err(OpenError::Foreign { dir: dir() }),
     }
 }

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::log::Outcome;
 use super::*;
 use crate::ledger::event::{Expected, NewEvent};
 
@@ -33,6 +34,31 @@ async fn a_ledger_that_is_opened_again_goes_on_where_it_was() {
         fill(&ledger, events, 20).await;
         assert_whole(&ledger);
     }
+}
+
+#[tokio::test]
+async fn after_a_close_the_database_file_alone_holds_every_event() {
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ledger = Embedded::open(dir.path(), small()).unwrap();
+    fill(&ledger, 0, 20).await;
+    ledger.close().await;
+    std::fs::copy(dir.path().join("ledger.db"), copy.path().join("ledger.db")).unwrap();
+    let copied = Embedded::open_read_only(copy.path()).unwrap();
+    assert_eq!(copied.read_all(0, 100).unwrap(), ledger.read_all(0, 100).unwrap());
+    assert_eq!(copied.last_sequence().unwrap(), Some(19));
+}
+
+#[tokio::test]
+async fn a_reader_at_work_hinders_no_close_and_costs_no_event() {
+    let dir = filled(5).await;
+    let reader = raw(&dir);
+    let ledger = Embedded::open(dir.path(), small()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM events").unwrap();
+    fill(&ledger, 5, 5).await;
+    ledger.close().await;
+    let ledger = Embedded::open(dir.path(), small()).unwrap();
+    fill(&ledger, 10, 5).await;
+    assert_whole(&ledger);
 }
 
 #[tokio::test]
@@ -105,6 +131,33 @@ async fn a_database_of_an_earlier_version_is_not_read_before_it_is_brought_up_to
     raw(&dir).pragma_update(None, "user_version", 0).unwrap();
     let refused = Embedded::open_read_only(dir.path()).err().unwrap();
     assert!(matches!(refused, OpenError::Older { .. }), "{refused:?}");
+}
+
+#[test]
+fn an_empty_file_is_no_earlier_version() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ledger.db"), "").unwrap();
+    let wal = dir.path().join("ledger.db-wal");
+    std::fs::write(&wal, "what SQLite would remove").unwrap();
+    let refused = Embedded::open_read_only(dir.path()).err().unwrap();
+    assert!(matches!(refused, OpenError::Empty { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("restore it from a backup"), "{refused}");
+    assert!(wal.exists());
+    std::fs::remove_file(wal).unwrap();
+    // All of a ledger that is in ledger.db while the rest is in the write-ahead log.
+    raw(&dir).pragma_update(None, "journal_mode", "WAL").unwrap();
+    let refused = Embedded::open_read_only(dir.path()).err().unwrap();
+    assert!(matches!(refused, OpenError::Empty { .. }), "{refused:?}");
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_taken_for_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody can follow it, not even root.
+    std::os::unix::fs::symlink("ledger.db", dir.path().join("ledger.db")).unwrap();
+    let refused = Embedded::open_read_only(dir.path()).err().unwrap();
+    assert!(matches!(refused, OpenError::NotReadable { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("the user who runs the service"), "{refused}");
 }
 
 #[test]
@@ -198,6 +251,82 @@ async fn a_statement_that_fails_refuses_the_append_and_nothing_else() {
     assert_eq!(ledger.last_sequence().unwrap(), Some(2));
     fill(&ledger, 3, 10).await;
     assert_whole(&ledger);
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_grow_refuses_the_group_and_takes_what_fits() {
+    let dir = filled(3).await;
+    let (opened, _lock) = open::open(dir.path(), 1024).unwrap();
+    let Opened { connection, unfiled, next_sequence, .. } = opened;
+    let pages = connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0));
+    connection.pragma_update(None, "max_page_count", pages.unwrap() + 3).unwrap();
+    let heads = Arc::new(Heads::new(8));
+    let mut log = Log::new(connection, heads, unfiled, next_sequence, &small());
+    let refused = log.write([nth(3), large(0)].iter());
+    let Outcome::Refused(AppendError::Unavailable(Unavailable::Storage(error))) = refused else {
+        panic!("not refused");
+    };
+    assert!(error.to_string().contains("full"), "{error}");
+    assert_eq!(log.last_sequence(), Some(2));
+    let Outcome::Decided(answers) = log.write([nth(3)].iter()) else { panic!("does not go on") };
+    assert_eq!(answers[0].as_ref().unwrap().last_sequence, 3);
+    drop((log, _lock));
+    let ledger = Embedded::open(dir.path(), small()).unwrap();
+    fill(&ledger, 4, 10).await;
+    assert_whole(&ledger);
+}
+
+/// The commit itself finds no room: on a small file system that a child of this test has to itself.
+#[test]
+fn a_full_disk_refuses_the_group_and_the_log_goes_on_once_there_is_room() {
+    if let Ok(dir) = std::env::var(SMALL_DISK) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        return runtime.block_on(fill_the_disk(Path::new(&dir)));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let name = "a_full_disk_refuses_the_group_and_the_log_goes_on_once_there_is_room";
+    let child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .arg(format!("mount -t tmpfs -o size=1m none \"${SMALL_DISK}\" || exit 1; exec \"$@\""))
+        .arg("sh")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("ledger::embedded::tests::{name}"), "--nocapture"])
+        .env(SMALL_DISK, dir.path())
+        .output();
+    match child {
+        Ok(ended) if ended.status.success() => {
+            assert!(String::from_utf8_lossy(&ended.stdout).contains("1 passed"), "{ended:?}");
+        }
+        // What a failed test ends with.
+        Ok(ended) if ended.status.code() == Some(101) => panic!("{ended:?}"),
+        skipped => eprintln!("skipped, as no file system can be mounted here: {skipped:?}"),
+    }
+}
+
+async fn fill_the_disk(dir: &Path) {
+    let ledger = Embedded::open(dir, Options::default()).unwrap();
+    let mut stored = 0;
+    while let Ok(appended) = ledger.append(large(stored)).await {
+        assert_eq!(appended.last_sequence, stored as u64);
+        stored += 1;
+    }
+    assert!(stored > 3, "the disk was too small from the start");
+    for _ in 0..2 {
+        let refused = ledger.append(large(stored)).await;
+        let Err(AppendError::Unavailable(Unavailable::Storage(_))) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_whole(&ledger);
+    }
+    let mut more = Command::new("mount");
+    assert!(more.args(["-o", "remount,size=16m"]).arg(dir).status().unwrap().success());
+    ledger.append(large(stored)).await.unwrap();
+    let before = ledger.read_all(0, usize::MAX).unwrap();
+    assert_eq!(before.len(), stored + 1);
+    drop(ledger);
+    let ledger = Embedded::open(dir, small()).unwrap();
+    assert_whole(&ledger);
+    assert_eq!(ledger.read_all(0, usize::MAX).unwrap(), before);
 }
 
 #[tokio::test]
@@ -367,6 +496,13 @@ fn lone(number: usize) -> Append {
     }
 }
 
+/// The same, with an event that takes many pages.
+fn large(number: usize) -> Append {
+    let mut append = lone(number);
+    append.records[0].1.data = vec![b' '; 100_000];
+    append
+}
+
 async fn fill(ledger: &Embedded, from: u64, events: u64) {
     for sequence in from..from + events {
         assert_eq!(ledger.append(nth(sequence)).await.unwrap().last_sequence, sequence);
@@ -409,3 +545,4 @@ fn assert_whole(ledger: &Embedded) {
 
 const STREAMS: u64 = 5;
 const CRASH_DIR: &str = "LEDGER_TEST_CRASH_DIR";
+const SMALL_DISK: &str = "LEDGER_TEST_SMALL_DISK";

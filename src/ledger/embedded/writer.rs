@@ -98,6 +98,23 @@ impl Committer {
             }
             self.keep_write_ahead_log_short(bytes + appends * OVERHEAD_BYTES);
         }
+        self.bring_all_to_the_database();
+    }
+
+    /// Makes `ledger.db` alone the whole log, as whoever copies it expects. Where that fails nothing
+    /// is lost: the next start finds the rest in the write-ahead log.
+    fn bring_all_to_the_database(&mut self) {
+        self.end_checkpoints();
+        match self.log.empty_write_ahead_log() {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!("events stay in ledger.db-wal, since the ledger is being read");
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "events stay in ledger.db-wal: a checkpoint failed");
+            }
+        }
     }
 
     /// Commits a group and answers. Returns whether the log can go on.
@@ -136,6 +153,14 @@ impl Committer {
         }
     }
 
+    /// Waits until the other thread has ended.
+    fn end_checkpoints(&mut self) {
+        drop(self.checkpoints.take());
+        if let Some(checkpointer) = self.checkpointer.take() {
+            drop(checkpointer.join());
+        }
+    }
+
     /// Wakes the other thread now and then. It can copy everything but what is committed while it
     /// copies; when the write-ahead log has grown long, this thread copies that small rest, and the
     /// next commit starts the write-ahead log from its beginning.
@@ -163,10 +188,7 @@ impl Drop for Committer {
     /// Whatever ended the loop, a panic included: nobody is left waiting.
     fn drop(&mut self) {
         self.queue.stop(&Unavailable::Stopped);
-        drop(self.checkpoints.take());
-        if let Some(checkpointer) = self.checkpointer.take() {
-            drop(checkpointer.join());
-        }
+        self.end_checkpoints();
     }
 }
 

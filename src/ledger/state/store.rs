@@ -24,6 +24,8 @@ use crate::domain::{
 /// then folded again.
 pub const FOLD_VERSION: i64 = 8;
 
+const FILE: &str = "state.db";
+
 /// How often new events are folded. Decisions do not wait for it, since recent events are folded
 /// forward in memory.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -65,16 +67,21 @@ pub struct StateStore {
 impl StateStore {
     /// Opens or makes `state.db` in `dir` and starts to follow `ledger`.
     pub async fn open(dir: &Path, ledger: Arc<Ledger>) -> Result<Self, StateError> {
-        let path = dir.join("state.db");
+        let path = dir.join(FILE);
         let (file, checkpoint) = open_for(&path, &ledger).await?;
         let folder = Folder::new(file, checkpoint);
         let tail = Tail::spawn("state", ledger, checkpoint.next_sequence, PAUSE, folder).await?;
         Ok(Self { readers: Readers::new(path), tail })
     }
 
+    /// How many events the state in `dir` was folded from; 0 if there is none.
+    pub fn events_in(dir: &Path) -> u64 {
+        sqlite::events_in(&dir.join(FILE))
+    }
+
     /// Drops the state in `dir`; the next [`open`](Self::open) folds it anew.
     pub fn remove(dir: &Path) -> Result<(), StateError> {
-        Ok(sqlite::remove(&dir.join("state.db"))?)
+        Ok(sqlite::remove(&dir.join(FILE))?)
     }
 
     /// How far the state is stored: no decision on events before has to look further.

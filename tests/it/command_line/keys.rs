@@ -49,10 +49,10 @@ fn a_key_id_keeps_its_key() {
     let import = |hex: &str| place.run(&["keys", "import"], &[&key_file(&place, 1, hex)]);
     import(HEX).ok();
     let other = "ff".repeat(16);
-    import(&other).failed(2, &[&kid(1).to_string()]);
+    import(&other).failed(2, &[&kid(1).to_string(), "another key id"]);
     service.stop();
     let refused = import(&other);
-    refused.failed(2, &[&kid(1).to_string()]);
+    refused.failed(2, &[&kid(1).to_string(), "another key id"]);
     assert!(!refused.stderr.contains(&other), "the error shows the key");
     let again = place.serve();
     assert_eq!(key_served(&again, "still", 1)[1], 1);
@@ -75,7 +75,8 @@ fn a_malformed_key_file_is_refused_whole_and_names_the_entry() {
         ran.failed(2, &[&file, named]);
         assert!(!ran.stderr.contains(HEX), "the error shows a key");
     }
-    place.run(&["keys", "import"], &[&place.text("nothing.json")]).failed(2, &["nothing.json"]);
+    let missing = place.run(&["keys", "import"], &[&place.text("nothing.json")]);
+    missing.failed(2, &["nothing.json", "check the path"]);
     let ran = place.run(&["keys", "import", "--json"], &[&key_file(&place, 1, HEX)]).ok();
     assert_eq!(ran.json()["keys"]["added"], 1, "a refused file had left a key");
 }

@@ -113,6 +113,29 @@ fn reading_needs_a_ledger() {
 }
 
 #[test]
+fn a_ledger_that_cannot_be_looked_at_is_not_said_to_be_missing() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("data")).unwrap();
+    // Nobody can follow it, not even root, whom permissions do not stop.
+    std::os::unix::fs::symlink("ledger.db", place.path("data/ledger.db")).unwrap();
+    for (command, rest) in [("events", &[][..]), ("rebuild", &[]), ("inventory", &["nobody"])] {
+        place.run(&[command], rest).failed(2, &["data cannot be read", "who runs the service"]);
+    }
+}
+
+#[test]
+fn a_stopped_ledger_is_whole_in_its_one_file() {
+    let place = Place::new();
+    let (service, _) = holding(&place);
+    service.stop();
+    std::fs::create_dir(place.path("copy")).unwrap();
+    std::fs::copy(place.path("data/ledger.db"), place.path("copy/ledger.db")).unwrap();
+    let copied = crate::process::run(&["events", "--json", "--data", &place.text("copy")]).ok();
+    let copied = copied.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    assert_eq!(copied.collect::<Vec<_>>(), events(&place));
+}
+
+#[test]
 fn a_rebuild_gives_the_same_and_needs_the_service_stopped() {
     let place = Place::new();
     let (service, device) = holding(&place);

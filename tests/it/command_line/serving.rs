@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use license_ledger::ledger::Embedded;
+use license_ledger::ledger::embedded::Options;
 use license_ledger::playready::policy::SecurityLevel;
 
 use super::Place;
@@ -50,12 +52,22 @@ fn a_second_process_on_the_same_data_is_refused() {
 }
 
 #[test]
-fn a_taken_port_is_named() {
+fn a_taken_port_is_named_and_keeps_no_key_from_the_next_start() {
     let place = Place::new();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap().to_string();
     let ran = place.run(&["serve", "--listen", &address], &[]);
     ran.failed(2, &[&address, "--listen"]);
+    let listed = place.run(&["keys", "api", "list"], &[]).ok().stdout;
+    assert!(!listed.contains("first-admin"), "made and never shown: {listed}");
+    let mut service = place.serve();
+    let key = service.read_admin_key(&place.path("data"));
+    assert_eq!(service.client(&key).get("/v1/devices").status, 200);
+    service.stop();
+    let events = place.run(&["events", "--json"], &[]).ok().stdout;
+    let made: Vec<_> = events.lines().filter(|line| line.contains("api-key-created.v1")).collect();
+    assert_eq!(made.len(), 1, "{events}");
+    assert!(made[0].contains(r#""actor":"service""#), "{made:?}");
 }
 
 #[test]
@@ -136,6 +148,46 @@ fn a_ledger_without_its_key_files_is_not_served() {
         std::fs::rename(place.path("elsewhere"), &path).unwrap();
         place.serve().stop();
     }
+}
+
+#[test]
+fn a_ledger_that_is_gone_is_not_begun_anew_until_what_was_derived_is_removed() {
+    let (place, first_key) = Place::served();
+    let ledger = place.path("data/ledger.db");
+    let whole = std::fs::read(&ledger).unwrap();
+    let serve = || place.run(&["serve", "--listen", "127.0.0.1:0"], &[]);
+    let named = ["data/ledger.db", "missing or empty", "Restore it", "state.db and read_models.db"];
+    // Gone, emptied, and the part of it that is no ledger without its write-ahead log.
+    std::fs::remove_file(&ledger).unwrap();
+    serve().failed(2, &named);
+    assert!(!ledger.exists(), "a refused start made a ledger");
+    std::fs::write(&ledger, "").unwrap();
+    serve().failed(2, &named);
+    place.run(&["events"], &[]).failed(2, &["ledger.db is empty", "restore it"]);
+    for command in [&["rebuild"][..], &["keys", "api", "list"]] {
+        place.run(command, &[]).failed(2, &["ledger.db is empty", "restore it"]);
+    }
+    let eventless = tempfile::tempdir().unwrap();
+    drop(Embedded::open(eventless.path(), Options::default()).unwrap());
+    std::fs::copy(eventless.path().join("ledger.db"), &ledger).unwrap();
+    for derived in ["state.db", "read_models.db"] {
+        let kept = std::fs::read(place.path("data").join(derived)).unwrap();
+        std::fs::remove_file(place.path("data").join(derived)).unwrap();
+        serve().failed(2, &named);
+        std::fs::write(place.path("data").join(derived), kept).unwrap();
+    }
+    std::fs::write(&ledger, whole).unwrap();
+    let service = place.serve();
+    assert_eq!(service.client(&first_key).get("/v1/devices").status, 200);
+    service.stop();
+
+    std::fs::remove_file(&ledger).unwrap();
+    for derived in ["state.db", "read_models.db"] {
+        std::fs::remove_file(place.path("data").join(derived)).unwrap();
+    }
+    let service = place.serve();
+    assert_eq!(service.client(&first_key).get("/v1/devices").status, 401);
+    service.stop();
 }
 
 #[test]

@@ -39,6 +39,10 @@ pub use callback::Callback;
 pub use open::Open;
 pub use token::Token;
 
+/// Licenses that one request is granted at most: all events of a grant go into one append, and the
+/// sealing of its licenses keeps nobody else waiting for long.
+pub const LICENSES_MAX: usize = 250;
+
 /// What authorizes requests cannot be put together. Every text names the setting or file to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum EntitlementError {
@@ -116,7 +120,7 @@ pub struct Asker<'a> {
 
 /// Licenses that may be issued, in the order of the response, and for whom.
 pub struct Grant {
-    /// The licenses; at least one.
+    /// The licenses: 1 to [`LICENSES_MAX`].
     pub licenses: Vec<Entitled>,
     /// The transaction id that the entitlement chose, if it did.
     pub transaction_id: Option<Uuid>,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use data_encoding::HEXLOWER;
 use subtle::ConstantTimeEq;
 
-use super::{Asked, AskedType, Asker, Entitled, Grant, StatedType};
+use super::{Asked, AskedType, Asker, Entitled, Grant, LICENSES_MAX, StatedType};
 use crate::domain::KeyId;
 use crate::domain::event::{Chain, KeySource};
 use crate::keys::Keys;
@@ -37,14 +37,16 @@ impl Open {
     /// query says, or `anonymous`.
     ///
     /// # Errors
-    /// The fault to answer: no KID, a policy string that is malformed or contradicts itself, or
-    /// one that asks for what is not offered; and what the string asks for in place of licenses.
+    /// The fault to answer: no KID or more licenses than [`LICENSES_MAX`], a policy string that is
+    /// malformed or contradicts itself, or one that asks for what is not offered; and what the
+    /// string asks for in place of licenses.
     pub fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
         let groups = cfg::from_request(asked.query, asked.custom_data).map_err(refused)?;
         cfg::check_header_kids(&groups, asked.kids.len()).map_err(refused)?;
         if let Some(scripted) = cfg::scripted(&groups) {
             return Err(act_out(scripted, &asked.asker));
         }
+        check_count(&groups, asked.kids)?;
         let mut licenses = Vec::new();
         for group in &groups {
             if group.account_id.is_some() {
@@ -52,11 +54,7 @@ impl Open {
             }
             let policy = group.policy(self.secure_stop_id).map_err(refused)?;
             let chain = chain(group, &groups, keys)?;
-            let kids = match &group.kid {
-                KidChoice::Header => asked.kids,
-                KidChoice::Kid(kid) => std::slice::from_ref(kid),
-            };
-            for kid in kids {
+            for kid in kids_of(group, asked.kids) {
                 licenses.push(entitled(*kid, group, (&policy, &chain), asked, keys)?);
             }
         }
@@ -81,6 +79,26 @@ impl Open {
             spends: None,
         })
     }
+}
+
+/// The KIDs of a group.
+fn kids_of<'a>(group: &'a Group, header: &'a [Kid]) -> &'a [Kid] {
+    match &group.kid {
+        KidChoice::Header => header,
+        KidChoice::Kid(kid) => std::slice::from_ref(kid),
+    }
+}
+
+/// Refuses what is more than one response has, before there is any work on it.
+fn check_count(groups: &[Group], header: &[Kid]) -> Result<(), Fault> {
+    let count: usize = groups.iter().map(|group| kids_of(group, header).len()).sum();
+    if count <= LICENSES_MAX {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "kid: {count} licenses are asked for, and one request is granted at most {LICENSES_MAX}; \
+         ask for fewer KIDs at once"
+    )))
 }
 
 fn named_device(query: &str) -> Result<String, Fault> {

@@ -27,8 +27,8 @@
 //! | `roots` | the roots that may be licensed, with the members of `keys` but `key_type` and `root` |
 //!
 //! All but `keys` and `kid` may be left out, as long as every key has a policy. `keys` and `roots`
-//! have 1 to [`KEYS_MAX`] members together, each KID once. Ids and names have 1 to
-//! [`NAME_BYTES_MAX`] bytes. Members that are not listed are refused by name.
+//! have 1 to [`LICENSES_MAX`] members together, each KID once, so that all that a statement allows can
+//! be granted at once. Ids and names have 1 to [`NAME_BYTES_MAX`] bytes. Members that are not listed are refused by name.
 //!
 //! A policy whose members contradict each other, are out of range, or ask for what is not offered (a
 //! domain) is refused as `invalid_policy`, with the member named. `sl` has no default, so that nobody
@@ -55,7 +55,7 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Asked, AskedType, Entitled, Grant, StatedType, key_of};
+use super::{Asked, AskedType, Entitled, Grant, LICENSES_MAX, StatedType, key_of};
 use crate::domain::event::Chain;
 use crate::domain::{Digest, KeyId};
 use crate::keys::Keys;
@@ -64,8 +64,6 @@ use crate::playready::kid::Kid;
 use crate::playready::policy::{LicensePolicy, Refusal as PolicyRefusal};
 use crate::playready::soap::{Fault, Refusal};
 
-/// The most keys of one statement: more than one request can ask for in 64 KiB is of no use.
-pub const KEYS_MAX: usize = 1000;
 /// The most bytes of an account, a device, a title or a content group.
 pub const NAME_BYTES_MAX: usize = 256;
 
@@ -146,7 +144,7 @@ impl TryFrom<String> for Name {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidStatement {
     /// Too few or too many keys.
-    #[error("keys and roots must have 1 to {KEYS_MAX} members")]
+    #[error("keys and roots must have 1 to {LICENSES_MAX} members")]
     KeyCount,
     /// A KID comes twice.
     #[error("keys and roots name the KID {0} twice")]
@@ -162,7 +160,7 @@ pub(super) enum InvalidStatement {
 impl Statement {
     /// Checks what its shape alone does not.
     pub(super) fn check(&self) -> Result<(), InvalidStatement> {
-        if !(1..=KEYS_MAX).contains(&(self.keys.len() + self.roots.len())) {
+        if !(1..=LICENSES_MAX).contains(&(self.keys.len() + self.roots.len())) {
             return Err(InvalidStatement::KeyCount);
         }
         let keys = self.keys.iter().map(|key| (key.kid, &key.policy));
@@ -400,7 +398,7 @@ mod tests {
             (r#"{"keys": [{"policy": {"sl": 150}}]}"#, "`kid`"),
             (r#"{"keys": [{"kid": "KID", "policy": {"persist": true}}]}"#, "`sl`"),
             (r#"{"account": "a", "account": "b", "keys": []}"#, "`account`"),
-            (r#"{"keys": []}"#, "keys and roots must have 1 to 1000"),
+            (r#"{"keys": []}"#, "keys and roots must have 1 to 250"),
             (r#"{"keys": [{"kid": "KID"}]}"#, KID),
             (r#"{"policy": {"sl": 150}, "keys": [{"kid": "KID"}, {"kid": "KID"}]}"#, "twice"),
         ] {
@@ -410,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_roots_are_at_most_a_thousand_together() {
+    fn keys_and_roots_are_together_no_more_than_one_request_is_granted() {
         let read_with = |keys: u128, roots: u128| {
             let listed = |from: u128, count: u128| {
                 let kid = |n| serde_json::json!({ "kid": Uuid::from_u128(n) });
@@ -421,11 +419,11 @@ mod tests {
             });
             read(&statement.to_string()).map(drop)
         };
-        for (keys, roots) in [(1, 0), (0, 1), (1000, 0), (999, 1)] {
+        for (keys, roots) in [(1, 0), (0, 1), (250, 0), (249, 1)] {
             assert_eq!(read_with(keys, roots), Ok(()), "{keys} and {roots}");
         }
-        let refused = Err("keys and roots must have 1 to 1000 members".to_owned());
-        for (keys, roots) in [(0, 0), (1001, 0), (0, 1001), (1000, 1)] {
+        let refused = Err("keys and roots must have 1 to 250 members".to_owned());
+        for (keys, roots) in [(0, 0), (251, 0), (0, 251), (250, 1)] {
             assert_eq!(read_with(keys, roots), refused, "{keys} and {roots}");
         }
     }

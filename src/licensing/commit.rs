@@ -9,6 +9,7 @@ use super::{Licensing, LicensingError};
 use crate::domain::account::mirror;
 use crate::domain::event::{DeviceEnrolled, IdentityLinked};
 use crate::domain::{AccountRef, DeviceRef, Digest, Event, Identity};
+use crate::entitlement::LICENSES_MAX;
 use crate::ledger::state::accounts::account_stream;
 use crate::ledger::{Append, AppendError, Expected, NewEvent, StreamName};
 use crate::playready::challenge::Sender;
@@ -20,6 +21,13 @@ const ATTEMPTS: usize = 64;
 /// Licenses that one append ends at most, where any number may end at once: each is an event of the
 /// device and one of its account, and an append has a limit.
 pub(super) const ENDED_AT_ONCE: usize = 400;
+
+/// Events of a license at most: that it was acquired, its slot at the account, and what settles where
+/// its key comes from and how that encrypts.
+const EVENTS_OF_LICENSE: usize = 4;
+/// Events of a grant besides: the device was enrolled, its identity linked, and a token spent.
+const EVENTS_BESIDES: usize = 3;
+const _: () = assert!(LICENSES_MAX * EVENTS_OF_LICENSE + EVENTS_BESIDES <= Append::RECORDS_MAX);
 
 /// One decision about one device: the device and its accounts, held meanwhile, and all else it is
 /// made on.

@@ -142,6 +142,20 @@ fn what_clear_key_cannot_keep_is_refused_and_not_recorded() {
 }
 
 #[test]
+fn more_licenses_than_one_request_is_granted_are_refused_with_the_limit_named() {
+    let service = service();
+    let before = service.event_count();
+    let kids: Vec<_> = (1..=64).map(kid).collect();
+    let answer = post(&service.client, "?cfg=(),(),(),()", &ask(&kids), &[]);
+    assert_eq!(answer.status_and_code(), (400, "invalid-request".to_owned()));
+    let error = &answer.problem()["errors"][0];
+    assert_eq!(error["field"], "kid");
+    assert!(error["detail"].as_str().unwrap().contains("at most 250"), "{error}");
+    assert_eq!(service.event_count(), before);
+    assert_eq!(keys(&post(&service.client, "?cfg=(),(),()", &ask(&kids), &[])).len(), 192);
+}
+
+#[test]
 fn each_request_counts_unless_it_repeats_an_idempotency_key() {
     let service = service();
     let client = &service.client;

@@ -220,3 +220,31 @@ fn nobody_is_asked_about_kids_that_cannot_have_a_key() {
     assert_eq!(refused(&[kid(9), kid(1)]), None);
     assert_eq!(server.asked().len(), 1);
 }
+
+/// All that a statement allows can be granted at once, whatever has to be recorded with it.
+#[test]
+fn the_longest_statement_is_granted_whole_and_a_longer_one_not_at_all() {
+    const MOST: u128 = 250;
+    // Apart from those that have keys of their own.
+    let numbers = |count| (10..10 + count).map(kid).collect::<Vec<_>>();
+    let allowed = move |count| {
+        let mut license = license(&numbers(count));
+        license["account"] = json!("family");
+        Answer::json(&json!({ "decision": "allow", "license": license }))
+    };
+    let server = Server::start(move |n, _| allowed(if n == 0 { 300 } else { MOST }));
+    let asking = ask_at(&server.url, Setup::default().with("quota.device_limit", 1_000));
+    let (service, device) = (&asking.service, asking.service.device("library"));
+    let (seed_id, seed) = ("default".to_owned(), zeroize::Zeroizing::new(vec![5; 30]));
+    service.command(&license_ledger::cli::admin::Command::AddSeed { seed_id, seed }).unwrap();
+    let before = service.event_count();
+    let acquire = || device.acquire(&service.client, &request(&numbers(300)), "");
+    assert_eq!(acquire().map(drop).map_err(|fault| reason(&fault)), Err("try_later".to_owned()));
+    assert_eq!(service.event_count(), before);
+    assert_eq!(acquire().unwrap().licenses.len() as u128, MOST);
+    let each =
+        ["license-acquired.v1", "slot-taken.v1", "content-key-bound.v1", "content-key-typed.v1"];
+    for kind in each {
+        assert_eq!(count(service, kind) as u128, MOST, "{kind}");
+    }
+}

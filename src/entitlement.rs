@@ -25,15 +25,15 @@ use uuid::Uuid;
 
 use crate::domain::event::{Chain, KeySource};
 use crate::domain::{DeviceRef, Digest, Identity, KeyId};
-use crate::keys::{Keys, Source};
+use crate::keys::{Keys, Missing, Source};
 use crate::outbound::OutboundError;
 use crate::outbound::signing::InvalidSecret;
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::header::{AlgId, HeaderKey};
-use crate::playready::key_seed::KeySeed;
+use crate::playready::key_seed::{KeySeed, KeySeedTooShort};
 use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
-use crate::playready::soap::{Fault, FaultCode, Refusal};
+use crate::playready::soap::{Fault, Refusal};
 
 pub use callback::Callback;
 pub use open::Open;
@@ -65,6 +65,28 @@ pub enum EntitlementError {
         /// What is wrong with it.
         source: InvalidSecret,
     },
+}
+
+/// Why a request gets nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum NotEntitled {
+    /// An answer of the protocol.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// A failure of ours.
+    #[error(transparent)]
+    Failed(#[from] KeyFailure),
+}
+
+/// The key of a KID that has one cannot be had here.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFailure {
+    /// It, or the seed that it comes from, is not in the key store.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// The seed that it comes from cannot be used.
+    #[error(transparent)]
+    Seed(#[from] KeySeedTooShort),
 }
 
 /// Who says what may be issued.
@@ -211,8 +233,8 @@ impl Entitlement {
     /// What the request may have.
     ///
     /// # Errors
-    /// The fault to answer.
-    pub async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
+    /// The fault to answer, or a failure of ours.
+    pub async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, NotEntitled> {
         match self {
             Self::Open(open) => open.grant(asked, keys),
             Self::Token(token) => token.grant(asked, keys).await,
@@ -311,19 +333,17 @@ fn is_compact_jws(text: &str) -> bool {
 /// before, the seed that is `named`, or the default seed. `None` if there is none of these.
 ///
 /// # Errors
-/// The seed that is named, or that gave it a key before, is not registered.
+/// Its own key is missing, or the seed that is named or that gave it a key before.
 fn key_of(
     kid: Kid,
     named: Option<&str>,
     keys: &Keys,
-) -> Result<Option<(ContentKey, KeySource)>, Fault> {
-    let failed = |detail: String| Fault::new(FaultCode::Internal, detail);
-    let source = keys.source(KeyId(kid.guid()), named);
-    Ok(match source.map_err(|missing| failed(missing.to_string()))? {
+) -> Result<Option<(ContentKey, KeySource)>, KeyFailure> {
+    Ok(match keys.source(KeyId(kid.guid()), named)? {
         None => None,
         Some(Source::Registered(key)) => Some((ContentKey::new(*key), KeySource::Registered)),
         Some(Source::Seed { seed_id, seed }) => {
-            let seed = KeySeed::new(&seed).map_err(|short| failed(short.to_string()))?;
+            let seed = KeySeed::new(&seed)?;
             Some((seed.content_key(kid), KeySource::Seed { seed_id }))
         }
     })

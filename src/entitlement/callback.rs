@@ -41,7 +41,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use super::statement::{Statement, shape_error};
-use super::{Asked, EntitlementError, Grant};
+use super::{Asked, EntitlementError, Grant, NotEntitled};
 use crate::clock::{Clock, UnixMillis};
 use crate::config;
 use crate::keys::Keys;
@@ -162,10 +162,10 @@ impl Callback {
         })
     }
 
-    pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
+    pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, NotEntitled> {
         asked.check_kids(keys)?;
-        let (id, question) = self.question(asked)?;
-        let answer = self.ask(id, question).await?;
+        let (id, question) = self.question(asked).map_err(Fault::from)?;
+        let answer = self.ask(id, question).await.map_err(Fault::from)?;
         let shape = |reason: String| Fault::from(CallbackError::Shape(reason));
         let verdict: Verdict =
             serde_json::from_slice(&answer).map_err(|error| shape(shape_error(&error)))?;
@@ -177,7 +177,7 @@ impl Callback {
             Verdict::Deny { reason } => {
                 let reason = reason.filter(|reason| is_reason(reason));
                 let detail = "the callback denied the request";
-                Err(Fault::refused_because(Refusal::NotEntitled { reason }, detail))
+                Err(Fault::refused_because(Refusal::NotEntitled { reason }, detail).into())
             }
         }
     }

@@ -55,7 +55,7 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Asked, AskedType, Entitled, Grant, LICENSES_MAX, StatedType, key_of};
+use super::{Asked, AskedType, Entitled, Grant, LICENSES_MAX, NotEntitled, StatedType, key_of};
 use crate::domain::event::Chain;
 use crate::domain::{Digest, KeyId};
 use crate::keys::Keys;
@@ -219,26 +219,27 @@ impl Statement {
     ///
     /// # Errors
     /// [`Refusal::NotEntitled`] if it covers none, [`Refusal::KeyUnknown`] if there is a key for
-    /// none that it covers, and what a policy or the content's header does not allow.
+    /// none that it covers, and what a policy or the content's header does not allow; or a failure
+    /// of ours.
     pub(super) fn grant(
         self,
         asked: &Asked<'_>,
         keys: &Keys,
         authorized_by: &'static str,
         spends: Option<Digest>,
-    ) -> Result<Grant, Fault> {
+    ) -> Result<Grant, NotEntitled> {
         let covered: Vec<_> = asked.kids.iter().filter_map(|kid| self.find(kid.guid())).collect();
         if covered.is_empty() {
             let detail = "what the service says covers none of the KIDs asked for";
             let refusal = Refusal::NotEntitled { reason: None };
-            return Err(Fault::refused_because(refusal, detail));
+            return Err(Fault::refused_because(refusal, detail).into());
         }
         let mut licenses = Vec::with_capacity(covered.len());
         for stated in &covered {
             licenses.extend(self.license(stated, asked, keys)?);
         }
         if licenses.is_empty() {
-            return Err(Fault::refused(Refusal::KeyUnknown { kids: asked.kids.to_vec() }));
+            return Err(Fault::refused(Refusal::KeyUnknown { kids: asked.kids.to_vec() }).into());
         }
         self.add_roots(&mut licenses, asked, keys)?;
         Ok(Grant {
@@ -257,7 +258,7 @@ impl Statement {
         licenses: &mut Vec<Entitled>,
         asked: &Asked<'_>,
         keys: &Keys,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), NotEntitled> {
         if self.roots.is_empty() {
             return Ok(());
         }
@@ -283,7 +284,7 @@ impl Statement {
         stated: &Stated<'_>,
         asked: &Asked<'_>,
         keys: &Keys,
-    ) -> Result<Option<Entitled>, Fault> {
+    ) -> Result<Option<Entitled>, NotEntitled> {
         let kid = Kid::from(stated.kid);
         let Some((key, source)) = key_of(kid, stated.seed, keys)? else { return Ok(None) };
         let allowed = stated.policy.persist;
@@ -310,7 +311,7 @@ impl Statement {
         }))
     }
 
-    fn chain(&self, part: Part, keys: &Keys) -> Result<Option<Chain>, Fault> {
+    fn chain(&self, part: Part, keys: &Keys) -> Result<Option<Chain>, NotEntitled> {
         let root = match part {
             Part::Alone => return Ok(None),
             Part::Root => return Ok(Some(Chain::Root)),

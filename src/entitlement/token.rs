@@ -45,7 +45,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::statement::{InvalidStatement, Statement, shape_error};
-use super::{Asked, EntitlementError, Grant};
+use super::{Asked, EntitlementError, Grant, NotEntitled};
 use crate::clock::Clock;
 use crate::config;
 use crate::domain::Digest;
@@ -160,10 +160,10 @@ impl Token {
         Ok(())
     }
 
-    pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
+    pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, NotEntitled> {
         asked.check_kids(keys)?;
-        let token = asked.token().ok_or(TokenError::Missing)?;
-        let (statement, spends) = self.verify(&token).await?;
+        let token = asked.token().ok_or(TokenError::Missing).map_err(Fault::from)?;
+        let (statement, spends) = self.verify(&token).await.map_err(Fault::from)?;
         statement.grant(asked, keys, "token", Some(spends))
     }
 

@@ -297,8 +297,7 @@ impl Licensing {
                 ip: posted.ip,
             },
         };
-        let grant = self.entitlement.grant(&asked, &self.keys).await;
-        let grant = grant.map_err(Denied::Fault)?;
+        let grant = self.entitlement.grant(&asked, &self.keys).await?;
         let Grant { licenses, transaction_id, authorized_by, account, device, spends } = grant;
         let claims = Claims::new(device.map(|id| self.reference_key.device(&id)), spends)?;
         let client = Client {

@@ -155,7 +155,7 @@ impl Licensing {
                 ip: posted.ip,
             },
         };
-        Ok(self.entitlement.grant(&asked, &self.keys).await?)
+        Ok(self.entitlement.grant(&asked, &self.keys).await.map_err(Denied::from)?)
     }
 
     /// The licenses as they are to be recorded, and their keys.

@@ -132,6 +132,7 @@ fn what_clear_key_cannot_keep_is_refused_and_not_recorded() {
     refused(&root, &one, 403, "not-licensed", "stand alone");
     refused("?cfg=(nonsense:1)", &one, 400, "invalid-request", "nonsense");
     refused("?cfg=(errorcode:8004c605)", &one, 403, "not-licensed", "0x8004c605");
+    refused("?cfg=(errorcode:8004c600)", &one, 403, "not-licensed", "0x8004c600");
     let stored = json!({ "kids": one["kids"], "type": "persistent-license" });
     refused("", &stored, 400, "invalid-request", "type: only temporary sessions");
     refused("", &json!({ "kids": ["x"] }), 400, "invalid-request", "kids[0]");

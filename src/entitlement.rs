@@ -20,6 +20,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use uuid::Uuid;
 
@@ -257,34 +259,57 @@ impl Entitlement {
     }
 }
 
-/// Custom data that is a JSON object; other members are other people's.
-#[derive(Deserialize)]
+/// Custom data that is a JSON object; other members are other people's. Each is read when it is
+/// needed, so that a wrong one hides no other.
+#[derive(Default, Deserialize)]
 struct CustomObject<'a> {
     #[serde(borrow)]
-    token: Option<Cow<'a, str>>,
-    persistent: Option<bool>,
+    token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    persistent: Option<&'a RawValue>,
 }
 
 impl Asked<'_> {
     /// The token in custom data, header or query; the first that is there.
-    fn token(&self) -> Option<Cow<'_, str>> {
+    ///
+    /// # Errors
+    /// The member of the custom data is not a string.
+    fn token(&self) -> Result<Option<Cow<'_, str>>, Fault> {
         let custom_data = self.custom_data.map(str::trim);
         let raw = custom_data.filter(|text| is_compact_jws(text)).map(Cow::Borrowed);
-        let member = || self.custom_object().and_then(|object| object.token);
+        let member = match raw {
+            Some(_) => None,
+            None => member(self.custom_object()?.token, "token: must be a string")?,
+        };
         let query = || self.query.split('&').find_map(|pair| pair.strip_prefix("token="));
-        raw.or_else(member)
+        let token = raw
+            .or(member.map(Cow::Owned))
             .or(self.bearer.map(Cow::Borrowed))
-            .or_else(|| query().map(Cow::Borrowed))
-            .filter(|token| !token.is_empty())
+            .or_else(|| query().map(Cow::Borrowed));
+        Ok(token.filter(|token| !token.is_empty()))
     }
 
     /// Whether custom data asks for licenses to be stored; `None` if it does not say.
-    fn wishes_persistent(&self) -> Option<bool> {
-        self.custom_object()?.persistent
+    ///
+    /// # Errors
+    /// The member of the custom data is not a boolean.
+    fn wishes_persistent(&self) -> Result<Option<bool>, Fault> {
+        member(self.custom_object()?.persistent, "persistent: must be true or false")
     }
 
-    fn custom_object(&self) -> Option<CustomObject<'_>> {
-        self.custom_data.and_then(|text| serde_json::from_str(text).ok())
+    /// Custom data that is no JSON object has no members.
+    ///
+    /// # Errors
+    /// It has a member twice.
+    fn custom_object(&self) -> Result<CustomObject<'_>, Fault> {
+        let object = self.custom_data.filter(|text| text.trim_start().starts_with('{'));
+        match object.map(serde_json::from_str) {
+            Some(Ok(object)) => Ok(object),
+            Some(Err(error)) if error.is_data() => {
+                Err(invalid_custom_data(&format!("custom_data: {error}")))
+            }
+            Some(Err(_)) | None => Ok(CustomObject::default()),
+        }
     }
 
     /// Refuses what nobody needs to be asked about: there can be a key for none of the KIDs.
@@ -321,6 +346,17 @@ impl Asked<'_> {
             tracing::warn!(%kid, "the header's checksum is not that of our content key for {kid}");
         }
     }
+}
+
+/// A member of custom data; `must` names it and says of which type it has to be.
+fn member<T: DeserializeOwned>(value: Option<&RawValue>, must: &str) -> Result<Option<T>, Fault> {
+    let read = value.map(|value| serde_json::from_str(value.get())).transpose();
+    read.map_err(|_| invalid_custom_data(must))
+}
+
+fn invalid_custom_data(detail: &str) -> Fault {
+    let refusal = Refusal::InvalidCfg { detail: detail.to_owned() };
+    Fault::refused_because(refusal, format_args!("in the custom data, {detail}"))
 }
 
 /// Three parts in the alphabet of base64url: a JWS in its compact form (RFC 7515, section 7.1).

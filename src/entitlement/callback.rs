@@ -164,7 +164,8 @@ impl Callback {
 
     pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, NotEntitled> {
         asked.check_kids(keys)?;
-        let (id, question) = self.question(asked).map_err(Fault::from)?;
+        let persistent = asked.wishes_persistent()?;
+        let (id, question) = self.question(asked, persistent).map_err(Fault::from)?;
         let answer = self.ask(id, question).await.map_err(Fault::from)?;
         let shape = |reason: String| Fault::from(CallbackError::Shape(reason));
         let verdict: Verdict =
@@ -182,7 +183,11 @@ impl Callback {
         }
     }
 
-    fn question(&self, asked: &Asked<'_>) -> Result<(Uuid, Vec<u8>), CallbackError> {
+    fn question(
+        &self,
+        asked: &Asked<'_>,
+        persistent: Option<bool>,
+    ) -> Result<(Uuid, Vec<u8>), CallbackError> {
         let mut id = [0; 16];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| CallbackError::Random)?;
         let id = uuid::Builder::from_random_bytes(id).into_uuid();
@@ -192,7 +197,7 @@ impl Callback {
             drm_system: asker.drm_system,
             request_sha256: asker.request_sha256.map(|digest| digest.to_string()),
             kids: asked.kids.iter().map(|kid| kid.guid()).collect(),
-            persistent: asked.wishes_persistent(),
+            persistent,
             identity: asker.identity.map(|identity| identity.to_string()),
             device: asker.device.map(ToString::to_string),
             security_level: asker.security_level,

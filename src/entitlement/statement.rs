@@ -36,7 +36,8 @@
 //! clients have no other level.
 //!
 //! A license may be stored if its policy says `"persist": true`. A request may ask for less: custom
-//! data that is a JSON object with `"persistent": false` gets licenses that are not stored.
+//! data that is a JSON object with `"persistent": false` gets licenses that are not stored. A member
+//! of another type is refused as `invalid_cfg`, with the member named.
 //!
 //! **Chains** (section 5.5 of the license protocol page). Whoever gets a leaf gets its root in the
 //! same response, if `roots` has it; else the device has to hold it already. A root is also licensed
@@ -288,7 +289,7 @@ impl Statement {
         let kid = Kid::from(stated.kid);
         let Some((key, source)) = key_of(kid, stated.seed, keys)? else { return Ok(None) };
         let allowed = stated.policy.persist;
-        let requested_persistent = asked.wishes_persistent().unwrap_or(allowed);
+        let requested_persistent = asked.wishes_persistent()?.unwrap_or(allowed);
         let persist = allowed && requested_persistent;
         let policy = LicensePolicy { persist, ..stated.policy.clone() };
         check(&policy).map_err(Fault::refused)?;

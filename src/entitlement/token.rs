@@ -3,7 +3,8 @@
 //!
 //! The token is looked for in the custom data, as it is or as the member `token` of a JSON object;
 //! then in the header `Authorization: Bearer`; then in the query, `?token=`. The first one found
-//! counts: custom data comes first, because the device signs it.
+//! counts: custom data comes first, because the device signs it. A member `token` that is no string is
+//! refused as `invalid_cfg`.
 //!
 //! ```json
 //! {"iss": "https://video.example", "aud": "license-ledger", "exp": 1798761600, "jti": "6f1c…",
@@ -162,7 +163,7 @@ impl Token {
 
     pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, NotEntitled> {
         asked.check_kids(keys)?;
-        let token = asked.token().ok_or(TokenError::Missing).map_err(Fault::from)?;
+        let token = asked.token()?.ok_or(TokenError::Missing).map_err(Fault::from)?;
         let (statement, spends) = self.verify(&token).await.map_err(Fault::from)?;
         statement.grant(asked, keys, "token", Some(spends))
     }

@@ -206,7 +206,7 @@ fn silence_ends_at_the_deadline_and_keeps_nobody_else_waiting() {
 }
 
 #[test]
-fn nobody_is_asked_about_kids_that_cannot_have_a_key() {
+fn nobody_is_asked_about_what_cannot_be_granted() {
     let server = Server::start(|_, _| allow(&[kid(1), kid(9)]));
     let asking = ask_at(&server.url, Setup::default());
     let (service, device) = (&asking.service, asking.service.device("tv"));
@@ -215,6 +215,12 @@ fn nobody_is_asked_about_kids_that_cannot_have_a_key() {
     };
     assert_eq!(refused(&[kid(8), kid(9)]).as_deref(), Some("key_unknown"));
     assert_eq!(refused(&[]).as_deref(), Some("no_kid"));
+    assert_eq!(server.asked().len(), 0, "the service was asked for nothing");
+    // Nor about a wish that cannot be read.
+    let custom_data = Some(json!({"persistent": "no"}).to_string());
+    let unreadable = AcquireRequest { custom_data, ..request(&[kid(1)]) };
+    let fault = device.acquire(&service.client, &unreadable, "").err().unwrap();
+    assert_eq!(reason(&fault), "invalid_cfg");
     assert_eq!(server.asked().len(), 0, "the service was asked for nothing");
     // One that can is enough.
     assert_eq!(refused(&[kid(9), kid(1)]), None);

@@ -31,7 +31,8 @@
 //! A URL is `https`; it is `http` on this machine only, unless `token.allow_http` says otherwise:
 //! whoever can replace the set can sign tokens.
 //!
-//! Keys of other kinds, for encryption for example, are passed over. A token without a `kid` is
+//! Keys of other kinds, for encryption for example, and those whose `key_ops` do not name `verify` are
+//! passed over. A token without a `kid` is
 //! verified if the set has one key only. A file is read again within a second of a change, a URL
 //! every `token.refresh_seconds`; both at once when a token names a `kid` that is not there, a URL for
 //! that reason at most every ten seconds. What cannot be used is warned about, and known keys stay.

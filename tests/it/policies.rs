@@ -254,6 +254,9 @@ fn combinations_that_exclude_each_other_are_refused_by_name() {
         ("(begindate:20240102,enddate:20240101)", "begin_not_before_end"),
         // Begin is set with every end.
         ("(enddate:20230101)", "begin_not_before_end"),
+        ("(begindate:20230101,enddate:20230102)", "end_passed"),
+        ("(begindate:20230101,enddate:20230102,graceperiod:5)", "end_passed"),
+        ("(persist:true,removaldate:20230101)", "removal_passed"),
         ("(removaldate:20240101)", "removal_needs_persistent"),
         ("(persist:true,removaldate:20240101,begindate:20230101)", "removal_excludes_other_limits"),
         ("(persist:true,removaldate:20240101,enddate:20240101)", "removal_excludes_other_limits"),

@@ -256,9 +256,39 @@ fn an_end_without_a_begin_begins_at_the_clients_time() {
 #[test]
 fn an_explicit_begin_is_kept_and_no_end_needs_none() {
     let skewed = Client { time_s: Some(5), ..client() };
-    let explicit = LicensePolicy { begin: Some(7), end: Some(9), ..policy() };
+    let explicit = LicensePolicy { begin: Some(7), end: Some(u32::MAX - 1), ..policy() };
     assert_eq!(explicit.effective(&skewed, KeyType::AesCtr, NOW_S), Ok(explicit.clone()));
     assert_eq!(policy().effective(&skewed, KeyType::AesCtr, NOW_S), Ok(policy()));
+}
+
+#[test]
+fn what_is_over_already_is_refused_by_name() {
+    let now = u32::try_from(NOW_S).unwrap();
+    let outcome = |policy: LicensePolicy| {
+        policy.effective(&client(), KeyType::AesCtr, NOW_S).map(drop).map_err(|e| e.to_string())
+    };
+    let ending = |end, grace_seconds| LicensePolicy {
+        begin: Some(5),
+        end: Some(end),
+        grace_seconds,
+        ..policy()
+    };
+    let removed = |at| LicensePolicy { persist: true, removal: Some(at), ..policy() };
+    for live in
+        [ending(now + 1, None), ending(now, Some(1)), ending(100, Some(u32::MAX)), removed(now + 1)]
+    {
+        assert_eq!(outcome(live.clone()), Ok(()), "{live:?}");
+    }
+    for (over, named) in [
+        (ending(100, None), "end_passed"),
+        (ending(now, None), "end_passed"),
+        (ending(now - 1, Some(1)), "end_passed"),
+        (removed(0), "removal_passed"),
+        (removed(now), "removal_passed"),
+    ] {
+        let named = format!("invalid_policy: {named}");
+        assert_eq!(outcome(over.clone()), Err(named), "{over:?}");
+    }
 }
 
 #[test]

@@ -201,6 +201,16 @@ fn a_member_out_of_its_range_is_named_whatever_a_policy_comes_from() {
         let ids = vec![r#""00000000-0000-0000-0000-000000000016""#; count].join(",");
         format!(r#""play_enablers":[{ids}]"#)
     };
+    let data = |protection: usize, restriction: usize| {
+        let [protection, restriction] =
+            [protection, restriction].map(|bytes| BASE64.encode(&vec![7; bytes]));
+        let id = "00000000-0000-0000-0000-000000000016";
+        let flags = r#""must_understand":true,"best_effort":false"#;
+        format!(
+            r#""daop":[{{"id":"{id}","data":"{protection}"}}],
+            "extended_restrictions":[{{"type":256,{flags},"data":"{restriction}"}}]"#
+        )
+    };
     for (wrong, named) in [
         (r#""begin":0"#, "begin: must be 1 or more"),
         (r#""begin":0,"end":5"#, "begin: must be 1 or more"),
@@ -215,6 +225,7 @@ fn a_member_out_of_its_range_is_named_whatever_a_policy_comes_from() {
         (&restriction(255), "extended_restrictions: each type must be 256 to 65532"),
         (&restriction(65533), "extended_restrictions: each type must be 256 to 65532"),
         (&enablers(225), "dvop: dvop, daop, avop, extended_restrictions and play_enablers must"),
+        (&data(2048, 2049), "dvop: the data of dvop, daop, avop and extended_restrictions must"),
     ] {
         let refused = with(wrong).unwrap_err();
         assert!(refused.starts_with(named), "{wrong}: {refused}");
@@ -226,6 +237,7 @@ fn a_member_out_of_its_range_is_named_whatever_a_policy_comes_from() {
         &restriction(256),
         &restriction(65532),
         &enablers(224),
+        &data(2048, 2048),
     ] {
         assert_eq!(with(right), Ok(()), "{right}");
     }

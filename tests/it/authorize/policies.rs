@@ -12,6 +12,7 @@ use crate::service::NOW_S;
 /// Policies that no license has, and how a refusal begins.
 fn wrong() -> Vec<(Value, &'static str)> {
     let restriction = |kind: u32| json!([{"type": kind, "must_understand": true, "best_effort": false, "data": ""}]);
+    let too_large = data_encoding::BASE64.encode(&[7; 4_097]);
     let domain = json!({"account_id": "AAECAwQFBgcICQoLDA0ODw==", "revision": 0});
     vec![
         (json!({"sl": 150, "extended_restrictions": restriction(5)}), "extended_restrictions: "),
@@ -24,6 +25,7 @@ fn wrong() -> Vec<(Value, &'static str)> {
         (json!({"sl": 150, "begin": 0}), "begin: "),
         (json!({"sl": 150, "first_play_seconds": 0}), "first_play_seconds: "),
         (json!({"sl": 150, "domain": domain}), "domain: "),
+        (json!({"sl": 150, "dvop": [{"id": kid(1), "data": too_large}]}), "dvop: "),
     ]
 }
 

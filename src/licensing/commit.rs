@@ -49,7 +49,7 @@ pub(super) enum Committed {
     },
     /// Something that the decision was made on has changed: decide again.
     DecideAgain,
-    /// A license has another key source or type than its KID: follow that and decide again.
+    /// A license has another key source or use than its KID: follow that and decide again.
     BoundOtherwise,
 }
 
@@ -144,7 +144,7 @@ impl Licensing {
     /// Stores `events` if nothing has changed since they were decided, and folds them.
     /// `extra_checks` are for streams beside device, accounts, identity and policy. Licenses with keys from
     /// seeds bring what binds their KIDs to those ([`binding`](super::binding)), and the first license
-    /// of a KID what settles its type ([`key_types`](super::key_types)).
+    /// of a KID what settles its use ([`key_types`](super::key_types)).
     pub(super) async fn commit(
         &self,
         turn: &mut Turn,
@@ -159,8 +159,8 @@ impl Licensing {
         let mut checks = extra_checks;
         checks.push((belonging.stream.clone(), belonging.expected));
         checks.push(self.policy.check(policy));
-        checks.extend(bindings.iter().map(|(stream, _)| (stream.clone(), Expected::NoStream)));
-        events.extend(bindings.iter().cloned());
+        checks.extend(bindings.iter().map(|each| (each.stream.clone(), each.expected)));
+        events.extend(bindings.iter().map(|each| (each.stream.clone(), each.event.clone())));
         match self.append_to(subject, events, checks, correlation).await? {
             Some(position) => {
                 if belonging.expected == Expected::NoStream {

@@ -44,5 +44,5 @@ pub use ids::{
     AccountRef, DeviceRef, Digest, Identity, KeyId, LicenseId, Nonce, ReferenceKey, SessionId, Tag,
     TransactionId,
 };
-pub use key_type::KeyType;
+pub use key_type::{KeyRole, KeyType, KeyUse};
 pub use reason::{InvalidReason, Reason};

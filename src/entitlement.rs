@@ -20,24 +20,30 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use uuid::Uuid;
 
 use crate::domain::event::{Chain, KeySource};
 use crate::domain::{DeviceRef, Digest, Identity, KeyId};
-use crate::keys::{Keys, Source};
+use crate::keys::{Keys, Missing, Source};
 use crate::outbound::OutboundError;
 use crate::outbound::signing::InvalidSecret;
 use crate::playready::content_key::{ContentKey, KeyType};
 use crate::playready::header::{AlgId, HeaderKey};
-use crate::playready::key_seed::KeySeed;
+use crate::playready::key_seed::{KeySeed, KeySeedTooShort};
 use crate::playready::kid::Kid;
 use crate::playready::policy::LicensePolicy;
-use crate::playready::soap::{Fault, FaultCode, Refusal};
+use crate::playready::soap::{Fault, Refusal};
 
 pub use callback::Callback;
 pub use open::Open;
 pub use token::Token;
+
+/// Licenses that one request is granted at most: all events of a grant go into one append, and the
+/// sealing of its licenses keeps nobody else waiting for long.
+pub const LICENSES_MAX: usize = 250;
 
 /// What authorizes requests cannot be put together. Every text names the setting or file to mend.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +67,28 @@ pub enum EntitlementError {
         /// What is wrong with it.
         source: InvalidSecret,
     },
+}
+
+/// Why a request gets nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum NotEntitled {
+    /// An answer of the protocol.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// A failure of ours.
+    #[error(transparent)]
+    Failed(#[from] KeyFailure),
+}
+
+/// The key of a KID that has one cannot be had here.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFailure {
+    /// It, or the seed that it comes from, is not in the key store.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// The seed that it comes from cannot be used.
+    #[error(transparent)]
+    Seed(#[from] KeySeedTooShort),
 }
 
 /// Who says what may be issued.
@@ -116,7 +144,7 @@ pub struct Asker<'a> {
 
 /// Licenses that may be issued, in the order of the response, and for whom.
 pub struct Grant {
-    /// The licenses; at least one.
+    /// The licenses: 1 to [`LICENSES_MAX`].
     pub licenses: Vec<Entitled>,
     /// The transaction id that the entitlement chose, if it did.
     pub transaction_id: Option<Uuid>,
@@ -207,8 +235,8 @@ impl Entitlement {
     /// What the request may have.
     ///
     /// # Errors
-    /// The fault to answer.
-    pub async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
+    /// The fault to answer, or a failure of ours.
+    pub async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, NotEntitled> {
         match self {
             Self::Open(open) => open.grant(asked, keys),
             Self::Token(token) => token.grant(asked, keys).await,
@@ -231,34 +259,57 @@ impl Entitlement {
     }
 }
 
-/// Custom data that is a JSON object; other members are other people's.
-#[derive(Deserialize)]
+/// Custom data that is a JSON object; other members are other people's. Each is read when it is
+/// needed, so that a wrong one hides no other.
+#[derive(Default, Deserialize)]
 struct CustomObject<'a> {
     #[serde(borrow)]
-    token: Option<Cow<'a, str>>,
-    persistent: Option<bool>,
+    token: Option<&'a RawValue>,
+    #[serde(borrow)]
+    persistent: Option<&'a RawValue>,
 }
 
 impl Asked<'_> {
     /// The token in custom data, header or query; the first that is there.
-    fn token(&self) -> Option<Cow<'_, str>> {
+    ///
+    /// # Errors
+    /// The member of the custom data is not a string.
+    fn token(&self) -> Result<Option<Cow<'_, str>>, Fault> {
         let custom_data = self.custom_data.map(str::trim);
         let raw = custom_data.filter(|text| is_compact_jws(text)).map(Cow::Borrowed);
-        let member = || self.custom_object().and_then(|object| object.token);
+        let member = match raw {
+            Some(_) => None,
+            None => member(self.custom_object()?.token, "token: must be a string")?,
+        };
         let query = || self.query.split('&').find_map(|pair| pair.strip_prefix("token="));
-        raw.or_else(member)
+        let token = raw
+            .or(member.map(Cow::Owned))
             .or(self.bearer.map(Cow::Borrowed))
-            .or_else(|| query().map(Cow::Borrowed))
-            .filter(|token| !token.is_empty())
+            .or_else(|| query().map(Cow::Borrowed));
+        Ok(token.filter(|token| !token.is_empty()))
     }
 
     /// Whether custom data asks for licenses to be stored; `None` if it does not say.
-    fn wishes_persistent(&self) -> Option<bool> {
-        self.custom_object()?.persistent
+    ///
+    /// # Errors
+    /// The member of the custom data is not a boolean.
+    fn wishes_persistent(&self) -> Result<Option<bool>, Fault> {
+        member(self.custom_object()?.persistent, "persistent: must be true or false")
     }
 
-    fn custom_object(&self) -> Option<CustomObject<'_>> {
-        self.custom_data.and_then(|text| serde_json::from_str(text).ok())
+    /// Custom data that is no JSON object has no members.
+    ///
+    /// # Errors
+    /// It has a member twice.
+    fn custom_object(&self) -> Result<CustomObject<'_>, Fault> {
+        let object = self.custom_data.filter(|text| text.trim_start().starts_with('{'));
+        match object.map(serde_json::from_str) {
+            Some(Ok(object)) => Ok(object),
+            Some(Err(error)) if error.is_data() => {
+                Err(invalid_custom_data(&format!("custom_data: {error}")))
+            }
+            Some(Err(_)) | None => Ok(CustomObject::default()),
+        }
     }
 
     /// Refuses what nobody needs to be asked about: there can be a key for none of the KIDs.
@@ -297,6 +348,17 @@ impl Asked<'_> {
     }
 }
 
+/// A member of custom data; `must` names it and says of which type it has to be.
+fn member<T: DeserializeOwned>(value: Option<&RawValue>, must: &str) -> Result<Option<T>, Fault> {
+    let read = value.map(|value| serde_json::from_str(value.get())).transpose();
+    read.map_err(|_| invalid_custom_data(must))
+}
+
+fn invalid_custom_data(detail: &str) -> Fault {
+    let refusal = Refusal::InvalidCfg { detail: detail.to_owned() };
+    Fault::refused_because(refusal, format_args!("in the custom data, {detail}"))
+}
+
 /// Three parts in the alphabet of base64url: a JWS in its compact form (RFC 7515, section 7.1).
 fn is_compact_jws(text: &str) -> bool {
     let in_alphabet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -307,19 +369,17 @@ fn is_compact_jws(text: &str) -> bool {
 /// before, the seed that is `named`, or the default seed. `None` if there is none of these.
 ///
 /// # Errors
-/// The seed that is named, or that gave it a key before, is not registered.
+/// Its own key is missing, or the seed that is named or that gave it a key before.
 fn key_of(
     kid: Kid,
     named: Option<&str>,
     keys: &Keys,
-) -> Result<Option<(ContentKey, KeySource)>, Fault> {
-    let failed = |detail: String| Fault::new(FaultCode::Internal, detail);
-    let source = keys.source(KeyId(kid.guid()), named);
-    Ok(match source.map_err(|missing| failed(missing.to_string()))? {
+) -> Result<Option<(ContentKey, KeySource)>, KeyFailure> {
+    Ok(match keys.source(KeyId(kid.guid()), named)? {
         None => None,
         Some(Source::Registered(key)) => Some((ContentKey::new(*key), KeySource::Registered)),
         Some(Source::Seed { seed_id, seed }) => {
-            let seed = KeySeed::new(&seed).map_err(|short| failed(short.to_string()))?;
+            let seed = KeySeed::new(&seed)?;
             Some((seed.content_key(kid), KeySource::Seed { seed_id }))
         }
     })

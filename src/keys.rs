@@ -20,7 +20,7 @@
 //! Its own, if one is registered; else the one that a seed derives: the seed that gave it a key
 //! before, else the seed that the entitlement names, else the default seed ([`Keys::source`]). Of
 //! these the ledger decides the first two, once and for all: see the `content-key-bound.v1` event.
-//! How the key encrypts is the ledger's to say as well: see `content-key-typed.v1`.
+//! How the key encrypts and what it is for is the ledger's to say as well: see `content-key-typed.v1`.
 
 mod import;
 mod reseal;
@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::domain::{KeyId, KeyType};
+use crate::domain::{KeyId, KeyType, KeyUse};
 pub use import::{ImportError, ImportedKey, parse_import, parse_seed};
 pub use reseal::Resealed;
 use seal::Sealer;
@@ -54,8 +54,8 @@ pub const DEFAULT_SEED: &str = "default";
 
 /// Seeds of KIDs kept in memory; the ledger knows those of all.
 const BOUND_CACHED: NonZeroUsize = NonZeroUsize::new(64 * 1024).unwrap();
-/// Types of keys kept in memory; the ledger knows all.
-const TYPES_CACHED: NonZeroUsize = NonZeroUsize::new(128 * 1024).unwrap();
+/// Uses of keys kept in memory; the ledger knows all.
+const USES_CACHED: NonZeroUsize = NonZeroUsize::new(128 * 1024).unwrap();
 
 /// The key file cannot be used, or a key is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -116,15 +116,9 @@ pub struct Keys {
     known: RwLock<Known>,
     /// From which seed KIDs got their key, as far as it was looked up.
     bound: Mutex<LruCache<KeyId, String>>,
-    /// How the keys of KIDs encrypt, as far as it was looked up.
-    types: Mutex<LruCache<KeyId, KnownType>>,
+    /// How the keys of KIDs are used, as far as it was looked up.
+    uses: Mutex<LruCache<KeyId, KeyUse>>,
     default_seed: String,
-}
-
-/// How a key encrypts, and whether that can be replaced.
-struct KnownType {
-    key_type: KeyType,
-    is_final: bool,
 }
 
 /// The key file as it is written to.
@@ -201,7 +195,7 @@ impl Keys {
             store: Mutex::new(store),
             known: RwLock::new(known),
             bound: Mutex::new(LruCache::new(BOUND_CACHED)),
-            types: Mutex::new(LruCache::new(TYPES_CACHED)),
+            uses: Mutex::new(LruCache::new(USES_CACHED)),
             default_seed: DEFAULT_SEED.to_owned(),
         })
     }
@@ -281,18 +275,21 @@ impl Keys {
         self.bound().put(key_id, seed_id.to_owned());
     }
 
-    /// How the KID's key is known to encrypt. `None` says nothing: ask the ledger.
-    pub fn key_type(&self, key_id: KeyId) -> Option<KeyType> {
-        self.types().get(&key_id).map(|known| known.key_type)
+    /// What is known of how the KID's key is used. What it does not say, the ledger may.
+    pub fn key_use(&self, key_id: KeyId) -> KeyUse {
+        self.uses().get(&key_id).copied().unwrap_or_default()
     }
 
-    /// Remembers what the ledger says of how the KID's key encrypts. Nothing comes after what
-    /// `is_final`: who says otherwise read the ledger before that.
-    pub fn remember_type(&self, key_id: KeyId, key_type: KeyType, is_final: bool) {
-        let mut types = self.types();
-        if is_final || types.peek(&key_id).is_none_or(|known| !known.is_final) {
-            types.put(key_id, KnownType { key_type, is_final });
-        }
+    /// How the KID's key is known to encrypt. `None` says nothing: ask the ledger.
+    pub fn key_type(&self, key_id: KeyId) -> Option<KeyType> {
+        self.key_use(key_id).key_type
+    }
+
+    /// Remembers what the ledger says of how the KID's key is used, whenever that was read.
+    pub fn remember_use(&self, key_id: KeyId, read: KeyUse) {
+        let mut uses = self.uses();
+        let known = uses.get(&key_id).copied().unwrap_or_default();
+        uses.put(key_id, known.and(read));
     }
 
     /// Puts content keys on disk, all or none. They are not given to anyone before
@@ -403,8 +400,8 @@ impl Keys {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn types(&self) -> MutexGuard<'_, LruCache<KeyId, KnownType>> {
-        self.types.lock().unwrap_or_else(PoisonError::into_inner)
+    fn uses(&self) -> MutexGuard<'_, LruCache<KeyId, KeyUse>> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

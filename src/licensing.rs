@@ -38,7 +38,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::domain::quota::{InvalidPolicy, QuotaPolicy};
 use crate::domain::{Digest, Identity, ReferenceKey};
-use crate::entitlement::Entitlement;
+use crate::entitlement::{Entitlement, KeyFailure, NotEntitled};
 use crate::keys::Keys;
 use crate::ledger::codec::CodecError;
 use crate::ledger::state::{Deciding, StateError};
@@ -103,6 +103,9 @@ pub enum LicensingError {
         /// Why.
         reason: &'static str,
     },
+    /// The key of a KID cannot be had.
+    #[error("a key cannot be had")]
+    Key(#[from] KeyFailure),
     /// Others kept winning the race for the same device.
     #[error("too many others decide about the same device at once")]
     Contended,
@@ -251,6 +254,15 @@ impl<E: Into<LicensingError>> From<E> for Denied {
 impl From<Refusal> for Denied {
     fn from(refusal: Refusal) -> Self {
         Self::Fault(Fault::refused(refusal))
+    }
+}
+
+impl From<NotEntitled> for Denied {
+    fn from(not_entitled: NotEntitled) -> Self {
+        match not_entitled {
+            NotEntitled::Fault(fault) => Self::Fault(fault),
+            NotEntitled::Failed(failure) => Self::Failed(failure.into()),
+        }
     }
 }
 

@@ -102,8 +102,10 @@ impl Apply for Taker {
                     self.acts.api_keys.apply_revoked(&id, UnixMillis(revoked.at_ms));
                 }
                 Event::ContentKeyTyped(typed) => {
-                    let is_final = typed.is_final();
-                    self.acts.keys.remember_type(typed.key_id, typed.key_type, is_final);
+                    self.acts.keys.remember_use(typed.key_id, typed.settles());
+                }
+                Event::ContentKeyUsed(used) => {
+                    self.acts.keys.remember_use(used.key_id, used.settles());
                 }
                 Event::ContentKeyRegistered(_) | Event::KeySeedRegistered(_) => {
                     self.registered.notify_one();

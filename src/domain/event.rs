@@ -26,7 +26,7 @@ use super::ids::{
 
 pub use answered::RequestAnswered;
 pub use elsewhere::{DeletionRecorded, LicenseRecorded, ReportKept, StorageRecorded};
-pub use key_types::{ContentKeyTyped, TypeStatedBy};
+pub use key_types::{ContentKeyTyped, ContentKeyUsed, TypeStatedBy};
 pub use keys::{
     ApiKeyCreated, ApiKeyRevoked, ContentKeyBound, ContentKeyRegistered, KeySeedRegistered,
     MasterKeyRotated,
@@ -81,6 +81,7 @@ pub enum Event {
     KeySeedRegistered(KeySeedRegistered),
     ContentKeyBound(ContentKeyBound),
     ContentKeyTyped(ContentKeyTyped),
+    ContentKeyUsed(ContentKeyUsed),
     MasterKeyRotated(MasterKeyRotated),
     KeysPinned(Box<KeysPinned>),
     RevocationListsTaken(RevocationListsTaken),
@@ -472,6 +473,7 @@ impl Event {
             Self::KeySeedRegistered(_) => "key-seed-registered.v1",
             Self::ContentKeyBound(_) => "content-key-bound.v1",
             Self::ContentKeyTyped(_) => "content-key-typed.v1",
+            Self::ContentKeyUsed(_) => "content-key-used.v1",
             Self::MasterKeyRotated(_) => "master-key-rotated.v1",
             Self::KeysPinned(_) => "keys-pinned.v1",
             Self::RevocationListsTaken(_) => "revocation-lists-taken.v1",
@@ -516,6 +518,7 @@ impl Event {
             Self::KeySeedRegistered(e) => e.at_ms,
             Self::ContentKeyBound(e) => e.at_ms,
             Self::ContentKeyTyped(e) => e.at_ms,
+            Self::ContentKeyUsed(e) => e.at_ms,
             Self::MasterKeyRotated(e) => e.at_ms,
             Self::KeysPinned(e) => e.at_ms,
             Self::RevocationListsTaken(e) => e.at_ms,
@@ -580,7 +583,8 @@ impl Event {
             Self::ContentKeyRegistered(e) => e.key_id.to_string(),
             Self::KeySeedRegistered(e) => e.seed_id.clone(),
             Self::ContentKeyBound(e) => e.key_id.to_string(),
-            Self::ContentKeyTyped(e) => format!("{} {}", e.key_id, e.stated_by.word()),
+            Self::ContentKeyTyped(e) => e.natural_key(),
+            Self::ContentKeyUsed(e) => e.key_id.to_string(),
             Self::MasterKeyRotated(e) => e.at_ms.to_string(),
             Self::KeysPinned(e) => e.at_ms.to_string(),
             Self::RevocationListsTaken(e) => e.sequence.to_string(),

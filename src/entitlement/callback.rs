@@ -41,7 +41,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use super::statement::{Statement, shape_error};
-use super::{Asked, EntitlementError, Grant};
+use super::{Asked, EntitlementError, Grant, NotEntitled};
 use crate::clock::{Clock, UnixMillis};
 use crate::config;
 use crate::keys::Keys;
@@ -162,10 +162,11 @@ impl Callback {
         })
     }
 
-    pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
+    pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, NotEntitled> {
         asked.check_kids(keys)?;
-        let (id, question) = self.question(asked)?;
-        let answer = self.ask(id, question).await?;
+        let persistent = asked.wishes_persistent()?;
+        let (id, question) = self.question(asked, persistent).map_err(Fault::from)?;
+        let answer = self.ask(id, question).await.map_err(Fault::from)?;
         let shape = |reason: String| Fault::from(CallbackError::Shape(reason));
         let verdict: Verdict =
             serde_json::from_slice(&answer).map_err(|error| shape(shape_error(&error)))?;
@@ -177,12 +178,16 @@ impl Callback {
             Verdict::Deny { reason } => {
                 let reason = reason.filter(|reason| is_reason(reason));
                 let detail = "the callback denied the request";
-                Err(Fault::refused_because(Refusal::NotEntitled { reason }, detail))
+                Err(Fault::refused_because(Refusal::NotEntitled { reason }, detail).into())
             }
         }
     }
 
-    fn question(&self, asked: &Asked<'_>) -> Result<(Uuid, Vec<u8>), CallbackError> {
+    fn question(
+        &self,
+        asked: &Asked<'_>,
+        persistent: Option<bool>,
+    ) -> Result<(Uuid, Vec<u8>), CallbackError> {
         let mut id = [0; 16];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| CallbackError::Random)?;
         let id = uuid::Builder::from_random_bytes(id).into_uuid();
@@ -192,7 +197,7 @@ impl Callback {
             drm_system: asker.drm_system,
             request_sha256: asker.request_sha256.map(|digest| digest.to_string()),
             kids: asked.kids.iter().map(|kid| kid.guid()).collect(),
-            persistent: asked.wishes_persistent(),
+            persistent,
             identity: asker.identity.map(|identity| identity.to_string()),
             device: asker.device.map(ToString::to_string),
             security_level: asker.security_level,

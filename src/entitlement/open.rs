@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use data_encoding::HEXLOWER;
 use subtle::ConstantTimeEq;
 
-use super::{Asked, AskedType, Asker, Entitled, Grant, StatedType};
+use super::{
+    Asked, AskedType, Asker, Entitled, Grant, KeyFailure, LICENSES_MAX, NotEntitled, StatedType,
+};
 use crate::domain::KeyId;
 use crate::domain::event::{Chain, KeySource};
 use crate::keys::Keys;
@@ -37,31 +39,29 @@ impl Open {
     /// query says, or `anonymous`.
     ///
     /// # Errors
-    /// The fault to answer: no KID, a policy string that is malformed or contradicts itself, or
-    /// one that asks for what is not offered; and what the string asks for in place of licenses.
-    pub fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
+    /// The fault to answer: no KID or more licenses than [`LICENSES_MAX`], a policy string that is
+    /// malformed or contradicts itself, or one that asks for what is not offered; and what the
+    /// string asks for in place of licenses. Or a failure of ours.
+    pub fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, NotEntitled> {
         let groups = cfg::from_request(asked.query, asked.custom_data).map_err(refused)?;
         cfg::check_header_kids(&groups, asked.kids.len()).map_err(refused)?;
         if let Some(scripted) = cfg::scripted(&groups) {
-            return Err(act_out(scripted, &asked.asker));
+            return Err(act_out(scripted, &asked.asker).into());
         }
+        check_count(&groups, asked.kids)?;
         let mut licenses = Vec::new();
         for group in &groups {
             if group.account_id.is_some() {
-                return Err(invalid("accountid: there are no domains on this server"));
+                return Err(invalid("accountid: there are no domains on this server").into());
             }
             let policy = group.policy(self.secure_stop_id).map_err(refused)?;
             let chain = chain(group, &groups, keys)?;
-            let kids = match &group.kid {
-                KidChoice::Header => asked.kids,
-                KidChoice::Kid(kid) => std::slice::from_ref(kid),
-            };
-            for kid in kids {
+            for kid in kids_of(group, asked.kids) {
                 licenses.push(entitled(*kid, group, (&policy, &chain), asked, keys)?);
             }
         }
         if licenses.is_empty() {
-            return Err(Fault::refused(Refusal::NoKid));
+            return Err(Fault::refused(Refusal::NoKid).into());
         }
         if groups.len() > 1 {
             one_key_for_each_kid(&licenses)?;
@@ -83,6 +83,26 @@ impl Open {
     }
 }
 
+/// The KIDs of a group.
+fn kids_of<'a>(group: &'a Group, header: &'a [Kid]) -> &'a [Kid] {
+    match &group.kid {
+        KidChoice::Header => header,
+        KidChoice::Kid(kid) => std::slice::from_ref(kid),
+    }
+}
+
+/// Refuses what is more than one response has, before there is any work on it.
+fn check_count(groups: &[Group], header: &[Kid]) -> Result<(), Fault> {
+    let count: usize = groups.iter().map(|group| kids_of(group, header).len()).sum();
+    if count <= LICENSES_MAX {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "kid: {count} licenses are asked for, and one request is granted at most {LICENSES_MAX}; \
+         ask for fewer KIDs at once"
+    )))
+}
+
 fn named_device(query: &str) -> Result<String, Fault> {
     let name = query.split('&').find_map(|parameter| parameter.strip_prefix("device="));
     let name = name.unwrap_or(ANONYMOUS);
@@ -100,7 +120,7 @@ fn entitled(
     (policy, chain): (&LicensePolicy, &Option<Chain>),
     asked: &Asked<'_>,
     keys: &Keys,
-) -> Result<Entitled, Fault> {
+) -> Result<Entitled, NotEntitled> {
     let (key, source) = group_key(kid, group, keys)?;
     let key_type = AskedType {
         stated: group.key_type().map_err(refused)?.map(StatedType::PolicyString),
@@ -122,7 +142,7 @@ fn entitled(
 
 /// What the licenses of a group are in a chain. A root that is not in the request is one that the
 /// device holds, or the ledger refuses the leaf.
-fn chain(group: &Group, groups: &[Group], keys: &Keys) -> Result<Option<Chain>, Fault> {
+fn chain(group: &Group, groups: &[Group], keys: &Keys) -> Result<Option<Chain>, KeyFailure> {
     let Some(root_kid) = group.root_kid else {
         return Ok(group.root.then_some(Chain::Root));
     };
@@ -150,7 +170,7 @@ fn one_key_for_each_kid(licenses: &[Entitled]) -> Result<(), Fault> {
 }
 
 /// The key of a KID: the one that its group names, else the one that is known here.
-fn group_key(kid: Kid, group: &Group, keys: &Keys) -> Result<(ContentKey, KeySource), Fault> {
+fn group_key(kid: Kid, group: &Group, keys: &Keys) -> Result<(ContentKey, KeySource), KeyFailure> {
     let key = match (&group.content_key, &group.key_seed) {
         (Some(key), _) => key.clone(),
         (None, Some(seed)) => seed.content_key(kid),
@@ -161,7 +181,7 @@ fn group_key(kid: Kid, group: &Group, keys: &Keys) -> Result<(ContentKey, KeySou
 }
 
 /// The key of a KID that the request names no key for.
-fn key_of(kid: Kid, keys: &Keys) -> Result<(ContentKey, KeySource), Fault> {
+fn key_of(kid: Kid, keys: &Keys) -> Result<(ContentKey, KeySource), KeyFailure> {
     let found = super::key_of(kid, None, keys)?;
     Ok(found.unwrap_or_else(|| {
         (KeySeed::PUBLISHED_TEST.content_key(kid), KeySource::PublishedTestSeed)

@@ -27,8 +27,8 @@
 //! | `roots` | the roots that may be licensed, with the members of `keys` but `key_type` and `root` |
 //!
 //! All but `keys` and `kid` may be left out, as long as every key has a policy. `keys` and `roots`
-//! have 1 to [`KEYS_MAX`] members together, each KID once. Ids and names have 1 to
-//! [`NAME_BYTES_MAX`] bytes. Members that are not listed are refused by name.
+//! have 1 to [`LICENSES_MAX`] members together, each KID once, so that all that a statement allows can
+//! be granted at once. Ids and names have 1 to [`NAME_BYTES_MAX`] bytes. Members that are not listed are refused by name.
 //!
 //! A policy whose members contradict each other, are out of range, or ask for what is not offered (a
 //! domain) is refused as `invalid_policy`, with the member named. `sl` has no default, so that nobody
@@ -36,7 +36,8 @@
 //! clients have no other level.
 //!
 //! A license may be stored if its policy says `"persist": true`. A request may ask for less: custom
-//! data that is a JSON object with `"persistent": false` gets licenses that are not stored.
+//! data that is a JSON object with `"persistent": false` gets licenses that are not stored. A member
+//! of another type is refused as `invalid_cfg`, with the member named.
 //!
 //! **Chains** (section 5.5 of the license protocol page). Whoever gets a leaf gets its root in the
 //! same response, if `roots` has it; else the device has to hold it already. A root is also licensed
@@ -55,7 +56,7 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Asked, AskedType, Entitled, Grant, StatedType, key_of};
+use super::{Asked, AskedType, Entitled, Grant, LICENSES_MAX, NotEntitled, StatedType, key_of};
 use crate::domain::event::Chain;
 use crate::domain::{Digest, KeyId};
 use crate::keys::Keys;
@@ -64,8 +65,6 @@ use crate::playready::kid::Kid;
 use crate::playready::policy::{LicensePolicy, Refusal as PolicyRefusal};
 use crate::playready::soap::{Fault, Refusal};
 
-/// The most keys of one statement: more than one request can ask for in 64 KiB is of no use.
-pub const KEYS_MAX: usize = 1000;
 /// The most bytes of an account, a device, a title or a content group.
 pub const NAME_BYTES_MAX: usize = 256;
 
@@ -146,7 +145,7 @@ impl TryFrom<String> for Name {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidStatement {
     /// Too few or too many keys.
-    #[error("keys and roots must have 1 to {KEYS_MAX} members")]
+    #[error("keys and roots must have 1 to {LICENSES_MAX} members")]
     KeyCount,
     /// A KID comes twice.
     #[error("keys and roots name the KID {0} twice")]
@@ -162,7 +161,7 @@ pub(super) enum InvalidStatement {
 impl Statement {
     /// Checks what its shape alone does not.
     pub(super) fn check(&self) -> Result<(), InvalidStatement> {
-        if !(1..=KEYS_MAX).contains(&(self.keys.len() + self.roots.len())) {
+        if !(1..=LICENSES_MAX).contains(&(self.keys.len() + self.roots.len())) {
             return Err(InvalidStatement::KeyCount);
         }
         let keys = self.keys.iter().map(|key| (key.kid, &key.policy));
@@ -221,26 +220,27 @@ impl Statement {
     ///
     /// # Errors
     /// [`Refusal::NotEntitled`] if it covers none, [`Refusal::KeyUnknown`] if there is a key for
-    /// none that it covers, and what a policy or the content's header does not allow.
+    /// none that it covers, and what a policy or the content's header does not allow; or a failure
+    /// of ours.
     pub(super) fn grant(
         self,
         asked: &Asked<'_>,
         keys: &Keys,
         authorized_by: &'static str,
         spends: Option<Digest>,
-    ) -> Result<Grant, Fault> {
+    ) -> Result<Grant, NotEntitled> {
         let covered: Vec<_> = asked.kids.iter().filter_map(|kid| self.find(kid.guid())).collect();
         if covered.is_empty() {
             let detail = "what the service says covers none of the KIDs asked for";
             let refusal = Refusal::NotEntitled { reason: None };
-            return Err(Fault::refused_because(refusal, detail));
+            return Err(Fault::refused_because(refusal, detail).into());
         }
         let mut licenses = Vec::with_capacity(covered.len());
         for stated in &covered {
             licenses.extend(self.license(stated, asked, keys)?);
         }
         if licenses.is_empty() {
-            return Err(Fault::refused(Refusal::KeyUnknown { kids: asked.kids.to_vec() }));
+            return Err(Fault::refused(Refusal::KeyUnknown { kids: asked.kids.to_vec() }).into());
         }
         self.add_roots(&mut licenses, asked, keys)?;
         Ok(Grant {
@@ -259,7 +259,7 @@ impl Statement {
         licenses: &mut Vec<Entitled>,
         asked: &Asked<'_>,
         keys: &Keys,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), NotEntitled> {
         if self.roots.is_empty() {
             return Ok(());
         }
@@ -285,11 +285,11 @@ impl Statement {
         stated: &Stated<'_>,
         asked: &Asked<'_>,
         keys: &Keys,
-    ) -> Result<Option<Entitled>, Fault> {
+    ) -> Result<Option<Entitled>, NotEntitled> {
         let kid = Kid::from(stated.kid);
         let Some((key, source)) = key_of(kid, stated.seed, keys)? else { return Ok(None) };
         let allowed = stated.policy.persist;
-        let requested_persistent = asked.wishes_persistent().unwrap_or(allowed);
+        let requested_persistent = asked.wishes_persistent()?.unwrap_or(allowed);
         let persist = allowed && requested_persistent;
         let policy = LicensePolicy { persist, ..stated.policy.clone() };
         check(&policy).map_err(Fault::refused)?;
@@ -312,7 +312,7 @@ impl Statement {
         }))
     }
 
-    fn chain(&self, part: Part, keys: &Keys) -> Result<Option<Chain>, Fault> {
+    fn chain(&self, part: Part, keys: &Keys) -> Result<Option<Chain>, NotEntitled> {
         let root = match part {
             Part::Alone => return Ok(None),
             Part::Root => return Ok(Some(Chain::Root)),
@@ -400,7 +400,7 @@ mod tests {
             (r#"{"keys": [{"policy": {"sl": 150}}]}"#, "`kid`"),
             (r#"{"keys": [{"kid": "KID", "policy": {"persist": true}}]}"#, "`sl`"),
             (r#"{"account": "a", "account": "b", "keys": []}"#, "`account`"),
-            (r#"{"keys": []}"#, "keys and roots must have 1 to 1000"),
+            (r#"{"keys": []}"#, "keys and roots must have 1 to 250"),
             (r#"{"keys": [{"kid": "KID"}]}"#, KID),
             (r#"{"policy": {"sl": 150}, "keys": [{"kid": "KID"}, {"kid": "KID"}]}"#, "twice"),
         ] {
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_roots_are_at_most_a_thousand_together() {
+    fn keys_and_roots_are_together_no_more_than_one_request_is_granted() {
         let read_with = |keys: u128, roots: u128| {
             let listed = |from: u128, count: u128| {
                 let kid = |n| serde_json::json!({ "kid": Uuid::from_u128(n) });
@@ -421,11 +421,11 @@ mod tests {
             });
             read(&statement.to_string()).map(drop)
         };
-        for (keys, roots) in [(1, 0), (0, 1), (1000, 0), (999, 1)] {
+        for (keys, roots) in [(1, 0), (0, 1), (250, 0), (249, 1)] {
             assert_eq!(read_with(keys, roots), Ok(()), "{keys} and {roots}");
         }
-        let refused = Err("keys and roots must have 1 to 1000 members".to_owned());
-        for (keys, roots) in [(0, 0), (1001, 0), (0, 1001), (1000, 1)] {
+        let refused = Err("keys and roots must have 1 to 250 members".to_owned());
+        for (keys, roots) in [(0, 0), (251, 0), (0, 251), (250, 1)] {
             assert_eq!(read_with(keys, roots), refused, "{keys} and {roots}");
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! The token is looked for in the custom data, as it is or as the member `token` of a JSON object;
 //! then in the header `Authorization: Bearer`; then in the query, `?token=`. The first one found
-//! counts: custom data comes first, because the device signs it.
+//! counts: custom data comes first, because the device signs it. A member `token` that is no string is
+//! refused as `invalid_cfg`.
 //!
 //! ```json
 //! {"iss": "https://video.example", "aud": "license-ledger", "exp": 1798761600, "jti": "6f1c…",
@@ -30,7 +31,8 @@
 //! A URL is `https`; it is `http` on this machine only, unless `token.allow_http` says otherwise:
 //! whoever can replace the set can sign tokens.
 //!
-//! Keys of other kinds, for encryption for example, are passed over. A token without a `kid` is
+//! Keys of other kinds, for encryption for example, and those whose `key_ops` do not name `verify` are
+//! passed over. A token without a `kid` is
 //! verified if the set has one key only. A file is read again within a second of a change, a URL
 //! every `token.refresh_seconds`; both at once when a token names a `kid` that is not there, a URL for
 //! that reason at most every ten seconds. What cannot be used is warned about, and known keys stay.
@@ -45,7 +47,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::statement::{InvalidStatement, Statement, shape_error};
-use super::{Asked, EntitlementError, Grant};
+use super::{Asked, EntitlementError, Grant, NotEntitled};
 use crate::clock::Clock;
 use crate::config;
 use crate::domain::Digest;
@@ -160,10 +162,10 @@ impl Token {
         Ok(())
     }
 
-    pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, Fault> {
+    pub(super) async fn grant(&self, asked: &Asked<'_>, keys: &Keys) -> Result<Grant, NotEntitled> {
         asked.check_kids(keys)?;
-        let token = asked.token().ok_or(TokenError::Missing)?;
-        let (statement, spends) = self.verify(&token).await?;
+        let token = asked.token()?.ok_or(TokenError::Missing).map_err(Fault::from)?;
+        let (statement, spends) = self.verify(&token).await.map_err(Fault::from)?;
         statement.grant(asked, keys, "token", Some(spends))
     }
 

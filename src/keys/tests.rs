@@ -1,6 +1,7 @@
 use uuid::Uuid;
 
 use super::*;
+use crate::domain::KeyRole;
 
 const A: KeyId = KeyId(Uuid::from_u128(0xa));
 const B: KeyId = KeyId(Uuid::from_u128(0xb));
@@ -195,11 +196,14 @@ fn a_type_that_is_final_gives_way_to_none_that_was_read_before() {
     let dir = tempfile::tempdir().unwrap();
     let keys = open(&dir).unwrap();
     let (ctr, cbc) = (KeyType::AesCtr, KeyType::AesCbc);
-    keys.remember_type(A, ctr, false);
+    let read = |key_type, is_final| KeyUse { key_type: Some(key_type), is_final, role: None };
+    keys.remember_use(A, read(ctr, false));
     assert_eq!(keys.key_type(A), Some(ctr));
-    keys.remember_type(A, cbc, true);
-    keys.remember_type(A, ctr, false);
+    keys.remember_use(A, read(cbc, true));
+    keys.remember_use(A, read(ctr, false));
     assert_eq!((keys.key_type(A), keys.key_type(B)), (Some(cbc), None));
+    keys.remember_use(A, KeyUse { role: Some(KeyRole::Root), ..KeyUse::default() });
+    assert_eq!(keys.key_use(A), KeyUse { role: Some(KeyRole::Root), ..read(cbc, true) });
 }
 
 #[test]

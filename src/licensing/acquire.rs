@@ -8,13 +8,13 @@ use super::sealing::RequestKeys;
 use super::subject::Subject;
 use super::{Answer, Denied, Licensing, LicensingError, Posted, random_bytes};
 use crate::domain::acquire::{Acquire, Outcome, Refusal as DomainRefusal, Seen, Terms};
-use crate::domain::event::{LicenseAcquired, Persistence, TokenSpent};
+use crate::domain::event::{Chain, LicenseAcquired, Persistence, TokenSpent};
 use crate::domain::ids::Wire16;
 use crate::domain::lookup::GrantPlace;
 use crate::domain::quota::Scope;
 use crate::domain::usage::QuotaExceeded;
 use crate::domain::{
-    AccountRef, DeviceRef, Digest, Event, Identity, KeyId, LicenseId, Nonce, SessionId,
+    AccountRef, DeviceRef, Digest, Event, Identity, KeyId, KeyRole, LicenseId, Nonce, SessionId,
     TransactionId,
 };
 use crate::entitlement::{Asked, Asker, Entitled, Grant};
@@ -69,8 +69,8 @@ pub(super) struct Granted {
 pub(super) enum NotGranted {
     /// A decision.
     Refused(DomainRefusal),
-    /// How a key encrypts was settled meanwhile, and otherwise than the licenses were prepared with.
-    OtherType,
+    /// How a key is used was settled meanwhile, and otherwise than the licenses were prepared for.
+    OtherUse,
     /// Whatever came before one.
     Denied(Denied),
 }
@@ -100,8 +100,8 @@ impl Licensing {
             let asked = self.prepare_and_grant(challenge, message, &caller, posted).await;
             match asked {
                 Ok(granted) => break granted,
-                // Prepared again, it is of the right type, or refused with the type that is right.
-                Err(NotGranted::OtherType) => {}
+                // Prepared again, it is of the right type, or refused with what is settled.
+                Err(NotGranted::OtherUse) => {}
                 Err(NotGranted::Refused(refusal)) => return Err(fault_of(refusal)),
                 Err(NotGranted::Denied(denied)) => return Err(denied),
             }
@@ -297,8 +297,7 @@ impl Licensing {
                 ip: posted.ip,
             },
         };
-        let grant = self.entitlement.grant(&asked, &self.keys).await;
-        let grant = grant.map_err(Denied::Fault)?;
+        let grant = self.entitlement.grant(&asked, &self.keys).await?;
         let Grant { licenses, transaction_id, authorized_by, account, device, spends } = grant;
         let claims = Claims::new(device.map(|id| self.reference_key.device(&id)), spends)?;
         let client = Client {
@@ -344,10 +343,17 @@ impl Licensing {
 
 impl Licensing {
     /// How the key of a license encrypts: as it is recorded, or else as the request has it.
+    ///
+    /// # Errors
+    /// The key is recorded for another type or role than the license has it for.
     pub(super) async fn key_type(&self, license: &Entitled) -> Result<KeyType, Denied> {
         let key_id = KeyId(license.kid.guid());
-        let recorded = self.recorded_type(key_id, &license.source).await?;
-        let recorded = recorded.map(KeyType::from);
+        let recorded = self.recorded_use(key_id, &license.source).await?;
+        let role = KeyRole::in_license(license.chain == Some(Chain::Root));
+        if !recorded.allows(None, role) {
+            return Err(invalid_policy(Conflict::RootKidReserved));
+        }
+        let recorded = recorded.key_type.map(KeyType::from);
         license.key_type.settle(license.kid, recorded).map_err(|refusal| refusal.into())
     }
 }

@@ -15,14 +15,14 @@
 //! tests are known to everybody and bound to nothing: registering a key or a seed replaces them.
 
 use super::acquire::NotGranted;
-use super::key_types::{self, OtherType};
+use super::key_types::{OtherUse, Settling};
 use super::{Licensing, LicensingError};
 use crate::domain::event::{Chain, ContentKeyBound, KeySource, LicenseAcquired};
 use crate::domain::{Event, KeyId};
 use crate::entitlement::Entitled;
 use crate::keys::Source;
 use crate::ledger::tail::Fact;
-use crate::ledger::{InvalidStreamName, Ledger, StreamName};
+use crate::ledger::{Expected, InvalidStreamName, Ledger, StreamName};
 
 const REGISTERING: std::time::Duration = std::time::Duration::from_millis(5);
 
@@ -47,25 +47,24 @@ pub(super) async fn find(
 }
 
 impl Licensing {
-    /// The events that settle where the keys of the licenses among `events` come from and how they
-    /// encrypt, for KIDs of which that is not settled. `None` if it is settled otherwise.
+    /// What settles where the keys of the licenses among `events` come from and how they are used, for
+    /// KIDs of which that is not settled. `None` if it is settled otherwise.
     pub(super) async fn bindings(
         &self,
         events: &[(StreamName, Event)],
         at_ms: i64,
-    ) -> Result<Option<Vec<(StreamName, Event)>>, LicensingError> {
-        let mut bindings = Vec::<(StreamName, Event)>::new();
+    ) -> Result<Option<Vec<Settling>>, LicensingError> {
+        let mut bindings = Vec::<Settling>::new();
+        let mut add = |settling: Settling| {
+            if !bindings.iter().any(|other| other.stream == settling.stream) {
+                bindings.push(settling);
+            }
+        };
         for (_, event) in events {
             let Event::LicenseAcquired(license) = event else { continue };
-            match self.typing(license, at_ms).await? {
-                Err(OtherType) => return Ok(None),
-                Ok(None) => {}
-                Ok(Some(typed)) => {
-                    let stream = key_types::stream_of(typed.key_id)?;
-                    if !bindings.iter().any(|(other, _)| *other == stream) {
-                        bindings.push((stream, Event::ContentKeyTyped(typed)));
-                    }
-                }
+            match self.settling(license, at_ms).await? {
+                Err(OtherUse) => return Ok(None),
+                Ok(settling) => settling.into_iter().for_each(&mut add),
             }
             let (key_id, KeySource::Seed { seed_id }) = (license.key_id, &license.key_source)
             else {
@@ -78,10 +77,8 @@ impl Licensing {
                 None => {
                     let stream = stream_of(key_id)?;
                     let source = license.key_source.clone();
-                    let bound = Event::ContentKeyBound(ContentKeyBound { key_id, source, at_ms });
-                    if !bindings.iter().any(|(other, _)| *other == stream) {
-                        bindings.push((stream, bound));
-                    }
+                    let event = Event::ContentKeyBound(ContentKeyBound { key_id, source, at_ms });
+                    add(Settling { stream, expected: Expected::NoStream, event });
                 }
                 Some(KeySource::Seed { seed_id: bound }) => {
                     self.keys.remember_bound(key_id, &bound);
@@ -127,16 +124,16 @@ impl Licensing {
     /// key that another request is registering in this moment will be there.
     ///
     /// # Errors
-    /// [`NotGranted::OtherType`]: a key turned out to be of another type than the license was prepared
-    /// with.
+    /// [`NotGranted::OtherUse`]: a key turned out to be used otherwise than the license was prepared
+    /// for.
     pub(super) async fn follow_bindings(
         &self,
         licenses: &mut [LicenseAcquired],
     ) -> Result<(), NotGranted> {
         tokio::time::sleep(REGISTERING).await;
         for license in licenses {
-            if self.typing(license, 0).await?.is_err() {
-                return Err(NotGranted::OtherType);
+            if self.settling(license, 0).await?.is_err() {
+                return Err(NotGranted::OtherUse);
             }
             self.follow(license.key_id, &mut license.key_source);
             if let Some(Chain::Leaf { root_key_id, root_key_source }) = &mut license.chain {
@@ -158,16 +155,19 @@ impl Licensing {
     }
 
     /// Remembers bindings that are stored.
-    pub(super) fn bound(&self, events: &[(StreamName, Event)]) {
-        for (_, event) in events {
-            match event {
+    pub(super) fn bound(&self, bindings: &[Settling]) {
+        for binding in bindings {
+            match &binding.event {
                 Event::ContentKeyBound(ContentKeyBound {
                     key_id,
                     source: KeySource::Seed { seed_id },
                     ..
                 }) => self.keys.remember_bound(*key_id, seed_id),
                 Event::ContentKeyTyped(typed) => {
-                    self.keys.remember_type(typed.key_id, typed.key_type, typed.is_final());
+                    self.keys.remember_use(typed.key_id, typed.settles());
+                }
+                Event::ContentKeyUsed(used) => {
+                    self.keys.remember_use(used.key_id, used.settles());
                 }
                 _ => {}
             }

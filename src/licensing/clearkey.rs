@@ -155,7 +155,7 @@ impl Licensing {
                 ip: posted.ip,
             },
         };
-        Ok(self.entitlement.grant(&asked, &self.keys).await?)
+        Ok(self.entitlement.grant(&asked, &self.keys).await.map_err(Denied::from)?)
     }
 
     /// The licenses as they are to be recorded, and their keys.
@@ -338,8 +338,8 @@ impl From<NotGranted> for ClearKeyRefused {
                     .to_owned(),
             ),
             NotGranted::Refused(refusal) => fault_of(refusal).into(),
-            // Its licenses state no type.
-            NotGranted::OtherType => Self::TryLater,
+            // Prepared again, it is refused with what is settled.
+            NotGranted::OtherUse => Self::TryLater,
             NotGranted::Denied(denied) => denied.into(),
         }
     }

@@ -9,6 +9,7 @@ use super::{Licensing, LicensingError};
 use crate::domain::account::mirror;
 use crate::domain::event::{DeviceEnrolled, IdentityLinked};
 use crate::domain::{AccountRef, DeviceRef, Digest, Event, Identity};
+use crate::entitlement::LICENSES_MAX;
 use crate::ledger::state::accounts::account_stream;
 use crate::ledger::{Append, AppendError, Expected, NewEvent, StreamName};
 use crate::playready::challenge::Sender;
@@ -20,6 +21,13 @@ const ATTEMPTS: usize = 64;
 /// Licenses that one append ends at most, where any number may end at once: each is an event of the
 /// device and one of its account, and an append has a limit.
 pub(super) const ENDED_AT_ONCE: usize = 400;
+
+/// Events of a license at most: that it was acquired, its slot at the account, and what settles where
+/// its key comes from and how that encrypts.
+const EVENTS_OF_LICENSE: usize = 4;
+/// Events of a grant besides: the device was enrolled, its identity linked, and a token spent.
+const EVENTS_BESIDES: usize = 3;
+const _: () = assert!(LICENSES_MAX * EVENTS_OF_LICENSE + EVENTS_BESIDES <= Append::RECORDS_MAX);
 
 /// One decision about one device: the device and its accounts, held meanwhile, and all else it is
 /// made on.
@@ -41,7 +49,7 @@ pub(super) enum Committed {
     },
     /// Something that the decision was made on has changed: decide again.
     DecideAgain,
-    /// A license has another key source or type than its KID: follow that and decide again.
+    /// A license has another key source or use than its KID: follow that and decide again.
     BoundOtherwise,
 }
 
@@ -136,7 +144,7 @@ impl Licensing {
     /// Stores `events` if nothing has changed since they were decided, and folds them.
     /// `extra_checks` are for streams beside device, accounts, identity and policy. Licenses with keys from
     /// seeds bring what binds their KIDs to those ([`binding`](super::binding)), and the first license
-    /// of a KID what settles its type ([`key_types`](super::key_types)).
+    /// of a KID what settles its use ([`key_types`](super::key_types)).
     pub(super) async fn commit(
         &self,
         turn: &mut Turn,
@@ -151,8 +159,8 @@ impl Licensing {
         let mut checks = extra_checks;
         checks.push((belonging.stream.clone(), belonging.expected));
         checks.push(self.policy.check(policy));
-        checks.extend(bindings.iter().map(|(stream, _)| (stream.clone(), Expected::NoStream)));
-        events.extend(bindings.iter().cloned());
+        checks.extend(bindings.iter().map(|each| (each.stream.clone(), each.expected)));
+        events.extend(bindings.iter().map(|each| (each.stream.clone(), each.event.clone())));
         match self.append_to(subject, events, checks, correlation).await? {
             Some(position) => {
                 if belonging.expected == Expected::NoStream {

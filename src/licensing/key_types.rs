@@ -1,44 +1,58 @@
-//! How a KID's key encrypts, settled once.
+//! How a KID's key is used, settled once: how it encrypts, and what for.
 //!
 //! One {KID, key} is never used in both modes of AES (section 11 of the license protocol page). What
 //! settles the mode is the first of these: a key file that names it, a packager that gets the key
 //! for a protection scheme, or a PlayReady license, which has to state one. The last takes it from the
 //! entitlement or the content's header; and since a device writes that header, an operator's word
-//! later on may replace it, and nothing else. The stream `key-type-<guid>` has it, checked in the same
-//! append, so that it is right for any number of processes.
+//! later on may replace it, and nothing else.
 //!
-//! What it costs: an acquisition looks each KID up in memory, and reads one event when it is not
-//! there. Keys of requests and of the seed that is published for tests have no record and no type
-//! for good. A Clear Key license states no type and settles none.
+//! Nor is the key of a root ever used for content (section 5.5). What settles that, for good, is the
+//! first license, which is a root or not, or the first packager that gets the key.
+//!
+//! The stream `key-type-<guid>` has both, checked in the same append, so that they are right for any
+//! number of processes. A Clear Key license states no type: it settles a role without one.
+//!
+//! What it costs: an acquisition looks each KID up in memory, and reads one event when what it needs
+//! is not there. Keys of requests and of the seed that is published for tests have no record, no type
+//! and no role for good.
 
 use super::{Licensing, LicensingError};
-use crate::domain::event::{ContentKeyTyped, KeySource, LicenseAcquired, TypeStatedBy};
-use crate::domain::{Event, KeyId, KeyType};
+use crate::domain::event::{
+    ContentKeyTyped, ContentKeyUsed, KeySource, LicenseAcquired, TypeStatedBy,
+};
+use crate::domain::{Event, KeyId, KeyRole, KeyType, KeyUse};
 use crate::ledger::tail::Fact;
 use crate::ledger::{Expected, InvalidStreamName, Ledger, StreamName};
 use crate::playready::content_key::KeyType as WireType;
 
-/// What the ledger says of a key's type.
+/// What the ledger says of how a key is used.
 pub(super) struct Settled {
-    pub(super) key_type: KeyType,
-    /// Whether nothing can replace it.
-    pub(super) is_final: bool,
+    pub(super) key_use: KeyUse,
+    /// Who said how it encrypts, if anybody did.
+    pub(super) stated_by: Option<TypeStatedBy>,
     revision: u64,
 }
 
 impl Settled {
-    /// What an append that settles the type has to check.
+    /// What an append that settles more has to check.
     pub(super) fn expected(settled: Option<&Self>) -> Expected {
         Expected::at_head(settled.map(|settled| settled.revision))
     }
 }
 
-/// The stream that says how the KID's key encrypts.
+/// An event of a KID that comes with the first license for it, and where its stream has to be.
+pub(super) struct Settling {
+    pub(super) stream: StreamName,
+    pub(super) expected: Expected,
+    pub(super) event: Event,
+}
+
+/// The stream that says how the KID's key is used.
 pub(super) fn stream_of(key_id: KeyId) -> Result<StreamName, InvalidStreamName> {
     StreamName::new(&format!("key-type-{key_id}"))
 }
 
-/// How the KID's key encrypts, if that is settled.
+/// How the KID's key is used, as far as that is settled.
 pub(super) async fn find(
     ledger: &Ledger,
     key_id: KeyId,
@@ -48,16 +62,18 @@ pub(super) async fn find(
         return Ok(None);
     };
     let revision = last.revision;
-    match Fact::of(last)?.event {
-        Event::ContentKeyTyped(typed) => {
-            let (key_type, is_final) = (typed.key_type, typed.is_final());
-            Ok(Some(Settled { key_type, is_final, revision }))
+    let (key_use, stated_by) = match Fact::of(last)?.event {
+        Event::ContentKeyTyped(typed) => (typed.settles(), Some(typed.stated_by)),
+        Event::ContentKeyUsed(used) => (used.settles(), None),
+        other => {
+            let stream = stream.to_string();
+            return Err(LicensingError::Stream { stream, kind: other.kind() });
         }
-        other => Err(LicensingError::Stream { stream: stream.to_string(), kind: other.kind() }),
-    }
+    };
+    Ok(Some(Settled { key_use, stated_by, revision }))
 }
 
-/// Whether a key from this source has a record in the ledger, and so a type for good.
+/// Whether a key from this source has a record in the ledger, and so a type and a role for good.
 fn is_recorded(source: &KeySource) -> bool {
     match source {
         KeySource::Registered | KeySource::Seed { .. } => true,
@@ -66,55 +82,82 @@ fn is_recorded(source: &KeySource) -> bool {
 }
 
 impl Licensing {
-    /// How the KID's key from this source encrypts, if that is settled.
-    pub(super) async fn recorded_type(
+    /// How the KID's key from this source is used, as far as that is settled.
+    pub(super) async fn recorded_use(
         &self,
         key_id: KeyId,
         source: &KeySource,
-    ) -> Result<Option<KeyType>, LicensingError> {
+    ) -> Result<KeyUse, LicensingError> {
         if !is_recorded(source) {
-            return Ok(None);
+            return Ok(KeyUse::default());
         }
-        if let Some(key_type) = self.keys.key_type(key_id) {
-            return Ok(Some(key_type));
+        let known = self.keys.key_use(key_id);
+        if known.key_type.is_some() {
+            return Ok(known);
         }
-        let settled = find(&self.ledger, key_id).await?;
-        Ok(settled.map(|Settled { key_type, is_final, .. }| {
-            self.keys.remember_type(key_id, key_type, is_final);
-            key_type
-        }))
+        Ok(self.read_use(key_id).await?.map_or(known, |settled| settled.key_use))
     }
 
-    /// The event that settles the type of a license's key; `None` if it is settled.
+    async fn read_use(&self, key_id: KeyId) -> Result<Option<Settled>, LicensingError> {
+        let settled = find(&self.ledger, key_id).await?;
+        if let Some(settled) = &settled {
+            self.keys.remember_use(key_id, settled.key_use);
+        }
+        Ok(settled)
+    }
+
+    /// What settles how a license's key is used; `None` if that is settled.
     ///
     /// # Errors
-    /// [`OtherType`] if it is settled otherwise.
-    pub(super) async fn typing(
+    /// [`OtherUse`] if it is settled otherwise.
+    pub(super) async fn settling(
         &self,
         license: &LicenseAcquired,
         at_ms: i64,
-    ) -> Result<Result<Option<ContentKeyTyped>, OtherType>, LicensingError> {
+    ) -> Result<Result<Option<Settling>, OtherUse>, LicensingError> {
         let LicenseAcquired { key_id, identity, .. } = *license;
-        let states_type = license.drm_system == super::acquire::DRM_SYSTEM;
-        let key_type = WireType::from_name(&license.key_type).map(KeyType::from);
-        let (true, true, Some(key_type)) =
-            (states_type, is_recorded(&license.key_source), key_type)
-        else {
+        if !is_recorded(&license.key_source) {
             return Ok(Ok(None));
+        }
+        let stated = stated_type(license);
+        let role = KeyRole::in_license(license.is_root());
+        let mut known = self.keys.key_use(key_id);
+        let mut settled = None;
+        if known.allows(stated, role) && !known.covers(stated) {
+            settled = self.read_use(key_id).await?;
+            known = settled.as_ref().map(|settled| settled.key_use).unwrap_or_default();
+        }
+        if !known.allows(stated, role) {
+            return Ok(Err(OtherUse));
+        }
+        if known.covers(stated) {
+            return Ok(Ok(None));
+        }
+        let expected = Settled::expected(settled.as_ref());
+        let said = settled.and_then(|settled| settled.stated_by);
+        let event = match known.key_type.or(stated) {
+            Some(key_type) => Event::ContentKeyTyped(ContentKeyTyped {
+                key_id,
+                key_type,
+                stated_by: said.unwrap_or(TypeStatedBy::License { identity }),
+                role: Some(role),
+                at_ms,
+            }),
+            None => Event::ContentKeyUsed(ContentKeyUsed { key_id, identity, at_ms }),
         };
-        Ok(match self.recorded_type(key_id, &license.key_source).await? {
-            Some(settled) if settled == key_type => Ok(None),
-            Some(_) => Err(OtherType),
-            None => {
-                let stated_by = TypeStatedBy::License { identity };
-                Ok(Some(ContentKeyTyped { key_id, key_type, stated_by, at_ms }))
-            }
-        })
+        Ok(Ok(Some(Settling { stream: stream_of(key_id)?, expected, event })))
     }
 }
 
-/// A key is settled to be of another type than a license has it.
-pub(super) struct OtherType;
+/// The type that a license states: those of PlayReady have to have one.
+fn stated_type(license: &LicenseAcquired) -> Option<KeyType> {
+    let states_type = license.drm_system == super::acquire::DRM_SYSTEM;
+    let named = WireType::from_name(&license.key_type).filter(|_| states_type);
+    named.map(KeyType::from)
+}
+
+/// How a key is used is settled, and otherwise than a license has it.
+pub(super) struct OtherUse;
 
 impl From<KeyType> for WireType {
     fn from(key_type: KeyType) -> Self {

@@ -63,6 +63,12 @@ pub enum RegisterError {
         /// The type that it has.
         key_type: KeyType,
     },
+    /// The KID's key is that of root licenses.
+    #[error(
+        "the key of {0} is that of root licenses and never used for content; give the content \
+         another key id"
+    )]
+    Root(KeyId),
     /// The KID has no key.
     #[error("key id {0} has no content key")]
     UnknownKey(KeyId),

@@ -74,6 +74,7 @@ const fn type_of(event: &Event) -> Option<&'static str> {
         | Event::KeySeedRegistered(_)
         | Event::ContentKeyBound(_)
         | Event::ContentKeyTyped(_)
+        | Event::ContentKeyUsed(_)
         | Event::MasterKeyRotated(_)
         | Event::KeysPinned(_)
         | Event::RevocationListsTaken(_)

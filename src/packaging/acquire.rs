@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::signaling::{Scheme, Signaling, System};
 use crate::keys::ContentKey;
 use crate::playready::kid::Kid;
+use crate::playready::policy;
 use crate::playready::soap::{self, Fault, FaultCode, Refusal};
 use crate::playready::xml::{Document, Element, PROTOCOLS, Writer};
 
@@ -43,6 +44,12 @@ impl PackagingFault {
     /// A KID has no key.
     pub fn unknown_key(key_id: Uuid) -> Self {
         Self(Fault::refused(Refusal::KeyUnknown { kids: vec![Kid::from(key_id)] }))
+    }
+
+    /// A KID's key is that of root licenses, which is never used for content.
+    pub fn root_key() -> Self {
+        let refusal = policy::Refusal::from(policy::Conflict::RootKidReserved);
+        Self(Fault::refused(refusal.into()))
     }
 
     /// The service failed.

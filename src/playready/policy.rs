@@ -153,6 +153,9 @@ pub const OUTPUT_LEVEL_MAX: u16 = 999;
 /// Protections, restrictions and enablers of one policy, at most: a client reads a license of up to
 /// 256 objects (section 5.4), and each of these is one.
 pub const LISTED_MAX: usize = 224;
+/// Bytes of data that those have together, at most: with all else that a license may have it then
+/// still has no more than the 10,240 bytes that device certificates state (section 3).
+pub const LISTED_DATA_BYTES_MAX: usize = 4096;
 
 impl LicensePolicy {
     /// A non-persistent license without any condition but the minimum security level.

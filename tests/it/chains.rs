@@ -1,5 +1,7 @@
 //! Root and leaf licenses, from the policy string to the device that plays under them.
 
+mod reserved;
+
 use std::collections::BTreeMap;
 
 use license_ledger::cli::admin::Command;

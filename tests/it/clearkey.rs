@@ -132,6 +132,7 @@ fn what_clear_key_cannot_keep_is_refused_and_not_recorded() {
     refused(&root, &one, 403, "not-licensed", "stand alone");
     refused("?cfg=(nonsense:1)", &one, 400, "invalid-request", "nonsense");
     refused("?cfg=(errorcode:8004c605)", &one, 403, "not-licensed", "0x8004c605");
+    refused("?cfg=(errorcode:8004c600)", &one, 403, "not-licensed", "0x8004c600");
     let stored = json!({ "kids": one["kids"], "type": "persistent-license" });
     refused("", &stored, 400, "invalid-request", "type: only temporary sessions");
     refused("", &json!({ "kids": ["x"] }), 400, "invalid-request", "kids[0]");
@@ -139,6 +140,20 @@ fn what_clear_key_cannot_keep_is_refused_and_not_recorded() {
     assert_eq!(service.event_count(), before);
     let metrics = service.client.get("/metrics").text();
     assert!(metrics.contains("license_ledger_challenges_rejected_total 3"), "{metrics}");
+}
+
+#[test]
+fn more_licenses_than_one_request_is_granted_are_refused_with_the_limit_named() {
+    let service = service();
+    let before = service.event_count();
+    let kids: Vec<_> = (1..=64).map(kid).collect();
+    let answer = post(&service.client, "?cfg=(),(),(),()", &ask(&kids), &[]);
+    assert_eq!(answer.status_and_code(), (400, "invalid-request".to_owned()));
+    let error = &answer.problem()["errors"][0];
+    assert_eq!(error["field"], "kid");
+    assert!(error["detail"].as_str().unwrap().contains("at most 250"), "{error}");
+    assert_eq!(service.event_count(), before);
+    assert_eq!(keys(&post(&service.client, "?cfg=(),(),()", &ask(&kids), &[])).len(), 192);
 }
 
 #[test]

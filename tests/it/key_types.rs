@@ -3,7 +3,7 @@
 use license_ledger::access::Scope;
 use license_ledger::cli::admin::Command;
 use license_ledger::domain::event::{ContentKeyTyped, TypeStatedBy};
-use license_ledger::domain::{Event, KeyId, KeyType};
+use license_ledger::domain::{Event, KeyId, KeyRole, KeyType};
 use license_ledger::keys::ImportedKey;
 use license_ledger::playready::acquire::AcquireRequest;
 use license_ledger::playready::content_key::KeyType as WireType;
@@ -77,10 +77,13 @@ fn a_registered_type_comes_before_the_header_and_is_not_to_be_contradicted() {
     let old = service.device("old").with_features(&[], &[]);
     let fault = try_type(&service, &old, &asking(1, Some(AlgId::AesCtr)), "").unwrap_err();
     assert_eq!(words(&fault), refused("aescbc_unsupported"));
-    // Said once, by whoever registered it.
+    // Said by whoever registered it; the first license added what it is for.
+    let [registered, used] = &typed(&service)[..] else { panic!("not two") };
     let actor = "cli".to_owned();
-    let [typed] = &typed(&service)[..] else { panic!("not one") };
-    assert_eq!(typed.stated_by, TypeStatedBy::Operator { actor });
+    assert_eq!(registered.stated_by, TypeStatedBy::Operator { actor });
+    assert_eq!((registered.role, used.role), (None, Some(KeyRole::Content)));
+    let content = ContentKeyTyped { role: used.role, at_ms: used.at_ms, ..registered.clone() };
+    assert_eq!(*used, content);
     assert!(import(&service, 1, Some(KeyType::AesCbc)).is_ok());
     assert!(import(&service, 1, None).is_ok());
     let refused = import(&service, 1, Some(KeyType::AesCtr)).unwrap_err().to_string();

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::device::{fresh_nonce, kid, refused, request, seed_key, words};
+use crate::key_types::detail;
 use crate::service::{NOW_S, Setup, TestService};
 
 const MEDIA: &[u8] = b"a picture of a cat, and more than one block of it";
@@ -253,6 +254,9 @@ fn combinations_that_exclude_each_other_are_refused_by_name() {
         ("(begindate:20240102,enddate:20240101)", "begin_not_before_end"),
         // Begin is set with every end.
         ("(enddate:20230101)", "begin_not_before_end"),
+        ("(begindate:20230101,enddate:20230102)", "end_passed"),
+        ("(begindate:20230101,enddate:20230102,graceperiod:5)", "end_passed"),
+        ("(persist:true,removaldate:20230101)", "removal_passed"),
         ("(removaldate:20240101)", "removal_needs_persistent"),
         ("(persist:true,removaldate:20240101,begindate:20230101)", "removal_excludes_other_limits"),
         ("(persist:true,removaldate:20240101,enddate:20240101)", "removal_excludes_other_limits"),
@@ -406,4 +410,21 @@ fn begin_comes_with_every_end_from_the_clock_of_those_who_have_one() {
         let expected = if accepted { Ok(None) } else { Err(refused("realtime_unsupported")) };
         assert_eq!(begin(version, None, real_time), expected, "{version:?}");
     }
+}
+
+#[test]
+fn more_licenses_than_one_request_is_granted_are_refused_with_the_limit_named() {
+    let service = TestService::new();
+    let device = service.device("greedy");
+    let kids: Vec<_> = (1..=300).map(kid).collect();
+    let events = service.event_count();
+    for (kids, query) in [(&kids[..], ""), (&kids[..251], ""), (&kids[..126], "cfg=(),()")] {
+        let fault = device.acquire(&service.client, &request(kids), query).err().unwrap();
+        let (word, text) = detail(&fault);
+        assert!(word == "invalid_cfg" && text.starts_with("kid: "), "{word} {text}");
+        assert!(text.contains("at most 250"), "{text}");
+    }
+    assert_eq!(service.event_count(), events);
+    let most = device.acquire(&service.client, &request(&kids[..125]), "cfg=(),()").unwrap();
+    assert_eq!(most.licenses.len(), 250);
 }

@@ -1,9 +1,9 @@
-//! The facts about how content keys encrypt.
+//! The facts about how content keys encrypt and what they are for.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::ids::{Identity, KeyId};
-use crate::domain::key_type::KeyType;
+use crate::domain::key_type::{KeyRole, KeyType, KeyUse};
 
 /// Who said how a KID's key encrypts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +21,9 @@ pub enum TypeStatedBy {
     },
 }
 
-/// How a KID's key encrypts was settled. In the stream `key-type-<guid>`, of which the last event
-/// counts: at most one by a license, then at most one by an operator.
+/// How a KID's key encrypts was settled, and with its first use what it is for. In the stream
+/// `key-type-<guid>`, of which the last event counts: each says again what is settled and goes on
+/// being true. A type by a license gives way to at most one by an operator; a role to none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentKeyTyped {
     /// The KID.
@@ -31,20 +32,55 @@ pub struct ContentKeyTyped {
     pub key_type: KeyType,
     /// Who said so.
     pub stated_by: TypeStatedBy,
+    /// What the key is for; `None` if it was only registered, or before that was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<KeyRole>,
     /// When.
     pub at_ms: i64,
 }
 
+/// A KID's key was used for content by a client that does not say how it encrypts, before that was
+/// settled. The first event of its `key-type-<guid>` stream: a role without a type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentKeyUsed {
+    /// The KID.
+    pub key_id: KeyId,
+    /// Who got it.
+    pub identity: Identity,
+    /// When.
+    pub at_ms: i64,
+}
+
+impl ContentKeyUsed {
+    /// What is settled by it.
+    pub fn settles(&self) -> KeyUse {
+        KeyUse { key_type: None, is_final: false, role: Some(KeyRole::Content) }
+    }
+}
+
 impl ContentKeyTyped {
-    /// Whether nothing can replace it.
-    pub fn is_final(&self) -> bool {
-        matches!(self.stated_by, TypeStatedBy::Operator { .. })
+    /// What is settled by it.
+    pub fn settles(&self) -> KeyUse {
+        KeyUse {
+            key_type: Some(self.key_type),
+            is_final: matches!(self.stated_by, TypeStatedBy::Operator { .. }),
+            role: self.role,
+        }
+    }
+
+    /// Tells it apart from the others of its stream. One without a role may come before one with it.
+    pub(super) fn natural_key(&self) -> String {
+        let typed = format!("{} {}", self.key_id, self.stated_by.word());
+        match self.role {
+            None => typed,
+            Some(role) => format!("{typed} {}", role.word()),
+        }
     }
 }
 
 impl TypeStatedBy {
     /// The stored word.
-    pub(super) fn word(&self) -> &'static str {
+    fn word(&self) -> &'static str {
         match self {
             Self::License { .. } => "license",
             Self::Operator { .. } => "operator",

@@ -14,7 +14,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
+};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 
@@ -273,7 +275,10 @@ fn parse(set: &[u8]) -> Result<Vec<Arc<VerifyingKey>>, KeySetError> {
 
 /// The key, if it is one that tokens may be verified with.
 fn verifying_key(jwk: &Jwk) -> Option<VerifyingKey> {
-    if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption)) {
+    let operations = jwk.common.key_operations.as_ref();
+    if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption))
+        || operations.is_some_and(|listed| !listed.contains(&KeyOperations::Verify))
+    {
         return None;
     }
     let stated = jwk.common.key_algorithm;
@@ -385,12 +390,16 @@ mod tests {
             json!({"kty": "OKP", "crv": "Ed25519", "x": b64(31)}),
             json!({"kty": "oct", "k": b64(31)}),
             json!({"kty": "oct", "k": b64(32), "alg": "HS512"}),
+            json!({"kty": "oct", "k": b64(32), "key_ops": ["sign"]}),
+            json!({"kty": "oct", "k": b64(32), "key_ops": []}),
+            json!({"kty": "RSA", "n": b64(256), "e": "AQAB", "key_ops": ["encrypt", "wrapKey"]}),
             json!({"kty": "new", "x": "y"}),
         ];
         assert_eq!(algorithms(&others), Err(KeySetError::NoKey.to_string()));
         let mut with_one = others.to_vec();
         with_one.push(json!({"kty": "oct", "k": b64(32), "use": "sig"}));
-        assert_eq!(algorithms(&with_one), Ok(vec![Algorithm::HS256]));
+        with_one.push(json!({"kty": "oct", "k": b64(32), "key_ops": ["sign", "verify", "own"]}));
+        assert_eq!(algorithms(&with_one), Ok(vec![Algorithm::HS256; 2]));
     }
 
     #[test]

@@ -175,6 +175,7 @@ async fn packaging_data(
     let keys = services.registry.keys_for(wanted, Unknown::Refuse, actor).await;
     let keys = keys.map_err(|error| match error {
         RegisterError::UnknownKey(key_id) => PackagingFault::unknown_key(key_id.0),
+        RegisterError::Root(_) => PackagingFault::root_key(),
         other => PackagingFault::internal(other),
     })?;
     let keys = keys.into_iter().map(|(key_id, key)| {
@@ -210,6 +211,9 @@ fn key_problem(error: RegisterError) -> Problem {
             "ContentKey@commonEncryptionScheme",
             error.to_string(),
         ),
+        RegisterError::Root(_) => {
+            Problem::of_part(Case::KeyExchangeRefused, "ContentKey@kid", error.to_string())
+        }
         RegisterError::Failed(error) => licensing_problem(error),
         other => Problem::internal(other),
     }

@@ -50,6 +50,7 @@ fn golden(event: &Event) -> &'static str {
         Event::KeySeedRegistered(_) => body!("key-seed-registered.v1"),
         Event::ContentKeyBound(_) => body!("content-key-bound.v1"),
         Event::ContentKeyTyped(_) => body!("content-key-typed.v1"),
+        Event::ContentKeyUsed(_) => body!("content-key-used.v1"),
         Event::MasterKeyRotated(_) => body!("master-key-rotated.v1"),
         Event::KeysPinned(_) => body!("keys-pinned.v1"),
         Event::RevocationListsTaken(_) => body!("revocation-lists-taken.v1"),
@@ -170,6 +171,8 @@ fn words_inside_bodies_do_not_change() {
         ("reservation-closed.v1", "end", r#""released""#),
         ("content-key-typed.v1", "key_type", r#""aesctr""#),
         ("content-key-typed.v1", "stated_by", r#"{"kind": "operator", "actor": "cli"}"#),
+        ("content-key-typed.v1", "role", r#""content""#),
+        ("content-key-typed.v1", "role", r#""root""#),
         ("webhook-changed.v1", "change", r#""enabled""#),
         ("webhook-changed.v1", "change", r#""disabled""#),
         ("webhook-changed.v1", "change", r#"{"dead_letters_replayed": {}}"#),
@@ -234,6 +237,15 @@ fn an_operators_link_is_another_fact_each_time() {
     assert_eq!(written, serde_json::from_str::<Value>(&body).unwrap());
 }
 
+#[test]
+fn a_role_that_comes_later_is_another_fact_than_the_type() {
+    let golden = include_str!("../../../tests/golden/events/content-key-typed.v1.json");
+    let mut body: Value = serde_json::from_str(golden).unwrap();
+    body["role"] = "root".into();
+    let event = decode("content-key-typed.v1", body.to_string().as_bytes()).unwrap();
+    assert_eq!(event.id("a-stream").to_string(), "b97f69c4-843f-552f-922e-9ec13658edfa");
+}
+
 const IDENTITY: &str = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f";
 const DEVICE: &str = "clxoin3sng2mp6etv3rgayrqnu";
 
@@ -245,6 +257,7 @@ const EVENT_IDS: &[(&str, &str)] = &[
     ("content-key-bound.v1", "aec45daa-1cc6-532d-b79d-7ab98020b73f"),
     ("content-key-registered.v1", "8e3d0241-0949-5c1e-abb2-0f11a18cfa02"),
     ("content-key-typed.v1", "13af6588-2032-51f0-a699-786a703830df"),
+    ("content-key-used.v1", "72a893dd-2ba9-59f7-a9cd-bf167721a9aa"),
     ("deletion-recorded.v1", "f1396898-23ab-59fd-806c-45ab80539620"),
     ("deletion-unmatched.v1", "c0016dd5-47bd-552e-9a6d-59c86db35e2f"),
     ("device-blocked.v1", "75a7e902-c62b-5863-94af-e586b65ff143"),

@@ -17,7 +17,7 @@ use super::{ATTEMPTS, RegisterError, Registered, Registry, is_race};
 use crate::domain::event::{
     ContentKeyBound, ContentKeyRegistered, KeySeedRegistered, KeySource, MasterKeyRotated,
 };
-use crate::domain::{Event, KeyId, KeyType};
+use crate::domain::{Event, KeyId, KeyRole, KeyType};
 use crate::keys::{ContentKey, ImportedKey, KeySeed, Source};
 use crate::ledger::{Expected, StreamName};
 use crate::licensing::{LicensingError, binding, random_bytes};
@@ -63,7 +63,7 @@ impl Registry {
         let fresh = unregistered(&book, &keys)?;
         self.bindings(&book, &fresh).await?;
         // Before the keys are given out, lest a license takes a type from elsewhere.
-        self.settle_types(&types, actor).await?;
+        self.settle_types(&types, None, actor).await?;
         self.register(&mut book, &keys, &fresh, actor).await?;
         Ok(Registered { added: fresh.len(), known: keys.len() - fresh.len() })
     }
@@ -101,7 +101,7 @@ impl Registry {
     }
 
     /// The keys of these KIDs, each named once, for somebody who encrypts content with them in the
-    /// way that stands beside each: neither changes any more. In no order.
+    /// way that stands beside each: neither changes any more, and none is a root's. In no order.
     ///
     /// Once begun it goes on to its end, also when nobody waits for the keys any more.
     pub async fn keys_for(
@@ -131,7 +131,7 @@ impl Registry {
             if let (Some((key_id, _)), Unknown::Refuse) = (create.first(), unknown) {
                 return Err(RegisterError::UnknownKey(*key_id));
             }
-            self.settle_types(wanted, actor).await?;
+            self.settle_types(wanted, Some(KeyRole::Content), actor).await?;
             match create.first() {
                 _ if !self.bind(&book, bind).await? => continue,
                 None => return Ok(found),

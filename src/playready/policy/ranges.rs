@@ -1,7 +1,8 @@
 //! Which values the members of a policy may have (section 10), wherever the policy comes from.
 
 use super::{
-    EXTENDED_RESTRICTION_TYPES, ExtendedRestriction, LISTED_MAX, LicensePolicy, OUTPUT_LEVEL_MAX,
+    EXTENDED_RESTRICTION_TYPES, ExtendedRestriction, LISTED_DATA_BYTES_MAX, LISTED_MAX,
+    LicensePolicy, OUTPUT_LEVEL_MAX,
 };
 
 /// A member has a value that no license has.
@@ -60,11 +61,24 @@ impl LicensePolicy {
                        most 224 members together",
                 holds: listed <= LISTED_MAX,
             },
+            Rule {
+                member: "dvop",
+                must: "the data of dvop, daop, avop and extended_restrictions must have at most \
+                       4096 bytes together",
+                holds: self.listed_data_bytes() <= LISTED_DATA_BYTES_MAX,
+            },
         ];
         match rules.into_iter().find(|rule| !rule.holds) {
             Some(Rule { member, must, .. }) => Err(OutOfRange { member, must }),
             None => Ok(()),
         }
+    }
+
+    fn listed_data_bytes(&self) -> usize {
+        let protections = self.dvop.iter().chain(&self.daop).chain(&self.avop);
+        let data = protections.map(|protection| &protection.data);
+        let data = data.chain(self.extended_restrictions.iter().map(|each| &each.data));
+        data.map(|data| data.0.len()).sum()
     }
 }
 

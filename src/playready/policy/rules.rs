@@ -19,6 +19,12 @@ pub enum Conflict {
     /// Begin is not before end.
     #[error("begin_not_before_end")]
     BeginNotBeforeEnd,
+    /// The end is over, and its grace period too.
+    #[error("end_passed")]
+    EndPassed,
+    /// The removal date is over.
+    #[error("removal_passed")]
+    RemovalPassed,
     /// A removal date on a license that is not persistent.
     #[error("removal_needs_persistent")]
     RemovalNeedsPersistent,
@@ -169,8 +175,8 @@ impl LicensePolicy {
     /// type: begin is always set together with end, against clocks that are set back.
     ///
     /// # Errors
-    /// The client's security level, clock, version or features do not fit the policy; its end is
-    /// over already.
+    /// The client's security level, clock, version or features do not fit the policy; or its end or
+    /// removal date is over already, for the client or for us.
     pub fn effective(
         &self,
         client: &Client,
@@ -194,7 +200,16 @@ impl LicensePolicy {
             effective.begin = Some(u32::try_from(begin).unwrap_or(u32::MAX));
             effective.check()?;
         }
+        effective.check_not_over(now_s)?;
         Ok(effective)
+    }
+
+    /// Refuses what nobody could use any more, and what would not count even for a moment.
+    fn check_not_over(&self, now_s: u64) -> Result<(), Conflict> {
+        if self.counted_until_s().is_none_or(|until_s| until_s > now_s) {
+            return Ok(());
+        }
+        Err(if self.removal.is_some() { Conflict::RemovalPassed } else { Conflict::EndPassed })
     }
 
     fn begin_is_before_end(&self) -> bool {

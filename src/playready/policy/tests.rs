@@ -201,6 +201,16 @@ fn a_member_out_of_its_range_is_named_whatever_a_policy_comes_from() {
         let ids = vec![r#""00000000-0000-0000-0000-000000000016""#; count].join(",");
         format!(r#""play_enablers":[{ids}]"#)
     };
+    let data = |protection: usize, restriction: usize| {
+        let [protection, restriction] =
+            [protection, restriction].map(|bytes| BASE64.encode(&vec![7; bytes]));
+        let id = "00000000-0000-0000-0000-000000000016";
+        let flags = r#""must_understand":true,"best_effort":false"#;
+        format!(
+            r#""daop":[{{"id":"{id}","data":"{protection}"}}],
+            "extended_restrictions":[{{"type":256,{flags},"data":"{restriction}"}}]"#
+        )
+    };
     for (wrong, named) in [
         (r#""begin":0"#, "begin: must be 1 or more"),
         (r#""begin":0,"end":5"#, "begin: must be 1 or more"),
@@ -215,6 +225,7 @@ fn a_member_out_of_its_range_is_named_whatever_a_policy_comes_from() {
         (&restriction(255), "extended_restrictions: each type must be 256 to 65532"),
         (&restriction(65533), "extended_restrictions: each type must be 256 to 65532"),
         (&enablers(225), "dvop: dvop, daop, avop, extended_restrictions and play_enablers must"),
+        (&data(2048, 2049), "dvop: the data of dvop, daop, avop and extended_restrictions must"),
     ] {
         let refused = with(wrong).unwrap_err();
         assert!(refused.starts_with(named), "{wrong}: {refused}");
@@ -226,6 +237,7 @@ fn a_member_out_of_its_range_is_named_whatever_a_policy_comes_from() {
         &restriction(256),
         &restriction(65532),
         &enablers(224),
+        &data(2048, 2048),
     ] {
         assert_eq!(with(right), Ok(()), "{right}");
     }
@@ -256,9 +268,39 @@ fn an_end_without_a_begin_begins_at_the_clients_time() {
 #[test]
 fn an_explicit_begin_is_kept_and_no_end_needs_none() {
     let skewed = Client { time_s: Some(5), ..client() };
-    let explicit = LicensePolicy { begin: Some(7), end: Some(9), ..policy() };
+    let explicit = LicensePolicy { begin: Some(7), end: Some(u32::MAX - 1), ..policy() };
     assert_eq!(explicit.effective(&skewed, KeyType::AesCtr, NOW_S), Ok(explicit.clone()));
     assert_eq!(policy().effective(&skewed, KeyType::AesCtr, NOW_S), Ok(policy()));
+}
+
+#[test]
+fn what_is_over_already_is_refused_by_name() {
+    let now = u32::try_from(NOW_S).unwrap();
+    let outcome = |policy: LicensePolicy| {
+        policy.effective(&client(), KeyType::AesCtr, NOW_S).map(drop).map_err(|e| e.to_string())
+    };
+    let ending = |end, grace_seconds| LicensePolicy {
+        begin: Some(5),
+        end: Some(end),
+        grace_seconds,
+        ..policy()
+    };
+    let removed = |at| LicensePolicy { persist: true, removal: Some(at), ..policy() };
+    for live in
+        [ending(now + 1, None), ending(now, Some(1)), ending(100, Some(u32::MAX)), removed(now + 1)]
+    {
+        assert_eq!(outcome(live.clone()), Ok(()), "{live:?}");
+    }
+    for (over, named) in [
+        (ending(100, None), "end_passed"),
+        (ending(now, None), "end_passed"),
+        (ending(now - 1, Some(1)), "end_passed"),
+        (removed(0), "removal_passed"),
+        (removed(now), "removal_passed"),
+    ] {
+        let named = format!("invalid_policy: {named}");
+        assert_eq!(outcome(over.clone()), Err(named), "{over:?}");
+    }
 }
 
 #[test]

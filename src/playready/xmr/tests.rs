@@ -13,7 +13,8 @@ use crate::playready::elgamal::{Point, decrypt, encrypt};
 use crate::playready::kid::Kid;
 use crate::playready::policy::tests::any_policy;
 use crate::playready::policy::{
-    BinaryId, Data, ExtendedRestriction, LicensePolicy, OutputProtection, SecurityLevel,
+    BinaryId, Data, DomainBinding, ExtendedRestriction, LISTED_DATA_BYTES_MAX, LISTED_MAX,
+    LicensePolicy, OutputProtection, SecurityLevel,
 };
 use crate::playready::reader::put_object;
 
@@ -105,6 +106,48 @@ fn full_policy() -> LicensePolicy {
         }],
         ..LicensePolicy::new(SecurityLevel::Software)
     }
+}
+
+/// Device certificates state how large a license they take (section 3).
+#[test]
+fn the_largest_license_that_a_policy_can_make_is_one_that_devices_take() {
+    let id = Some(BinaryId([7; 16]));
+    let protection =
+        |bytes| OutputProtection { id: Uuid::from_u128(7), data: Data(vec![7; bytes]) };
+    let restriction = ExtendedRestriction {
+        kind: 400,
+        must_understand: true,
+        best_effort: true,
+        data: Data(vec![7; LISTED_DATA_BYTES_MAX / 2]),
+    };
+    let policy = LicensePolicy {
+        persist: false,
+        secure_stop_id: id,
+        dvop: vec![protection(0); LISTED_MAX - 4],
+        daop: vec![protection(0)],
+        avop: vec![protection(LISTED_DATA_BYTES_MAX / 2)],
+        play_enablers: vec![Uuid::from_u128(7)],
+        extended_restrictions: vec![restriction],
+        ..full_policy()
+    };
+    assert_eq!(policy.check(), Ok(()));
+    // What no license has together, each with the object it would need.
+    let all = LicensePolicy {
+        removal: Some(1),
+        domain: Some(DomainBinding { account_id: BinaryId([7; 16]), revision: 1 }),
+        ..policy
+    };
+    let spec = LicenseSpec {
+        rights_id: [1; 16],
+        kid: Kid::from(Uuid::from_u128(1)),
+        key_type: KeyType::AesCtr,
+        content_key: &ContentKey::new([2; 16]),
+        policy: &all,
+        issue_date: ISSUED_S,
+        revinfo_version: 87,
+    };
+    let sealed = seal(&spec, device().public(), &mut os_random);
+    assert!((9_900..=10_240).contains(&sealed.len()), "{}", sealed.len());
 }
 
 #[test]

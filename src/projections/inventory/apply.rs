@@ -118,6 +118,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         | Event::KeySeedRegistered(_)
         | Event::ContentKeyBound(_)
         | Event::ContentKeyTyped(_)
+        | Event::ContentKeyUsed(_)
         | Event::MasterKeyRotated(_)
         | Event::KeysPinned(_)
         | Event::RevocationListsTaken(_)

@@ -138,3 +138,24 @@ fn a_callback_is_told_what_the_page_sends_and_decides() {
     assert_eq!(unknown.status_and_code(), (503, "overloaded".to_owned()));
     assert_eq!(unknown.header("retry-after"), Some("1"));
 }
+
+/// What is ours to mend is not told as if there were no license.
+#[test]
+fn a_failure_of_the_service_is_no_refusal() {
+    let issuer = Issuer::new("ES256", "k");
+    let token_service = TokenService::with(&[&issuer], setup());
+    let service = &token_service.service;
+    let mut license = on_the_web(&[kid(9)]);
+    license["keys"][0]["seed"] = "nowhere".into();
+    let (seed_id, seed) = ("default".to_owned(), zeroize::Zeroizing::new(vec![5; 30]));
+    service.command(&license_ledger::cli::admin::Command::AddSeed { seed_id, seed }).unwrap();
+    let events = service.event_count();
+    let token = issuer.token(&claims("1", license));
+    let answer = send(service, &token, &[kid(9)]);
+    assert_eq!(answer.status_and_code(), (500, "internal".to_owned()));
+    assert!(!answer.text().contains("nowhere"), "{}", answer.text());
+    let asked = with_token(&[kid(9)], &token);
+    let fault = service.device("tv").acquire(&service.client, &asked, "").err().unwrap();
+    assert_eq!((fault.code.number(), fault.custom_data), (0x8004_C600, None));
+    assert_eq!(service.event_count(), events);
+}

@@ -206,7 +206,7 @@ fn silence_ends_at_the_deadline_and_keeps_nobody_else_waiting() {
 }
 
 #[test]
-fn nobody_is_asked_about_kids_that_cannot_have_a_key() {
+fn nobody_is_asked_about_what_cannot_be_granted() {
     let server = Server::start(|_, _| allow(&[kid(1), kid(9)]));
     let asking = ask_at(&server.url, Setup::default());
     let (service, device) = (&asking.service, asking.service.device("tv"));
@@ -216,7 +216,41 @@ fn nobody_is_asked_about_kids_that_cannot_have_a_key() {
     assert_eq!(refused(&[kid(8), kid(9)]).as_deref(), Some("key_unknown"));
     assert_eq!(refused(&[]).as_deref(), Some("no_kid"));
     assert_eq!(server.asked().len(), 0, "the service was asked for nothing");
+    // Nor about a wish that cannot be read.
+    let custom_data = Some(json!({"persistent": "no"}).to_string());
+    let unreadable = AcquireRequest { custom_data, ..request(&[kid(1)]) };
+    let fault = device.acquire(&service.client, &unreadable, "").err().unwrap();
+    assert_eq!(reason(&fault), "invalid_cfg");
+    assert_eq!(server.asked().len(), 0, "the service was asked for nothing");
     // One that can is enough.
     assert_eq!(refused(&[kid(9), kid(1)]), None);
     assert_eq!(server.asked().len(), 1);
+}
+
+/// All that a statement allows can be granted at once, whatever has to be recorded with it.
+#[test]
+fn the_longest_statement_is_granted_whole_and_a_longer_one_not_at_all() {
+    const MOST: u128 = 250;
+    // Apart from those that have keys of their own.
+    let numbers = |count| (10..10 + count).map(kid).collect::<Vec<_>>();
+    let allowed = move |count| {
+        let mut license = license(&numbers(count));
+        license["account"] = json!("family");
+        Answer::json(&json!({ "decision": "allow", "license": license }))
+    };
+    let server = Server::start(move |n, _| allowed(if n == 0 { 300 } else { MOST }));
+    let asking = ask_at(&server.url, Setup::default().with("quota.device_limit", 1_000));
+    let (service, device) = (&asking.service, asking.service.device("library"));
+    let (seed_id, seed) = ("default".to_owned(), zeroize::Zeroizing::new(vec![5; 30]));
+    service.command(&license_ledger::cli::admin::Command::AddSeed { seed_id, seed }).unwrap();
+    let before = service.event_count();
+    let acquire = || device.acquire(&service.client, &request(&numbers(300)), "");
+    assert_eq!(acquire().map(drop).map_err(|fault| reason(&fault)), Err("try_later".to_owned()));
+    assert_eq!(service.event_count(), before);
+    assert_eq!(acquire().unwrap().licenses.len() as u128, MOST);
+    let each =
+        ["license-acquired.v1", "slot-taken.v1", "content-key-bound.v1", "content-key-typed.v1"];
+    for kind in each {
+        assert_eq!(count(service, kind) as u128, MOST, "{kind}");
+    }
 }

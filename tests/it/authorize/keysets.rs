@@ -39,6 +39,25 @@ fn a_file_is_read_again_without_a_restart() {
     assert_eq!(ask(&new, "5"), None);
 }
 
+#[test]
+fn a_key_for_other_operations_verifies_nothing() {
+    let (verifies, signs) = (Issuer::new("ES256", "verifies"), Issuer::new("ES256", "signs"));
+    let token_service = TokenService::new(&[&verifies]);
+    let service = &token_service.service;
+    let device = service.device("phone");
+    let with = |issuer: &Issuer, operation: &str| {
+        let mut jwk = issuer.jwk();
+        jwk["key_ops"] = json!([operation]);
+        jwk
+    };
+    let set = json!({ "keys": [with(&verifies, "verify"), with(&signs, "sign")] });
+    fs::write(&token_service.keys, set.to_string()).unwrap();
+    service.advance_s(1);
+    let ask = |issuer: &Issuer| try_token(service, &device, &token(issuer, "1")).err();
+    assert_eq!(ask(&signs).as_deref(), Some(INVALID));
+    assert_eq!(ask(&verifies), None);
+}
+
 /// A key server whose set can be changed; `None` fails.
 struct KeyServer {
     server: Server,

@@ -7,10 +7,12 @@ use super::*;
 use crate::clearkey;
 use crate::device::{fresh_nonce, header, refused, words};
 use crate::key_types::detail;
+use crate::service::NOW_S;
 
 /// Policies that no license has, and how a refusal begins.
 fn wrong() -> Vec<(Value, &'static str)> {
     let restriction = |kind: u32| json!([{"type": kind, "must_understand": true, "best_effort": false, "data": ""}]);
+    let too_large = data_encoding::BASE64.encode(&[7; 4_097]);
     let domain = json!({"account_id": "AAECAwQFBgcICQoLDA0ODw==", "revision": 0});
     vec![
         (json!({"sl": 150, "extended_restrictions": restriction(5)}), "extended_restrictions: "),
@@ -23,6 +25,16 @@ fn wrong() -> Vec<(Value, &'static str)> {
         (json!({"sl": 150, "begin": 0}), "begin: "),
         (json!({"sl": 150, "first_play_seconds": 0}), "first_play_seconds: "),
         (json!({"sl": 150, "domain": domain}), "domain: "),
+        (json!({"sl": 150, "dvop": [{"id": kid(1), "data": too_large}]}), "dvop: "),
+    ]
+}
+
+/// Policies of licenses that nobody could use any more, and how a refusal names that.
+fn over() -> [(Value, &'static str); 3] {
+    [
+        (json!({"sl": 150, "persist": true, "begin": 5, "end": 100}), "end_passed"),
+        (json!({"sl": 150, "begin": 5, "end": NOW_S - 5, "grace_seconds": 5}), "end_passed"),
+        (json!({"sl": 150, "persist": true, "removal": 0}), "removal_passed"),
     ]
 }
 
@@ -54,18 +66,26 @@ fn a_token_with_a_policy_that_no_license_has_is_refused_with_the_member_named() 
         let field = answer.problem()["errors"][0]["field"].as_str().unwrap().to_owned();
         assert_eq!(format!("{field}: "), named);
     }
+    for (policy, named) in over() {
+        let token = issuer.token(&claims(named, with_policy(&policy)));
+        let fault = device.acquire(&service.client, &with_token(&[kid(1)], &token), "");
+        let expected = ("invalid_policy".to_owned(), named.to_owned());
+        assert_eq!(detail(&fault.err().unwrap()), expected, "{policy}");
+    }
     assert_eq!(service.event_count(), events, "a refused policy left an event");
 }
 
 #[test]
 fn a_callback_with_a_policy_that_no_license_has_is_refused_with_the_member_named() {
-    let server = Server::start(|n, _| {
-        Answer::json(&json!({"decision": "allow", "license": with_policy(&wrong()[n].0)}))
+    let all = || wrong().into_iter().chain(over());
+    let server = Server::start(move |n, _| {
+        let (policy, _) = all().nth(n).unwrap();
+        Answer::json(&json!({"decision": "allow", "license": with_policy(&policy)}))
     });
     let asking = ask_at(&server.url, Setup::default());
     let (service, device) = (&asking.service, asking.service.device("tv"));
     let events = service.event_count();
-    for (policy, named) in wrong() {
+    for (policy, named) in all() {
         let fault = device.acquire(&service.client, &request(&[kid(1)]), "").err().unwrap();
         let (word, text) = detail(&fault);
         assert!(word == "invalid_policy" && text.starts_with(named), "{policy}: {word} {text}");

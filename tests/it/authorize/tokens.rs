@@ -5,6 +5,7 @@ use serde_json::json;
 use super::issuer::{ISSUER, b64, hmac_token};
 use super::*;
 use crate::device::{fresh_nonce, words};
+use crate::key_types::detail;
 use crate::service::NOW_S;
 
 #[test]
@@ -233,6 +234,39 @@ fn a_request_may_ask_for_less_than_the_token_allows_but_not_for_more() {
         assert_eq!(got.licenses[0].policy.persist, recorded.1, "row {number}");
         let persistent = acquired(service)[number].persistent;
         assert_eq!((persistent.requested, persistent.effective), recorded, "row {number}");
+    }
+}
+
+#[test]
+fn a_member_of_the_custom_data_that_cannot_be_read_is_named_and_hides_no_other() {
+    let issuer = Issuer::new("ES256", "k");
+    let token_service = TokenService::new(&[&issuer]);
+    let service = &token_service.service;
+    let device = service.device("phone");
+    let token = issuer.token(&claims("one", license(&[kid(1)])));
+    let ask = |text: &str| {
+        let asked = with_token(&[kid(1)], &text.replace("TOKEN", &token));
+        device.acquire(&service.client, &asked, &format!("token={token}"))
+    };
+    for (custom_data, named) in [
+        (r#"{"token": "TOKEN", "persistent": "yes"}"#, "persistent: must be true or false"),
+        (r#"{"persistent": 1}"#, "persistent: must be true or false"),
+        (r#"{"token": ["TOKEN"]}"#, "token: must be a string"),
+        (r#"{"token": 7, "persistent": "yes"}"#, "token: must be a string"),
+        (r#"{"token": "TOKEN", "token": "TOKEN"}"#, "custom_data: duplicate field `token`"),
+    ] {
+        let (word, text) = detail(&ask(custom_data).err().unwrap());
+        assert!(word == "invalid_cfg" && text.starts_with(named), "{custom_data}: {word} {text}");
+    }
+    assert_eq!(count(service, "token-spent.v1"), 0);
+    // What is no object, or has what other people put there, is nobody's business.
+    for custom_data in
+        [r#"["TOKEN", 7]"#, "{no json", r#"{"persistent": null, "more": {"token": 7}}"#]
+    {
+        let token = issuer.token(&claims(custom_data, license(&[kid(1)])));
+        let asked = with_token(&[kid(1)], custom_data);
+        let query = format!("token={token}");
+        assert!(device.acquire(&service.client, &asked, &query).is_ok(), "{custom_data}");
     }
 }
 

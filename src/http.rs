@@ -95,7 +95,7 @@ impl Shell {
         metrics: Arc<Metrics>,
         readiness: Readiness,
     ) -> Self {
-        let rate = RateLimiter::new(config.rate.per_identity_per_minute, config.rate.burst);
+        let rate = RateLimiter::new(config.rate.per_key_per_minute, config.rate.per_key_burst);
         let places = Places::new(config.limits.in_flight);
         Self { access, rate, metrics, readiness, places, limits: config.limits.clone() }
     }

@@ -67,8 +67,8 @@ fn asks_for_a_key_and_for_its_scope() {
 fn a_key_that_calls_too_often_is_told_when_to_come_back() {
     let (access, [inventory, events]) = registry();
     let mut config = config();
-    config.rate.burst = 2.try_into().unwrap();
-    config.rate.per_identity_per_minute = 1.try_into().unwrap();
+    config.rate.per_key_burst = 2.try_into().unwrap();
+    config.rate.per_key_per_minute = 1.try_into().unwrap();
     let service = start_with(&config, access, Readiness::default());
     assert_eq!(get(&service, "/secured", &inventory).status, 200);
     assert_eq!(get(&service, "/secured", &inventory).status, 200);
@@ -77,6 +77,17 @@ fn a_key_that_calls_too_often_is_told_when_to_come_back() {
     let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=61).contains(&wait), "{wait}");
     assert_eq!(get(&service, "/secured", &events).status, 403);
+}
+
+#[test]
+fn a_back_end_may_call_more_often_than_a_device() {
+    let (access, [inventory, _]) = registry();
+    let config = config();
+    let calls = config.rate.burst.get() + config.rate.per_identity_per_minute.get();
+    let service = start_with(&config, access, Readiness::default());
+    for call in 0..calls {
+        assert_eq!(get(&service, "/secured", &inventory).status, 200, "call {call}");
+    }
 }
 
 #[test]

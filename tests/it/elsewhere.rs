@@ -238,6 +238,10 @@ fn a_report_out_of_form_names_its_field() {
         body
     };
     for (body, field) in [
+        (with(&|b| b["device"] = json!("")), "device"),
+        (with(&|b| b["device"] = json!("x".repeat(10_000))), "device"),
+        (with(&|b| b["account"] = json!(" ")), "account"),
+        (with(&|b| b["account"] = json!("x".repeat(257))), "account"),
         (with(&|b| b["drm_system"] = json!("Widevine")), "drm_system"),
         (with(&|b| b["licenses"] = json!([])), "licenses"),
         (with(&|b| b["licenses"] = json!(vec![license("x", 1); 101])), "licenses"),
@@ -265,6 +269,21 @@ fn a_report_out_of_form_names_its_field() {
         let body = json!({"device": "tv", "licenses": [which], "grade": "B"});
         let answer = send(&service, "/v1/deletions", &body);
         assert_eq!(answer.problem()["errors"][0]["field"], "licenses[0]");
+    }
+    for (device, license, field) in [
+        ("", named("wv-1"), "device"),
+        ("tv", named(""), "licenses[0].license_reference"),
+        ("tv", json!({"drm_system": "", "license_reference": "x"}), "licenses[0].drm_system"),
+    ] {
+        let mut stored = license.clone();
+        stored["stored"] = json!(true);
+        let deleted = json!({"device": device, "licenses": [license], "grade": "B"});
+        let stored = json!({"device": device, "licenses": [stored]});
+        for (path, body) in [("/v1/deletions", deleted), ("/v1/acknowledgements", stored)] {
+            let answer = send(&service, path, &body);
+            assert_eq!(answer.status_and_code(), (400, "invalid-request".to_owned()), "{field}");
+            assert_eq!(answer.problem()["errors"][0]["field"], field);
+        }
     }
     for (path, body) in [
         ("/v1/acquisitions", acquisition("tv", &[license("wv-1", 1)])),

@@ -1,5 +1,6 @@
 //! What operators say of devices: lost, blocked, another's identity, one with another.
 
+mod names;
 mod shown;
 
 use std::sync::atomic::{AtomicU64, Ordering};

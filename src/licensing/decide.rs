@@ -36,7 +36,7 @@ pub struct Decision {
     /// The device asked about.
     #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
     pub device: String,
-    /// Whether the ledger knows it; an unknown one is decided as new.
+    /// Whether the ledger knows it, be it from reports alone; an unknown one is decided as new.
     pub device_known: bool,
     /// The account that would pay.
     pub account: Option<String>,
@@ -218,7 +218,7 @@ impl Question<'_> {
         Decision {
             decision: word(explanation.verdict),
             device: subject.name().to_string(),
-            device_known: subject.device().enrolled,
+            device_known: subject.guard.head().is_some(),
             account: self.account.map(ToString::to_string),
             policy_version: policy.revision,
             rule: decisive.map(|rule| rule.rule.clone()),

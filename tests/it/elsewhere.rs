@@ -82,6 +82,12 @@ fn a_device_that_was_only_reported_about_is_found_under_its_name() {
     assert_eq!((&summary["security_level"], &summary["model"]), (&Value::Null, &json!("")));
     assert_eq!(summary["identities"], json!([]));
     assert_eq!(summary["persistent_acquired"], 1);
+    for (device, known, counted) in [("tv-17", true, 1), ("tv-18", false, 0)] {
+        let question = json!({"device": device, "key_ids": [kid(2)]});
+        let decision = service.client.post_json("/v1/quota/decisions", &question).json();
+        assert_eq!(decision["device_known"], known, "{device}");
+        assert_eq!(decision["counted"].as_array().map(Vec::len), Some(counted), "{device}");
+    }
 }
 
 #[test]

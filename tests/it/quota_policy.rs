@@ -109,10 +109,34 @@ fn a_policy_that_cannot_be_meant_is_refused_by_name() {
             json!({"rules": [], "licenses_per_slot": 0, "releasing_grades": []}),
             "policy.licenses_per_slot",
         ),
+        (
+            json!({"rules": [], "licenses_per_slot": 1, "releasing_grades": ["A", "C"]}),
+            "policy.releasing_grades",
+        ),
     ] {
         let answer = publish(&service, Some("*"), &wrong);
         assert_eq!(answer.status_and_code(), (422, "policy-invalid".to_owned()), "{wrong}");
         assert_eq!(answer.problem()["errors"][0]["field"], member);
+    }
+    let whole = policy(&[slots("a"), rule("b", "account", 1)]);
+    for (pointer, value, member) in [
+        ("/rules/1/limit", json!(-1), "policy.rules[1].limit"),
+        ("/rules/1/limit", json!("many"), "policy.rules[1].limit"),
+        ("/rules/1/scope", json!("family"), "policy.rules[1].scope"),
+        (
+            "/rules/0/counts",
+            json!({"issued_within_seconds": 0.5}),
+            "policy.rules[0].counts.issued_within_seconds",
+        ),
+        ("/rules/0", json!({"id": "a"}), "policy.rules[0]"),
+        ("/licenses_per_slot", json!(null), "policy.licenses_per_slot"),
+        ("/releasing_grades", json!(["A", "F"]), "policy.releasing_grades[1]"),
+    ] {
+        let mut wrong = whole.clone();
+        *wrong.pointer_mut(pointer).unwrap() = value;
+        let answer = publish(&service, Some("*"), &wrong);
+        assert_eq!(answer.status_and_code(), (400, "invalid-request".to_owned()), "{wrong}");
+        assert_eq!(answer.problem()["errors"][0]["field"], member, "{}", answer.text());
     }
     for body in [
         json!({"policy": policy(&[]), "reason": ""}),

@@ -10,6 +10,7 @@ use super::{Services, correlation, end_of_ledger, licensing_problem};
 use crate::domain::Reason;
 use crate::domain::quota::QuotaPolicy;
 use crate::http::auth::{Authorized, InventoryRead, PolicyRead, PolicyWrite};
+use crate::http::json::Json;
 use crate::http::page::{Cursor, POSITION, Page, PageQuery, PageRequest};
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{Act, PolicyVersion, PublishError};
@@ -100,9 +101,9 @@ pub(super) async fn publish(
     services: web::Data<Services>,
     request: HttpRequest,
     query: web::Query<PublishQuery>,
-    body: web::Json<Body>,
+    Json(body): Json<Body>,
 ) -> Result<HttpResponse, Problem> {
-    let Body { policy, reason } = body.into_inner();
+    let Body { policy, reason } = body;
     let after = if_match(&request)?;
     if after.is_none() && !query.dry_run {
         let detail = "send If-Match with the ETag of the policy that this one replaces, or *";

@@ -97,6 +97,9 @@ fn malformed_json_and_queries_name_what_is_wrong() {
     assert_eq!(post(&service, "/json", json, "[1,2]").body, "3");
     let refused = post(&service, "/json", json, "[1,\"two\"]");
     assert_eq!((refused.status, refused.code().as_str()), (400, "invalid-request"));
+    assert_eq!(refused.problem()["errors"][0]["field"], "[1]");
+    let refused = post(&service, "/json", json, "[1,");
+    assert_eq!((refused.status, refused.code().as_str()), (400, "invalid-request"));
     assert!(refused.body.contains("column"), "{}", refused.body);
     let refused = post(&service, "/json", "Content-Type: text/xml\r\n", "[1]");
     assert_eq!((refused.status, refused.code().as_str()), (415, "unsupported-media-type"));

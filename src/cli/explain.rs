@@ -147,6 +147,7 @@ fn remedy(word: &str) -> &str {
         "wait" => "wait until the next one frees",
         "write_off" => "write off a license that its device lost",
         "override" => "set a limit of its own for the device or account",
+        "unblock" => "unblock the device",
         other => other,
     }
 }

@@ -54,7 +54,8 @@ pub struct Decision {
     pub requested: u32,
     /// When the next of what that rule counts frees by itself, if it will.
     pub next_free_at: Option<UnixMillis>,
-    /// What helps against a refusal: `delete_license`, `wait`, `write_off`, `override`.
+    /// What helps against a refusal: `delete_license`, `wait`, `write_off`, `override`; against that
+    /// of a blocked device `unblock`.
     pub remedies: Vec<&'static str>,
     /// The live licenses and reservations that the rule counts.
     pub counted: Vec<DecisionCounted>,

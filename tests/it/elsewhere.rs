@@ -115,6 +115,8 @@ fn storing_and_deleting_are_reported_by_id_or_by_reference() {
     assert_eq!((&shown["live"], &shown["confirmed"]), (&json!(3), &json!(0)));
     assert_eq!(shown["licenses"][0]["status"], "deleted_unreleased");
     assert_eq!(shown["licenses"][0]["deletion_grade"], "D");
+    let deleted = || service.client.json("/v1/devices/tv")["deleted"].clone();
+    assert_eq!(deleted(), 1);
     let strong = ok(&delete("B", json!([named("wv-1")])));
     assert_eq!(
         (&strong["licenses"][0]["released"], &strong["licenses"][0]["license_id"]),
@@ -124,6 +126,7 @@ fn storing_and_deleting_are_reported_by_id_or_by_reference() {
     assert_eq!(medium["licenses"][0]["released"], true);
     let shown = inventory(&service, "tv");
     assert_eq!((&shown["live"], &shown["possible"]), (&json!(1), &json!(2)));
+    assert_eq!(deleted(), 2, "one that is reported twice is one");
     let events = service.event_count();
     assert_eq!(ok(&delete("B", json!([named("wv-1")])))["licenses"], json!([]), "it was said");
     assert_eq!(service.kinds_from(events), ["request-answered.v1"]);

@@ -179,6 +179,23 @@ fn bodies_of_policies_decisions_and_reports_have_an_example_as_a_whole() {
 }
 
 #[test]
+fn answers_that_ask_for_patience_are_described_with_the_header_that_says_how_much() {
+    let mut conflicts = 0;
+    for (method, path, said) in operations() {
+        for (status, response) in said["responses"].as_object().unwrap() {
+            let asks = response["headers"]["retry-after"].is_object();
+            assert_eq!(
+                asks,
+                ["409", "429", "503"].contains(&&**status),
+                "{method} {path} {status}"
+            );
+            conflicts += usize::from(status == "409");
+        }
+    }
+    assert!(conflicts >= 10, "{conflicts}");
+}
+
+#[test]
 fn an_answer_that_is_not_as_described_is_caught() {
     let service = service();
     let client = &service.client;

@@ -66,6 +66,7 @@ pub use server::{Running, Server, StartError, StopHandle};
 pub use shell::RequestId;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix_web::error::QueryPayloadError;
 use actix_web::{HttpResponse, web};
@@ -107,6 +108,12 @@ impl Shell {
 
     const fn rate(&self) -> &RateLimiter<ApiKeyId> {
         &self.rate
+    }
+
+    /// Until when a request that begins at this moment may look for what its answer can do without:
+    /// half of the time that it has.
+    fn half_time(&self) -> Instant {
+        Instant::now() + self.limits.request_timeout() / 2
     }
 
     const fn readiness(&self) -> &Readiness {

@@ -309,6 +309,32 @@ fn a_limit_of_its_own_holds_for_one_device_until_it_ends_or_is_taken_back() {
 }
 
 #[test]
+fn a_policy_of_which_there_is_much_to_say_is_published_in_time() {
+    let service = Setup::default().with("limits.request_timeout_ms", 3_000).start();
+    for device in 0..100 {
+        let report = json!({"device": format!("tv-{device}"), "drm_system": "widevine", "licenses": [
+            {"key_id": kid(1), "license_reference": "wv-1", "persistent": true}]});
+        let answer = service.client.command("/v1/acquisitions", &fresh_key(), &report);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let position = service.event_count();
+    service.client.json(&format!("/v1/devices?min_position={position}"));
+    // All devices are beyond each of these, and each is looked at for each.
+    let window = |seconds: u32| {
+        json!({"id": format!("within-{seconds}"), "scope": "device", "limit": 0,
+            "counts": {"issued_within_seconds": seconds}, "on_exceed": "deny"})
+    };
+    let rules: Vec<_> = (3_600..3_850).map(window).collect();
+    let published = set(&service, &policy(&rules));
+    assert_eq!(published["published"]["version"], 1);
+    let over = published["over"].as_array().unwrap();
+    let complete = over.iter().filter(|rule| rule["complete"] == true);
+    assert!(complete.count() < over.len(), "there was time for all {} rules", over.len());
+    let page = service.client.json("/v1/quota/over?limit=5&rule=within-3849");
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(5));
+}
+
+#[test]
 fn a_limit_that_cannot_hold_is_refused_by_name() {
     let service = TestService::new();
     let device = service.device("phone");

@@ -9,6 +9,7 @@ use super::over::{Beyond, OverLimit};
 use super::{Services, correlation, end_of_ledger, licensing_problem};
 use crate::domain::Reason;
 use crate::domain::quota::QuotaPolicy;
+use crate::http::Shell;
 use crate::http::auth::{Authorized, InventoryRead, PolicyRead, PolicyWrite};
 use crate::http::json::Json;
 use crate::http::page::{Cursor, POSITION, Page, PageQuery, PageRequest};
@@ -57,7 +58,7 @@ pub(super) struct Publication {
     /// The version that is in force now; `null` of a dry run.
     published: Option<PolicyVersion>,
     /// Who is beyond which rule: they keep what they hold, and get nothing more of it. Rules that
-    /// nobody is beyond are left out.
+    /// nobody is beyond are left out; those that were not looked at to the end are not `complete`.
     over: Vec<Beyond>,
 }
 
@@ -98,11 +99,12 @@ pub(super) async fn show(
 )]
 pub(super) async fn publish(
     caller: Authorized<PolicyWrite>,
-    services: web::Data<Services>,
+    (services, shell): (web::Data<Services>, web::Data<Shell>),
     request: HttpRequest,
     query: web::Query<PublishQuery>,
     Json(body): Json<Body>,
 ) -> Result<HttpResponse, Problem> {
+    let until = shell.half_time();
     let Body { policy, reason } = body;
     let after = if_match(&request)?;
     if after.is_none() && !query.dry_run {
@@ -113,7 +115,7 @@ pub(super) async fn publish(
     if query.dry_run {
         let in_force = services.policies.check(&policy, after).await;
         in_force.map_err(publish_problem)?;
-        let over = services.beyond(&policy).await?;
+        let over = services.beyond(&policy, until).await?;
         return Ok(HttpResponse::Ok().json(Publication { published: None, over }));
     }
     let correlation = correlation(&request);
@@ -121,7 +123,7 @@ pub(super) async fn publish(
     let act = Act { actor, reason: &reason, correlation: &correlation };
     let published = services.policies.publish(&policy, after, act).await;
     let published = published.map_err(publish_problem)?;
-    let over = services.beyond(&policy).await?;
+    let over = services.beyond(&policy, until).await?;
     let position = (published.sequence + 1).to_string();
     Ok(HttpResponse::Ok()
         .insert_header(etag(published.version))

@@ -29,6 +29,19 @@ pub struct Question<'a> {
 
 /// The answer, and all it rests on.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "decision": "deny", "device": "beb4pw6chv22zwww44tn5zxsb4", "device_known": true,
+    "account": "g66plkzqupa3jstpsakablihiy", "policy_version": 3, "rule": "device-slots", "limit": 1,
+    "in_use": {"confirmed": 1, "live": 1, "possible": 2}, "requested": 1, "next_free_at": null,
+    "remedies": ["delete_license", "write_off", "override"],
+    "counted": [{"license_id": "80526930-b94e-b14e-a091-7ea949ede441",
+        "key_id": "01234567-89ab-cdef-0123-456789abcdef", "device": "beb4pw6chv22zwww44tn5zxsb4",
+        "confirmed": true, "reserved": false, "counted_until": null}],
+    "rules": [{"rule": "device-slots", "scope": "device", "window_seconds": null, "title": null,
+        "decision": "deny", "limit": 1, "overage": 0,
+        "in_use": {"confirmed": 1, "live": 1, "possible": 2}, "requested": 1, "next_free_at": null}],
+    "device_revision": 2, "as_of": "2026-11-22T17:35:47.159Z",
+}))]
 pub struct Decision {
     /// `allow`, `allow_overage` or `deny`.
     #[schema(pattern = "^(allow|allow_overage|deny)$", example = "deny")]

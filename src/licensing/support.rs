@@ -58,6 +58,12 @@ pub enum SupportRefused {
 
 /// What was written off.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "device": "beb4pw6chv22zwww44tn5zxsb4",
+    "written_off": [{"license_id": "80526930-b94e-b14e-a091-7ea949ede441",
+        "key_id": "01234567-89ab-cdef-0123-456789abcdef", "frees_at": null}],
+    "not_live": [], "at": "2026-11-22T17:35:47.159Z",
+}))]
 pub struct WrittenOff {
     /// The device.
     pub device: String,
@@ -82,6 +88,9 @@ pub struct WrittenOffLicense {
 
 /// Whether a device is blocked.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "device": "beb4pw6chv22zwww44tn5zxsb4", "blocked": true, "changed": true,
+}))]
 pub struct Blocked {
     /// The device.
     pub device: String,
@@ -93,6 +102,10 @@ pub struct Blocked {
 
 /// To which device an identity belongs.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "identity": "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f",
+    "device": "beb4pw6chv22zwww44tn5zxsb4", "previous_device": null, "changed": true,
+}))]
 pub struct Linked {
     /// The identity.
     pub identity: String,
@@ -106,6 +119,10 @@ pub struct Linked {
 
 /// A device that goes on with what another one had.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "from": "beb4pw6chv22zwww44tn5zxsb4", "device": "v2fbzn35sxxwxgohyyuao67tbe", "moved": 7,
+    "written_off": [], "at": "2026-11-22T17:35:47.159Z",
+}))]
 pub struct TakenOver {
     /// The device that was given up, or replaced.
     pub from: String,

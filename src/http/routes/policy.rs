@@ -54,6 +54,14 @@ pub(super) struct PublishQuery {
 
 /// What a publication did, or would do.
 #[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "published": null,
+    "over": [{"rule": "device-slots", "total": 1, "complete": true, "first": [{
+        "device": "beb4pw6chv22zwww44tn5zxsb4", "rule": "device-slots", "scope": "device",
+        "window_seconds": null, "title": null, "limit": 2, "overage": 0,
+        "in_use": {"confirmed": 3, "live": 3, "possible": 3}, "over": 1, "next_free_at": null,
+    }]}],
+}))]
 pub(super) struct Publication {
     /// The version that is in force now; `null` of a dry run.
     published: Option<PolicyVersion>,

@@ -117,6 +117,8 @@ pub fn service(dir: &Path, more: &[(&'static str, &str)]) -> Service {
         ("secrets", &secrets),
         ("rate.per_identity_per_minute", "1000000"),
         ("rate.burst", "1000000"),
+        ("rate.per_key_per_minute", "100000000"),
+        ("rate.per_key_burst", "1000000"),
     ];
     let flags = flags.iter().chain(more);
     let flags = flags.map(|&(key, value)| Flag { key, flag: key, value: value.to_owned() });

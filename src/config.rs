@@ -421,17 +421,29 @@ impl Default for Replay {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rate {
-    /// Calls a minute in the long run. A person starts no title every half second.
+    /// Calls of one device a minute in the long run. A person starts no title every half second.
     pub per_identity_per_minute: NonZeroU32,
-    /// Calls at once: a season downloaded at one go.
+    /// Calls of one device at once: a season downloaded at one go.
     pub burst: NonZeroU32,
+    /// Calls of one API key a minute in the long run. A back end asks for all its customers: ten
+    /// thousand calls a second are a busy one, and more are a client in a loop.
+    pub per_key_per_minute: NonZeroU32,
+    /// Calls of one API key at once.
+    pub per_key_burst: NonZeroU32,
 }
 
 impl Default for Rate {
     fn default() -> Self {
         const PER_MINUTE: NonZeroU32 = NonZeroU32::new(120).unwrap();
         const BURST: NonZeroU32 = NonZeroU32::new(60).unwrap();
-        Self { per_identity_per_minute: PER_MINUTE, burst: BURST }
+        const PER_KEY_PER_MINUTE: NonZeroU32 = NonZeroU32::new(600_000).unwrap();
+        const PER_KEY_BURST: NonZeroU32 = NonZeroU32::new(20_000).unwrap();
+        Self {
+            per_identity_per_minute: PER_MINUTE,
+            burst: BURST,
+            per_key_per_minute: PER_KEY_PER_MINUTE,
+            per_key_burst: PER_KEY_BURST,
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub mod holding;
 pub mod ids;
 pub mod key_type;
 pub mod lookup;
+pub mod name;
 #[cfg(test)]
 mod properties;
 pub mod quota;
@@ -45,4 +46,5 @@ pub use ids::{
     TransactionId,
 };
 pub use key_type::{KeyRole, KeyType, KeyUse};
+pub use name::{InvalidName, Name};
 pub use reason::{InvalidReason, Reason};

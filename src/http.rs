@@ -27,7 +27,7 @@
 //! }
 //! ```
 //!
-//! `web::Json`, `web::Query`, `web::Path` and `web::Bytes` answer with problems when they fail.
+//! [`json::Json`], `web::Query`, `web::Path` and `web::Bytes` answer with problems when they fail.
 //! Unknown paths and methods do so as well, the latter with the header `Allow`.
 //!
 //! Every route is described at its handler, for [`openapi`]:
@@ -53,6 +53,7 @@ pub mod auth;
 mod body;
 mod connection;
 pub mod health;
+pub mod json;
 pub mod metrics;
 pub mod openapi;
 pub mod page;
@@ -65,8 +66,9 @@ pub use server::{Running, Server, StartError, StopHandle};
 pub use shell::RequestId;
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use actix_web::error::{JsonPayloadError, QueryPayloadError};
+use actix_web::error::QueryPayloadError;
 use actix_web::{HttpResponse, web};
 
 use crate::access::{ApiKeyId, RateLimiter, Registry};
@@ -95,7 +97,7 @@ impl Shell {
         metrics: Arc<Metrics>,
         readiness: Readiness,
     ) -> Self {
-        let rate = RateLimiter::new(config.rate.per_identity_per_minute, config.rate.burst);
+        let rate = RateLimiter::new(config.rate.per_key_per_minute, config.rate.per_key_burst);
         let places = Places::new(config.limits.in_flight);
         Self { access, rate, metrics, readiness, places, limits: config.limits.clone() }
     }
@@ -108,6 +110,12 @@ impl Shell {
         &self.rate
     }
 
+    /// Until when a request that begins at this moment may look for what its answer can do without:
+    /// half of the time that it has.
+    fn half_time(&self) -> Instant {
+        Instant::now() + self.limits.request_timeout() / 2
+    }
+
     const fn readiness(&self) -> &Readiness {
         &self.readiness
     }
@@ -117,7 +125,6 @@ impl Shell {
 fn install(config: &mut web::ServiceConfig, limits: &crate::config::Limits) {
     config
         .app_data(web::PayloadConfig::new(limits.body_bytes))
-        .app_data(web::JsonConfig::default().limit(limits.body_bytes).error_handler(bad_json))
         .app_data(web::QueryConfig::default().error_handler(bad_query))
         .app_data(web::PathConfig::default().error_handler(bad_path))
         .service(web::resource(HEALTHZ).route(web::get().to(health::healthz)))
@@ -137,22 +144,7 @@ async fn show_metrics(shell: web::Data<Shell>) -> Result<HttpResponse, Problem> 
     Ok(HttpResponse::Ok().content_type(OPEN_METRICS).body(text))
 }
 
-// The reasons that the library gives name fields and positions of what the caller itself sent.
-
-fn bad_json(error: JsonPayloadError, _: &actix_web::HttpRequest) -> actix_web::Error {
-    match error {
-        JsonPayloadError::ContentType => {
-            Problem::new(Case::UnsupportedMediaType, "send Content-Type: application/json")
-        }
-        JsonPayloadError::Deserialize(reason) => {
-            Problem::new(Case::InvalidRequest, format!("the JSON body is not valid: {reason}"))
-        }
-        other => Problem::new(Case::InvalidRequest, "the JSON body could not be read")
-            .caused_by(other.to_string()),
-    }
-    .into()
-}
-
+// The reason that the library gives names fields of what the caller itself sent.
 fn bad_query(error: QueryPayloadError, _: &actix_web::HttpRequest) -> actix_web::Error {
     Problem::new(Case::InvalidRequest, format!("the query is not valid: {error}")).into()
 }

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::admin::{Command, Outcome};
 use super::{Place, print_json, service};
-use crate::domain::KeyId;
 use crate::domain::usage::Wanted;
+use crate::domain::{KeyId, Name};
 use crate::licensing::{Decision, Licensing, LicensingError, Question};
 
 /// Explain whether a device may store a license for a KID; also while serving
@@ -30,30 +30,30 @@ pub struct ExplainArgs {
 pub struct Asked {
     /// The device: its reference, a certificate's identity, or the id by which the service's tokens
     /// name it
-    device: String,
+    device: Name,
     /// The KID, a GUID
     key_id: Uuid,
     /// The account that would pay, by reference or by the id that the service has for it
     #[arg(long)]
-    account: Option<String>,
+    account: Option<Name>,
     /// The title, as the service names it
     #[arg(long)]
-    title: Option<String>,
+    title: Option<Name>,
     /// The content group, as the service names it
     #[arg(long, value_name = "GROUP")]
-    content_group: Option<String>,
+    content_group: Option<Name>,
 }
 
 impl Asked {
     /// Decides, and records nothing.
     pub(super) async fn decide(&self, licensing: &Licensing) -> Result<Decision, LicensingError> {
-        let device = licensing.device_named(&self.device).await?;
-        let named = |name: &String| name.parse().unwrap_or_else(|_| licensing.account_of(name));
-        let account = self.account.as_ref().map(named);
+        let device = licensing.device_named(self.device.as_str()).await?;
+        let named = |name: &str| name.parse().unwrap_or_else(|_| licensing.account_of(name));
+        let account = self.account.as_ref().map(Name::as_str).map(named);
         let wanted = Wanted {
             key_id: KeyId(self.key_id),
-            title: self.title.as_deref(),
-            content_group: self.content_group.as_deref(),
+            title: self.title.as_ref().map(Name::as_str),
+            content_group: self.content_group.as_ref().map(Name::as_str),
         };
         let question = Question {
             device: &device,
@@ -147,6 +147,7 @@ fn remedy(word: &str) -> &str {
         "wait" => "wait until the next one frees",
         "write_off" => "write off a license that its device lost",
         "override" => "set a limit of its own for the device or account",
+        "unblock" => "unblock the device",
         other => other,
     }
 }

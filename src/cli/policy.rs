@@ -80,7 +80,7 @@ fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn set(args: SetArgs) -> anyhow::Result<ExitCode> {
-    let policy: QuotaPolicy = serde_json::from_slice(&read(&args.file)?)
+    let policy = parse(&read(&args.file)?)
         .with_context(|| format!("{} is no quota policy", args.file.display()))?;
     let SetArgs { place, reason, after, json, .. } = args;
     match execute(&place, Command::PublishPolicy { policy, reason, after })? {
@@ -129,6 +129,14 @@ fn versions(args: &ShowArgs) -> anyhow::Result<ExitCode> {
 fn told(version: &Value) -> String {
     let text = |member: &str| version[member].as_str().unwrap_or_default();
     format!("{} by {}: {}", text("published_at"), text("actor"), text("reason"))
+}
+
+/// Reads a policy; what is wrong with it is said with the path of the member.
+fn parse(json: &[u8]) -> anyhow::Result<QuotaPolicy> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let policy = serde_path_to_error::deserialize(&mut reader)?;
+    reader.end()?;
+    Ok(policy)
 }
 
 fn member<'a>(version: &'a Value, name: &str) -> &'a Value {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::admin::{Command, Outcome};
 use super::{Place, print_json, service};
 use crate::domain::support::WriteOff;
-use crate::domain::{DeviceRef, Digest, Identity, LicenseId, Reason};
+use crate::domain::{DeviceRef, Digest, Identity, LicenseId, Name, Reason};
 use crate::licensing::{
     CommandAnswer, CommandError, Fate, Licensing, Once, Succession, SupportRefused,
 };
@@ -44,7 +44,7 @@ pub struct DeviceArgs {
     #[command(flatten)]
     place: Place,
     /// The device
-    device: String,
+    device: Name,
     /// Why, in 1 to 200 characters; it stays in the ledger for good, so name no person
     #[arg(long, value_name = "TEXT")]
     reason: Reason,
@@ -92,7 +92,7 @@ pub struct MergeArgs {
     of: DeviceArgs,
     /// The device that goes on
     #[arg(long, value_name = "DEVICE")]
-    into: String,
+    into: Name,
 }
 
 /// Arguments of `support replace`.
@@ -102,7 +102,7 @@ pub struct ReplaceArgs {
     of: DeviceArgs,
     /// The device that takes its place
     #[arg(long, value_name = "DEVICE")]
-    by: String,
+    by: Name,
     /// What becomes of the licenses of the one that is replaced
     #[arg(long)]
     licenses: LicensesOfReplaced,
@@ -121,7 +121,7 @@ enum LicensesOfReplaced {
 /// An act of support, as it goes to the process that serves the ledger.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Order {
-    device: String,
+    device: Name,
     reason: Reason,
     act: Act,
 }
@@ -133,9 +133,9 @@ enum Act {
     Block,
     Unblock,
     Link { identity: Identity },
-    Merge { into: String },
-    ReplaceAndMove { by: String },
-    ReplaceAndWriteOff { by: String, cooldown_ms: Option<i64> },
+    Merge { into: Name },
+    ReplaceAndMove { by: Name },
+    ReplaceAndWriteOff { by: Name, cooldown_ms: Option<i64> },
 }
 
 impl Cooldown {
@@ -196,7 +196,7 @@ impl Order {
         once: &Once,
     ) -> Result<CommandAnswer, CommandError<SupportRefused>> {
         let reason = &self.reason;
-        let device = &licensing.device_named(&self.device).await?;
+        let device = &licensing.device_named(self.device.as_str()).await?;
         match &self.act {
             Act::WriteOff { license_ids, cooldown_ms } => {
                 let license_ids = license_ids.as_deref();
@@ -207,15 +207,15 @@ impl Order {
             Act::Unblock => licensing.set_blocked(device, false, reason, once).await,
             Act::Link { identity } => licensing.link(*identity, device, reason, once).await,
             Act::Merge { into } => {
-                let into = &licensing.device_named(into).await?;
+                let into = &licensing.device_named(into.as_str()).await?;
                 self.succeed(licensing, (device, into), None, once).await
             }
             Act::ReplaceAndMove { by } => {
-                let by = &licensing.device_named(by).await?;
+                let by = &licensing.device_named(by.as_str()).await?;
                 self.succeed(licensing, (device, by), Some(Fate::Move), once).await
             }
             Act::ReplaceAndWriteOff { by, cooldown_ms } => {
-                let by = &licensing.device_named(by).await?;
+                let by = &licensing.device_named(by.as_str()).await?;
                 let fate = Fate::WriteOff { cooldown_ms: *cooldown_ms };
                 self.succeed(licensing, (device, by), Some(fate), once).await
             }

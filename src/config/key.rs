@@ -166,6 +166,8 @@ pub const KEYS: &[Key] = &[
     key("replay.window_hours", Kind::Integer(0, 24 * 366)),
     key("rate.per_identity_per_minute", Kind::Integer(1, 1_000_000_000)),
     key("rate.burst", Kind::Integer(1, 1_000_000_000)),
+    key("rate.per_key_per_minute", Kind::Integer(1, 1_000_000_000)),
+    key("rate.per_key_burst", Kind::Integer(1, 1_000_000_000)),
     key("playready.sign_responses", Kind::OneOf(&["always", "persistent", "never"])),
     key("playready.secure_stop_id", Kind::Id16),
     key("playready.revocation_lists", Kind::Path),

@@ -70,6 +70,8 @@ fn a_whole_file_is_read() {
         device_limit = 3
         [rate]
         burst = 5
+        per_key_per_minute = 6
+        per_key_burst = 7
         [playready]
         sign_responses = "persistent"
         [log]
@@ -78,7 +80,9 @@ fn a_whole_file_is_read() {
     )
     .unwrap();
     assert_eq!(config.quota, Quota { device_limit: 3, ..Quota::default() });
-    assert_eq!(config.rate.burst.get(), 5);
+    let Rate { per_identity_per_minute, burst, per_key_per_minute, per_key_burst } = config.rate;
+    let rates = [per_identity_per_minute, burst, per_key_per_minute, per_key_burst];
+    assert_eq!(rates.map(NonZeroU32::get), [120, 5, 6, 7]);
     assert_eq!(config.playready.sign_responses, SignResponses::Persistent);
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.tls.key.unwrap(), Path::new("/etc/tls/key.pem"));

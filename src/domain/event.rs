@@ -308,6 +308,9 @@ pub enum Grade {
 }
 
 impl Grade {
+    /// All grades, the strongest first.
+    pub const ALL: [Self; 5] = [Self::A, Self::B, Self::C, Self::D, Self::E];
+
     /// The grade as one letter.
     pub fn letter(self) -> &'static str {
         match self {

@@ -45,7 +45,7 @@ pub struct QuotaPolicy {
     /// Live licenses one slot may hold: bounds what a device can make the ledger remember.
     #[schema(minimum = 1)]
     pub licenses_per_slot: u32,
-    /// Evidence grades whose deletions end a license.
+    /// Evidence grades whose deletions end a license: none, or the strongest ones, each once.
     pub releasing_grades: Vec<Grade>,
     /// What ends licenses that a device did not store; without it nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -269,6 +269,7 @@ impl QuotaPolicy {
                 return Err(InvalidPolicy::VoidsAtOnce);
             }
         }
+        self.check_grades()?;
         if self.rules.len() > ENTRIES_MAX || self.device_classes.len() > ENTRIES_MAX {
             return Err(InvalidPolicy::TooLarge);
         }
@@ -288,11 +289,26 @@ impl QuotaPolicy {
                 return Err(InvalidPolicy::RuleIdTwice(id.clone()));
             }
             rule.check(self)?;
-            if let Some(other) = alike.insert((rule.scope, rule.counts, &rule.when), id) {
+            if let Some(other) = alike.insert((rule.scope, rule.counts, rule.applies()), id) {
                 return Err(InvalidPolicy::RulesAlike(other.clone(), id.clone()));
             }
         }
         Ok(())
+    }
+
+    /// What a deletion that proves more does not end, one that proves less must not.
+    fn check_grades(&self) -> Result<(), InvalidPolicy> {
+        let mut named = BTreeSet::new();
+        if let Some(twice) = self.releasing_grades.iter().find(|grade| !named.insert(**grade)) {
+            return Err(InvalidPolicy::GradeTwice(twice.letter()));
+        }
+        let stronger = Grade::ALL.into_iter().find(|grade| !named.contains(grade));
+        match (stronger, named.last()) {
+            (Some(stronger), Some(weaker)) if stronger < *weaker => {
+                Err(InvalidPolicy::GradeLeftOut(stronger.letter(), weaker.letter()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -354,6 +370,15 @@ impl QuotaRule {
         Ok(())
     }
 
+    /// To what it applies, in one form for all ways to write that down.
+    fn applies(&self) -> (Option<u32>, Option<u32>, [BTreeSet<&str>; 2]) {
+        let Some(when) = &self.when else { return Default::default() };
+        let lists = [&when.content_groups, &when.device_classes];
+        let lists = lists.map(|list| list.iter().map(String::as_str).collect());
+        // No device is below 0.
+        (when.min_security_level.filter(|level| *level > 0), when.max_security_level, lists)
+    }
+
     /// The most that may be in use, overage included.
     fn most(&self) -> usize {
         let overage = match self.on_exceed {
@@ -376,6 +401,14 @@ pub enum InvalidPolicy {
     /// A slot that may hold nothing contradicts every rule that grants slots.
     #[error("licenses_per_slot is 0: a slot must be allowed 1 license or more")]
     NoLicensesPerSlot,
+    /// A grade stands twice where each has a place.
+    #[error("releasing_grades names {0} twice: name each grade once")]
+    GradeTwice(&'static str),
+    /// Weaker evidence would end what stronger evidence does not.
+    #[error(
+        "releasing_grades leaves out {0}, which proves more than {1}: name it as well, or leave {1} out"
+    )]
+    GradeLeftOut(&'static str, &'static str),
     /// The rule on voiding names no case.
     #[error("voiding ends nothing: set store_failed or unconfirmed_after_seconds, or leave it out")]
     VoidsNothing,
@@ -410,6 +443,7 @@ impl InvalidPolicy {
     pub fn member(&self) -> String {
         match self {
             Self::NoLicensesPerSlot => "licenses_per_slot".to_owned(),
+            Self::GradeTwice(_) | Self::GradeLeftOut(..) => "releasing_grades".to_owned(),
             Self::VoidsNothing | Self::VoidsAtOnce => "voiding".to_owned(),
             Self::TooLarge => "rules".to_owned(),
             Self::DeviceClass(class) => format!("device_classes.{class}"),

@@ -485,7 +485,7 @@ impl Scenario {
             live.map(|(_, held)| held.license_id).collect::<Vec<_>>()
         });
         let command = WriteOff { license_ids: chosen.as_deref(), cooldown_ms };
-        let (events, _) = self.device.write_off(command, by_cli(&reason()), self.now_ms).unwrap();
+        let (events, _) = self.device.write_off(command, by_cli(&reason()), self.now_ms);
         let ids = events.iter().map(|event| event.license_id).collect();
         events.into_iter().for_each(|event| self.record(Event::LicenseWrittenOff(event)));
         ids

@@ -10,9 +10,6 @@ use super::event::{DeviceBlock, DeviceTookOver, LicenseWrittenOff};
 use super::ids::{DeviceRef, LicenseId};
 use super::reason::Reason;
 
-/// Licenses that one command writes off at most: each is two events of one append.
-pub const WRITE_OFF_MAX: usize = 400;
-
 /// Licenses and reservations that a device can hand over at most: they are in one event.
 pub const HANDED_OVER_MAX: usize = 4096;
 
@@ -49,12 +46,6 @@ pub struct WriteOff<'a> {
     pub cooldown_ms: Option<i64>,
 }
 
-impl TooMany {
-    fn licenses(found: usize, most: usize) -> Self {
-        Self { what: "licenses", found, most }
-    }
-}
-
 impl Act<'_> {
     /// The body of an event that blocks or unblocks a device.
     pub fn block(&self, at_ms: i64) -> DeviceBlock {
@@ -70,7 +61,7 @@ impl Device {
         command: WriteOff<'_>,
         act: Act<'_>,
         now_ms: i64,
-    ) -> Result<(Vec<LicenseWrittenOff>, Vec<LicenseId>), TooMany> {
+    ) -> (Vec<LicenseWrittenOff>, Vec<LicenseId>) {
         let named = command.license_ids.map(|ids| ids.iter().copied().collect::<BTreeSet<_>>());
         let chosen = |id: &LicenseId| named.as_ref().is_none_or(|named| named.contains(id));
         let written_off: Vec<_> = self
@@ -85,14 +76,11 @@ impl Device {
                 at_ms: now_ms,
             })
             .collect();
-        if written_off.len() > WRITE_OFF_MAX {
-            return Err(TooMany::licenses(written_off.len(), WRITE_OFF_MAX));
-        }
         let mut not_live = named.unwrap_or_default();
         for license in &written_off {
             not_live.remove(&license.license_id);
         }
-        Ok((written_off, not_live.into_iter().collect()))
+        (written_off, not_live.into_iter().collect())
     }
 
     /// The event by which another device takes over all that this one has, called `from`.
@@ -105,7 +93,8 @@ impl Device {
     ) -> Result<DeviceTookOver, TooMany> {
         let belongings = self.belongings(now_ms);
         if belongings.licenses.len() > HANDED_OVER_MAX {
-            return Err(TooMany::licenses(belongings.licenses.len(), HANDED_OVER_MAX));
+            let found = belongings.licenses.len();
+            return Err(TooMany { what: "licenses", found, most: HANDED_OVER_MAX });
         }
         if belongings.accounts.len() > ACCOUNTS_MAX {
             let found = belongings.accounts.len();

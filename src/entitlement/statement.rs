@@ -28,7 +28,9 @@
 //!
 //! All but `keys` and `kid` may be left out, as long as every key has a policy. `keys` and `roots`
 //! have 1 to [`LICENSES_MAX`] members together, each KID once, so that all that a statement allows can
-//! be granted at once. Ids and names have 1 to [`NAME_BYTES_MAX`] bytes. Members that are not listed are refused by name.
+//! be granted at once. Ids and names have 1 to [`NAME_BYTES_MAX`](crate::domain::name::NAME_BYTES_MAX)
+//! bytes, not all of them spaces, and no control characters. Members that are not listed are refused
+//! by name.
 //!
 //! A policy whose members contradict each other, are out of range, or ask for what is not offered (a
 //! domain) is refused as `invalid_policy`, with the member named. `sl` has no default, so that nobody
@@ -58,15 +60,12 @@ use uuid::Uuid;
 
 use super::{Asked, AskedType, Entitled, Grant, LICENSES_MAX, NotEntitled, StatedType, key_of};
 use crate::domain::event::Chain;
-use crate::domain::{Digest, KeyId};
+use crate::domain::{Digest, KeyId, Name};
 use crate::keys::Keys;
 use crate::playready::content_key::KeyType;
 use crate::playready::kid::Kid;
 use crate::playready::policy::{LicensePolicy, Refusal as PolicyRefusal};
 use crate::playready::soap::{Fault, Refusal};
-
-/// The most bytes of an account, a device, a title or a content group.
-pub const NAME_BYTES_MAX: usize = 256;
 
 /// What the service says. Holds ids of people and devices: no `Debug`.
 #[derive(Deserialize)]
@@ -122,25 +121,6 @@ enum Part {
     LeafOf(Uuid),
 }
 
-/// An id or a name of the service.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct Name(String);
-
-/// An id or a name is empty or too long.
-#[derive(Debug, thiserror::Error)]
-#[error("an id or name must have 1 to {NAME_BYTES_MAX} bytes")]
-struct NameLength;
-
-impl TryFrom<String> for Name {
-    type Error = NameLength;
-
-    fn try_from(text: String) -> Result<Self, NameLength> {
-        let fits = (1..=NAME_BYTES_MAX).contains(&text.len());
-        if fits { Ok(Self(text)) } else { Err(NameLength) }
-    }
-}
-
 /// A statement contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidStatement {
@@ -192,7 +172,7 @@ impl Statement {
                 kid,
                 policy: key.policy.as_ref().or(self.policy.as_ref())?,
                 key_type: key.key_type,
-                seed: key.seed.as_ref().map(|name| name.0.as_str()),
+                seed: key.seed.as_ref().map(Name::as_str),
                 part: key.root.map_or(Part::Alone, Part::LeafOf),
                 title: key.title.as_ref(),
                 content_group: key.content_group.as_ref(),
@@ -208,7 +188,7 @@ impl Statement {
             kid,
             policy: root.policy.as_ref().or(self.policy.as_ref())?,
             key_type: None,
-            seed: root.seed.as_ref().map(|name| name.0.as_str()),
+            seed: root.seed.as_ref().map(Name::as_str),
             part: Part::Root,
             title: root.title.as_ref(),
             content_group: root.content_group.as_ref(),
@@ -247,8 +227,8 @@ impl Statement {
             licenses,
             transaction_id: None,
             authorized_by,
-            account: self.account.map(|name| name.0),
-            device: self.device.map(|name| name.0),
+            account: self.account.map(String::from),
+            device: self.device.map(String::from),
             spends,
         })
     }
@@ -298,7 +278,7 @@ impl Statement {
             header: asked.header_key_type(kid)?,
         };
         asked.note_checksum(kid, key_type.unrecorded(), &key);
-        let name = |name: Option<&Name>| name.map(|name| name.0.clone());
+        let name = |name: Option<&Name>| name.map(|name| name.as_str().to_owned());
         Ok(Some(Entitled {
             kid,
             policy,
@@ -436,7 +416,10 @@ mod tests {
         let level = r#"{"keys": [{"kid": "KID", "policy": {"sl": "canary"}}]}"#;
         let kid = r#"{"keys": [{"kid": "canary"}]}"#;
         let not_json = r#"{"account": "canary"#;
-        for json in [&long, level, kid, not_json, r#"{"account": "", "keys": []}"#] {
+        let line = r#"{"account": "canary\n", "keys": [{"kid": "KID", "policy": {"sl": 150}}]}"#;
+        let blank = r#"{"device": " ", "keys": [{"kid": "KID", "policy": {"sl": 150}}]}"#;
+        let empty = r#"{"account": "", "keys": [{"kid": "KID", "policy": {"sl": 150}}]}"#;
+        for json in [&long, level, kid, not_json, line, blank, empty] {
             let refused = read(json).err().unwrap_or_default();
             assert!(!refused.is_empty() && !refused.contains("canary"), "{json}: {refused}");
         }

@@ -10,6 +10,7 @@
 //! | those that demand one and read a body | 415 |
 //! | commands, which have the parameter `Idempotency-Key` | 409, 422; the header `ledger-position` |
 //! | each of these and each other status from 400 on | `application/problem+json` with the codes of that status |
+//! | 409, 429, 503 | the header `retry-after` |
 //! | every answer | the header `x-request-id` |
 
 use std::collections::BTreeSet;
@@ -176,6 +177,11 @@ fn complete_response(status: u16, response: &mut Response) {
     add("x-request-id", Type::String, "Names the request in the log of the service");
     match status {
         401 => add("www-authenticate", Type::String, "`Bearer`"),
+        409 => add(
+            "retry-after",
+            Type::Integer,
+            "Seconds to wait before trying again, where the same command is being worked on",
+        ),
         429 | 503 => add("retry-after", Type::Integer, "Seconds to wait before trying again"),
         _ => {}
     }

@@ -29,6 +29,19 @@ pub struct Question<'a> {
 
 /// The answer, and all it rests on.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "decision": "deny", "device": "beb4pw6chv22zwww44tn5zxsb4", "device_known": true,
+    "account": "g66plkzqupa3jstpsakablihiy", "policy_version": 3, "rule": "device-slots", "limit": 1,
+    "in_use": {"confirmed": 1, "live": 1, "possible": 2}, "requested": 1, "next_free_at": null,
+    "remedies": ["delete_license", "write_off", "override"],
+    "counted": [{"license_id": "80526930-b94e-b14e-a091-7ea949ede441",
+        "key_id": "01234567-89ab-cdef-0123-456789abcdef", "device": "beb4pw6chv22zwww44tn5zxsb4",
+        "confirmed": true, "reserved": false, "counted_until": null}],
+    "rules": [{"rule": "device-slots", "scope": "device", "window_seconds": null, "title": null,
+        "decision": "deny", "limit": 1, "overage": 0,
+        "in_use": {"confirmed": 1, "live": 1, "possible": 2}, "requested": 1, "next_free_at": null}],
+    "device_revision": 2, "as_of": "2026-11-22T17:35:47.159Z",
+}))]
 pub struct Decision {
     /// `allow`, `allow_overage` or `deny`.
     #[schema(pattern = "^(allow|allow_overage|deny)$", example = "deny")]
@@ -36,7 +49,7 @@ pub struct Decision {
     /// The device asked about.
     #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
     pub device: String,
-    /// Whether the ledger knows it; an unknown one is decided as new.
+    /// Whether the ledger knows it, be it from reports alone; an unknown one is decided as new.
     pub device_known: bool,
     /// The account that would pay.
     pub account: Option<String>,
@@ -54,7 +67,8 @@ pub struct Decision {
     pub requested: u32,
     /// When the next of what that rule counts frees by itself, if it will.
     pub next_free_at: Option<UnixMillis>,
-    /// What helps against a refusal: `delete_license`, `wait`, `write_off`, `override`.
+    /// What helps against a refusal: `delete_license`, `wait`, `write_off`, `override`; against that
+    /// of a blocked device `unblock`.
     pub remedies: Vec<&'static str>,
     /// The live licenses and reservations that the rule counts.
     pub counted: Vec<DecisionCounted>,
@@ -218,7 +232,7 @@ impl Question<'_> {
         Decision {
             decision: word(explanation.verdict),
             device: subject.name().to_string(),
-            device_known: subject.device().enrolled,
+            device_known: subject.guard.head().is_some(),
             account: self.account.map(ToString::to_string),
             policy_version: policy.revision,
             rule: decisive.map(|rule| rule.rule.clone()),

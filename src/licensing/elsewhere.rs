@@ -62,6 +62,14 @@ pub struct IssuedLicense<'a> {
 
 /// What was recorded of licenses issued elsewhere.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "device": "beb4pw6chv22zwww44tn5zxsb4", "account": "g66plkzqupa3jstpsakablihiy",
+    "drm_system": "widevine", "overage": false, "policy_version": 3, "reserved_slots_used": 1,
+    "licenses": [{"license_id": "80526930-b94e-b14e-a091-7ea949ede441",
+        "key_id": "01234567-89ab-cdef-0123-456789abcdef", "license_reference": "wv-77",
+        "persistent": true}],
+    "evidence": null, "recorded_at": "2026-11-22T17:35:47.159Z",
+}))]
 pub struct RecordedLicenses {
     /// The device.
     pub device: String,
@@ -98,6 +106,12 @@ pub struct RecordedLicense {
 
 /// What was recorded of the end, or the storing, of licenses issued elsewhere.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "device": "beb4pw6chv22zwww44tn5zxsb4",
+    "licenses": [{"license_id": "80526930-b94e-b14e-a091-7ea949ede441",
+        "key_id": "01234567-89ab-cdef-0123-456789abcdef", "released": true}],
+    "evidence": null, "recorded_at": "2026-11-22T17:35:47.159Z",
+}))]
 pub struct RecordedWord {
     /// The device.
     pub device: String,

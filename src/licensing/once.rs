@@ -112,9 +112,8 @@ pub(super) struct Remembered<'a> {
 impl Remembered<'_> {
     /// The event and the check that belong into the command's append, the event last.
     pub(super) fn record(&self) -> ((StreamName, Event), (StreamName, Expected)) {
-        let stream = &self.once.stream;
         let event = Event::RequestAnswered(self.answered.clone());
-        ((stream.clone(), event), (stream.clone(), Expected::NoStream))
+        ((self.once.stream.clone(), event), self.once.unanswered())
     }
 
     /// The answer; `position` is how many events the ledger has with that of [`record`](Self::record).
@@ -152,6 +151,12 @@ impl Once {
     /// Who sent the command: the public part of an API key.
     pub fn client(&self) -> &str {
         &self.client
+    }
+
+    /// What an append names that is to go through only while there is no answer: a part of what the
+    /// command does, ahead of the append that stores the answer.
+    pub(super) fn unanswered(&self) -> (StreamName, Expected) {
+        (self.stream.clone(), Expected::NoStream)
     }
 
     /// Names the command in the metadata of its events.

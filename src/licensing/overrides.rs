@@ -24,6 +24,9 @@ pub enum Holder {
 
 /// A limit in place of a rule's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(example = json!({
+    "rule": "device-slots", "limit": 40, "until": "2026-12-31T00:00:00Z",
+}))]
 pub struct LimitSet {
     /// Id of the rule.
     pub rule: String,

@@ -20,6 +20,11 @@ pub struct NoReservation;
 
 /// What a reservation holds.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "reservation_id": "5f0c6f6e-3c3f-5d0e-9a5d-3f5c2f1b7a10", "device": "beb4pw6chv22zwww44tn5zxsb4",
+    "account": "g66plkzqupa3jstpsakablihiy", "expires_at": "2026-11-22T17:40:47.159Z",
+    "key_ids": ["01234567-89ab-cdef-0123-456789abcdef"],
+}))]
 pub struct Reservation {
     /// The reservation.
     pub reservation_id: Uuid,

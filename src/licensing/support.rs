@@ -2,16 +2,22 @@
 //!
 //! Each act is one append over the streams of all devices and accounts that it changes, with who did
 //! it and why. A device that was given up for another stands for that one in every later command.
+//!
+//! More licenses than one append ends are written off in parts, of which the last stores the answer. If
+//! that does not come about, a repeat of the command goes on with what is left.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::commit::ENDED_AT_ONCE;
 use super::once::{CommandAnswer, CommandError, Once};
 use super::subject::Subject;
 use super::{Licensing, LicensingError};
 use crate::clock::UnixMillis;
-use crate::domain::event::{DeviceMerged, DeviceReplaced, IdentityLinked, Replaced};
+use crate::domain::event::{
+    DeviceMerged, DeviceReplaced, IdentityLinked, LicenseWrittenOff, Replaced,
+};
 use crate::domain::support::{Act, TooMany, WriteOff};
 use crate::domain::{DeviceRef, Event, Identity, LicenseId, Reason};
 use crate::ledger::{Expected, StreamName};
@@ -22,9 +28,6 @@ pub enum SupportRefused {
     /// The ledger has never seen the device.
     #[error("the ledger does not know the device {0}")]
     UnknownDevice(DeviceRef),
-    /// More than one command takes.
-    #[error("{0}: write them off in parts, by license_ids")]
-    TooManyToWriteOff(TooMany),
     /// More than one event holds.
     #[error("{0}: write off those that are lost first")]
     TooManyToMove(TooMany),
@@ -55,10 +58,16 @@ pub enum SupportRefused {
 
 /// What was written off.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "device": "beb4pw6chv22zwww44tn5zxsb4",
+    "written_off": [{"license_id": "80526930-b94e-b14e-a091-7ea949ede441",
+        "key_id": "01234567-89ab-cdef-0123-456789abcdef", "frees_at": null}],
+    "not_live": [], "at": "2026-11-22T17:35:47.159Z",
+}))]
 pub struct WrittenOff {
     /// The device.
     pub device: String,
-    /// What this command wrote off.
+    /// What this command wrote off; of one that was interrupted and repeated, what was left by then.
     pub written_off: Vec<WrittenOffLicense>,
     /// The ids named of which the device has no live license, or one that was written off before.
     pub not_live: Vec<Uuid>,
@@ -67,7 +76,7 @@ pub struct WrittenOff {
 }
 
 /// A license that was written off.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct WrittenOffLicense {
     /// The license.
     pub license_id: Uuid,
@@ -79,6 +88,9 @@ pub struct WrittenOffLicense {
 
 /// Whether a device is blocked.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "device": "beb4pw6chv22zwww44tn5zxsb4", "blocked": true, "changed": true,
+}))]
 pub struct Blocked {
     /// The device.
     pub device: String,
@@ -90,6 +102,10 @@ pub struct Blocked {
 
 /// To which device an identity belongs.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "identity": "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f",
+    "device": "beb4pw6chv22zwww44tn5zxsb4", "previous_device": null, "changed": true,
+}))]
 pub struct Linked {
     /// The identity.
     pub identity: String,
@@ -103,6 +119,10 @@ pub struct Linked {
 
 /// A device that goes on with what another one had.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "from": "beb4pw6chv22zwww44tn5zxsb4", "device": "v2fbzn35sxxwxgohyyuao67tbe", "moved": 7,
+    "written_off": [], "at": "2026-11-22T17:35:47.159Z",
+}))]
 pub struct TakenOver {
     /// The device that was given up, or replaced.
     pub from: String,
@@ -151,14 +171,16 @@ impl Licensing {
         reason: &Reason,
         once: &Once,
     ) -> Result<CommandAnswer, CommandError<SupportRefused>> {
+        let mut parts = Vec::new();
         self.once(once, async || {
-            let (mut subject, at_ms) = self.known_device(device, once).await?;
+            let (mut subject, _) = self.known_device(device, once).await?;
             let act = Act { actor: once.client(), reason };
-            let written_off = subject.device().write_off(command, act, at_ms);
-            let (events, not_live) = written_off.map_err(SupportRefused::TooManyToWriteOff)?;
+            let last = self.write_off_parts(&mut subject, (command, act), once, &mut parts).await?;
+            let Some(LastPart { events, mut not_live, at_ms }) = last else { return Ok(None) };
+            not_live.retain(|LicenseId(id)| parts.iter().all(|part| part.license_id != *id));
             let view = WrittenOff {
                 device: subject.name().to_string(),
-                written_off: events.iter().map(Into::into).collect(),
+                written_off: all_parts(&parts, &events),
                 not_live: not_live.into_iter().map(|LicenseId(id)| id).collect(),
                 at: UnixMillis(at_ms),
             };
@@ -213,7 +235,9 @@ impl Licensing {
         reason: &Reason,
         once: &Once,
     ) -> Result<CommandAnswer, CommandError<SupportRefused>> {
-        self.once(once, async || self.succeed_once(succession, reason, once).await).await
+        let mut parts = Vec::new();
+        let succeed = async || self.succeed_once(succession, reason, once, &mut parts).await;
+        self.once(once, succeed).await
     }
 
     async fn link_once(
@@ -283,6 +307,7 @@ impl Licensing {
         succession: Succession<'_>,
         reason: &Reason,
         once: &Once,
+        parts: &mut Vec<WrittenOffLicense>,
     ) -> Outcome {
         let Succession { from, into, replaced } = succession;
         if from == into {
@@ -296,12 +321,47 @@ impl Licensing {
                 return Err(SupportRefused::GivenUp { given_up: name.clone(), device }.into());
             }
         }
-        let at_ms = self.moment(&subject);
+        require_unhindered(&subject, replaced)?;
         let act = Act { actor: once.client(), reason };
-        let (events, view) = succession_events(&subject, replaced, act, at_ms)?;
-        let answer = once.answer(200, &view, at_ms)?;
+        let (events, view) = match replaced {
+            Some(Fate::WriteOff { cooldown_ms }) => {
+                let all = WriteOff { license_ids: None, cooldown_ms };
+                let last = self.write_off_parts(&mut subject, (all, act), once, parts).await?;
+                let Some(last) = last else { return Ok(None) };
+                replacement(&subject, into, act, (parts.as_slice(), last))
+            }
+            _ => taking_over(&subject, replaced.is_some(), act, self.moment(&subject))?,
+        };
+        let answer = once.answer(200, &view, view.at.0)?;
         let stored = self.append_once(&mut subject, events, Vec::new(), answer).await?;
         Ok(self.counted(if replaced.is_some() { "replace" } else { "merge" }, stored))
+    }
+
+    /// Writes off all but the last part of what `command` names; `parts` are those that are stored.
+    /// Returns the last one, which is to be stored with the answer. `None`: something has changed.
+    async fn write_off_parts(
+        &self,
+        subject: &mut Subject,
+        (command, act): (WriteOff<'_>, Act<'_>),
+        once: &Once,
+        parts: &mut Vec<WrittenOffLicense>,
+    ) -> Result<Option<LastPart>, LicensingError> {
+        loop {
+            let at_ms = self.moment(subject);
+            let (mut events, not_live) = subject.device().write_off(command, act, at_ms);
+            if events.len() <= ENDED_AT_ONCE {
+                return Ok(Some(LastPart { events, not_live, at_ms }));
+            }
+            events.truncate(ENDED_AT_ONCE);
+            let stream = subject.guard.stream().clone();
+            let records = events.iter().cloned().map(Event::LicenseWrittenOff);
+            let records = records.map(|event| (stream.clone(), event)).collect();
+            let checks = vec![once.unanswered()];
+            if self.append_to(subject, records, checks, once.correlation()).await?.is_none() {
+                return Ok(None);
+            }
+            parts.extend(events.iter().map(WrittenOffLicense::from));
+        }
     }
 
     /// Counts an act that was stored.
@@ -368,58 +428,91 @@ struct Done {
     at_ms: i64,
 }
 
+/// The last part of what is written off.
+struct LastPart {
+    events: Vec<LicenseWrittenOff>,
+    /// The ids named that are not, or not any more, to be written off.
+    not_live: Vec<LicenseId>,
+    at_ms: i64,
+}
+
+fn all_parts(parts: &[WrittenOffLicense], last: &[LicenseWrittenOff]) -> Vec<WrittenOffLicense> {
+    parts.iter().cloned().chain(last.iter().map(Into::into)).collect()
+}
+
 /// The events of a succession, of the device replaced first, and the answer.
-fn succession_events(
+type Planned = (Vec<(StreamName, Event)>, TakenOver);
+
+/// One device replaces the other, whose licenses are written off.
+fn replacement(
     subject: &Subject,
-    replaced: Option<Fate>,
+    by: &DeviceRef,
+    act: Act<'_>,
+    (parts, LastPart { events, at_ms, .. }): (&[WrittenOffLicense], LastPart),
+) -> Planned {
+    let view = TakenOver {
+        from: subject.name().to_string(),
+        device: by.to_string(),
+        moved: 0,
+        written_off: all_parts(parts, &events),
+        at: UnixMillis(at_ms),
+    };
+    let last = Event::DeviceReplaced(DeviceReplaced {
+        by: by.clone(),
+        licenses: Replaced::WrittenOff,
+        actor: act.actor.to_owned(),
+        reason: act.reason.as_str().to_owned(),
+        at_ms,
+    });
+    let stream = subject.guard.stream();
+    let events = events.into_iter().map(Event::LicenseWrittenOff).chain([last]);
+    (events.map(|event| (stream.clone(), event)).collect(), view)
+}
+
+/// One device takes over all that the other has, which it replaces or is one with.
+fn taking_over(
+    subject: &Subject,
+    replaces: bool,
     act: Act<'_>,
     at_ms: i64,
-) -> Result<(Vec<(StreamName, Event)>, TakenOver), SupportRefused> {
+) -> Result<Planned, SupportRefused> {
     let (name, guard) = (subject.name(), &subject.guard);
     let Some((into, other)) = &subject.other else {
         return Err(SupportRefused::SameDevice(name.clone()));
     };
-    let (device, stream) = (guard.device(), guard.stream());
-    let devices = [(name, device), (into, other.device())];
-    if let Some((name, _)) = devices.iter().find(|(_, device)| device.replaced) {
-        return Err(SupportRefused::AlreadyReplaced((*name).clone()));
-    }
-    // A blocked device can be written off; what is to be served as another's must not be blocked.
-    let stays = matches!(replaced, Some(Fate::WriteOff { .. }));
-    if let Some((name, _)) = devices.iter().find(|(_, device)| device.blocked && !stays) {
-        return Err(SupportRefused::Blocked((*name).clone()));
-    }
-    let (actor, reason) = (act.actor.to_owned(), act.reason.as_str().to_owned());
-    let by = into.clone();
-    let mut view = TakenOver {
+    let took_over = guard.device().hand_over(name, replaces, act, at_ms);
+    let took_over = took_over.map_err(SupportRefused::TooManyToMove)?;
+    let view = TakenOver {
         from: name.to_string(),
         device: into.to_string(),
-        moved: 0,
+        moved: took_over.licenses.len(),
         written_off: Vec::new(),
         at: UnixMillis(at_ms),
     };
-    if let Some(Fate::WriteOff { cooldown_ms }) = replaced {
-        let all = WriteOff { license_ids: None, cooldown_ms };
-        let written_off = device.write_off(all, act, at_ms);
-        let (written_off, _) = written_off.map_err(SupportRefused::TooManyToWriteOff)?;
-        view.written_off = written_off.iter().map(Into::into).collect();
-        let licenses = Replaced::WrittenOff;
-        let last = Event::DeviceReplaced(DeviceReplaced { by, licenses, actor, reason, at_ms });
-        let events = written_off.into_iter().map(Event::LicenseWrittenOff).chain([last]);
-        return Ok((events.map(|event| (stream.clone(), event)).collect(), view));
-    }
-    let took_over = device.hand_over(name, replaced.is_some(), act, at_ms);
-    let took_over = took_over.map_err(SupportRefused::TooManyToMove)?;
-    view.moved = took_over.licenses.len();
-    let given_up = match replaced {
-        None => Event::DeviceMerged(DeviceMerged { into: by, actor, reason, at_ms }),
-        Some(_) => {
-            let licenses = Replaced::Moved;
-            Event::DeviceReplaced(DeviceReplaced { by, licenses, actor, reason, at_ms })
-        }
+    let (actor, reason) = (act.actor.to_owned(), act.reason.as_str().to_owned());
+    let given_up = if replaces {
+        let (by, licenses) = (into.clone(), Replaced::Moved);
+        Event::DeviceReplaced(DeviceReplaced { by, licenses, actor, reason, at_ms })
+    } else {
+        Event::DeviceMerged(DeviceMerged { into: into.clone(), actor, reason, at_ms })
     };
     let took_over = Event::DeviceTookOver(Box::new(took_over));
-    Ok((vec![(stream.clone(), given_up), (other.stream().clone(), took_over)], view))
+    Ok((vec![(guard.stream().clone(), given_up), (other.stream().clone(), took_over)], view))
+}
+
+/// Refuses a succession of devices that are blocked or replaced.
+fn require_unhindered(subject: &Subject, replaced: Option<Fate>) -> Result<(), SupportRefused> {
+    let mut devices = subject.devices();
+    if let Some((name, _)) = devices.find(|(_, guard)| guard.device().replaced) {
+        return Err(SupportRefused::AlreadyReplaced(name.clone()));
+    }
+    // A blocked device can be written off; what is to be served as another's must not be blocked.
+    let stays = matches!(replaced, Some(Fate::WriteOff { .. }));
+    let mut devices = subject.devices();
+    if let Some((name, _)) = devices.find(|(_, guard)| guard.device().blocked && !stays) {
+        return Err(SupportRefused::Blocked(name.clone()));
+    }
+    Ok(())
 }
 
 /// Refuses a device that the ledger has never seen.
@@ -434,8 +527,8 @@ impl From<SupportRefused> for CommandError<SupportRefused> {
     }
 }
 
-impl From<&crate::domain::event::LicenseWrittenOff> for WrittenOffLicense {
-    fn from(event: &crate::domain::event::LicenseWrittenOff) -> Self {
+impl From<&LicenseWrittenOff> for WrittenOffLicense {
+    fn from(event: &LicenseWrittenOff) -> Self {
         Self {
             license_id: event.license_id.0,
             key_id: event.key_id.0,

@@ -82,6 +82,12 @@ fn a_device_that_was_only_reported_about_is_found_under_its_name() {
     assert_eq!((&summary["security_level"], &summary["model"]), (&Value::Null, &json!("")));
     assert_eq!(summary["identities"], json!([]));
     assert_eq!(summary["persistent_acquired"], 1);
+    for (device, known, counted) in [("tv-17", true, 1), ("tv-18", false, 0)] {
+        let question = json!({"device": device, "key_ids": [kid(2)]});
+        let decision = service.client.post_json("/v1/quota/decisions", &question).json();
+        assert_eq!(decision["device_known"], known, "{device}");
+        assert_eq!(decision["counted"].as_array().map(Vec::len), Some(counted), "{device}");
+    }
 }
 
 #[test]
@@ -109,6 +115,8 @@ fn storing_and_deleting_are_reported_by_id_or_by_reference() {
     assert_eq!((&shown["live"], &shown["confirmed"]), (&json!(3), &json!(0)));
     assert_eq!(shown["licenses"][0]["status"], "deleted_unreleased");
     assert_eq!(shown["licenses"][0]["deletion_grade"], "D");
+    let deleted = || service.client.json("/v1/devices/tv")["deleted"].clone();
+    assert_eq!(deleted(), 1);
     let strong = ok(&delete("B", json!([named("wv-1")])));
     assert_eq!(
         (&strong["licenses"][0]["released"], &strong["licenses"][0]["license_id"]),
@@ -118,6 +126,7 @@ fn storing_and_deleting_are_reported_by_id_or_by_reference() {
     assert_eq!(medium["licenses"][0]["released"], true);
     let shown = inventory(&service, "tv");
     assert_eq!((&shown["live"], &shown["possible"]), (&json!(1), &json!(2)));
+    assert_eq!(deleted(), 2, "one that is reported twice is one");
     let events = service.event_count();
     assert_eq!(ok(&delete("B", json!([named("wv-1")])))["licenses"], json!([]), "it was said");
     assert_eq!(service.kinds_from(events), ["request-answered.v1"]);
@@ -238,6 +247,10 @@ fn a_report_out_of_form_names_its_field() {
         body
     };
     for (body, field) in [
+        (with(&|b| b["device"] = json!("")), "device"),
+        (with(&|b| b["device"] = json!("x".repeat(10_000))), "device"),
+        (with(&|b| b["account"] = json!(" ")), "account"),
+        (with(&|b| b["account"] = json!("x".repeat(257))), "account"),
         (with(&|b| b["drm_system"] = json!("Widevine")), "drm_system"),
         (with(&|b| b["licenses"] = json!([])), "licenses"),
         (with(&|b| b["licenses"] = json!(vec![license("x", 1); 101])), "licenses"),
@@ -265,6 +278,21 @@ fn a_report_out_of_form_names_its_field() {
         let body = json!({"device": "tv", "licenses": [which], "grade": "B"});
         let answer = send(&service, "/v1/deletions", &body);
         assert_eq!(answer.problem()["errors"][0]["field"], "licenses[0]");
+    }
+    for (device, license, field) in [
+        ("", named("wv-1"), "device"),
+        ("tv", named(""), "licenses[0].license_reference"),
+        ("tv", json!({"drm_system": "", "license_reference": "x"}), "licenses[0].drm_system"),
+    ] {
+        let mut stored = license.clone();
+        stored["stored"] = json!(true);
+        let deleted = json!({"device": device, "licenses": [license], "grade": "B"});
+        let stored = json!({"device": device, "licenses": [stored]});
+        for (path, body) in [("/v1/deletions", deleted), ("/v1/acknowledgements", stored)] {
+            let answer = send(&service, path, &body);
+            assert_eq!(answer.status_and_code(), (400, "invalid-request".to_owned()), "{field}");
+            assert_eq!(answer.problem()["errors"][0]["field"], field);
+        }
     }
     for (path, body) in [
         ("/v1/acquisitions", acquisition("tv", &[license("wv-1", 1)])),

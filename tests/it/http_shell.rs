@@ -19,6 +19,7 @@ use license_ledger::clock::UnixMillis;
 use license_ledger::config::Config;
 use license_ledger::http::auth::{Authorized, InventoryRead};
 use license_ledger::http::health::Readiness;
+use license_ledger::http::json::Json;
 use license_ledger::http::metrics::Metrics;
 use license_ledger::http::page::PageQuery;
 use license_ledger::http::problem::Problem;
@@ -56,7 +57,7 @@ fn routes(config: &mut web::ServiceConfig) {
     async fn large() -> Vec<u8> {
         vec![b'x'; LARGE]
     }
-    async fn json(numbers: web::Json<Vec<u32>>) -> String {
+    async fn json(Json(numbers): Json<Vec<u32>>) -> String {
         numbers.iter().sum::<u32>().to_string()
     }
     async fn list(query: web::Query<PageQuery>) -> Result<HttpResponse, Problem> {

@@ -179,6 +179,40 @@ fn bodies_of_policies_decisions_and_reports_have_an_example_as_a_whole() {
 }
 
 #[test]
+fn answers_of_commands_and_of_the_busiest_reads_have_an_example_as_a_whole() {
+    for (method, path, said) in operations() {
+        let is_command = ["POST", "PUT"].contains(&method.as_str());
+        let is_ours = path.starts_with("/v1/") && !path.contains("webhooks");
+        let schema = &said["responses"]["200"]["content"]["application/json"]["schema"];
+        let Some(reference) = schema["$ref"].as_str().filter(|_| is_ours && is_command) else {
+            continue;
+        };
+        let example = &DOCUMENT.pointer(&reference[1..]).unwrap()["example"];
+        assert!(example.is_object(), "{method} {path}: {reference}");
+    }
+    for name in ["Decision", "DeviceInventory", "DeviceSummary", "License", "PolicyVersion"] {
+        assert!(DOCUMENT["components"]["schemas"][name]["example"].is_object(), "{name}");
+    }
+}
+
+#[test]
+fn answers_that_ask_for_patience_are_described_with_the_header_that_says_how_much() {
+    let mut conflicts = 0;
+    for (method, path, said) in operations() {
+        for (status, response) in said["responses"].as_object().unwrap() {
+            let asks = response["headers"]["retry-after"].is_object();
+            assert_eq!(
+                asks,
+                ["409", "429", "503"].contains(&&**status),
+                "{method} {path} {status}"
+            );
+            conflicts += usize::from(status == "409");
+        }
+    }
+    assert!(conflicts >= 10, "{conflicts}");
+}
+
+#[test]
 fn an_answer_that_is_not_as_described_is_caught() {
     let service = service();
     let client = &service.client;

@@ -109,10 +109,34 @@ fn a_policy_that_cannot_be_meant_is_refused_by_name() {
             json!({"rules": [], "licenses_per_slot": 0, "releasing_grades": []}),
             "policy.licenses_per_slot",
         ),
+        (
+            json!({"rules": [], "licenses_per_slot": 1, "releasing_grades": ["A", "C"]}),
+            "policy.releasing_grades",
+        ),
     ] {
         let answer = publish(&service, Some("*"), &wrong);
         assert_eq!(answer.status_and_code(), (422, "policy-invalid".to_owned()), "{wrong}");
         assert_eq!(answer.problem()["errors"][0]["field"], member);
+    }
+    let whole = policy(&[slots("a"), rule("b", "account", 1)]);
+    for (pointer, value, member) in [
+        ("/rules/1/limit", json!(-1), "policy.rules[1].limit"),
+        ("/rules/1/limit", json!("many"), "policy.rules[1].limit"),
+        ("/rules/1/scope", json!("family"), "policy.rules[1].scope"),
+        (
+            "/rules/0/counts",
+            json!({"issued_within_seconds": 0.5}),
+            "policy.rules[0].counts.issued_within_seconds",
+        ),
+        ("/rules/0", json!({"id": "a"}), "policy.rules[0]"),
+        ("/licenses_per_slot", json!(null), "policy.licenses_per_slot"),
+        ("/releasing_grades", json!(["A", "F"]), "policy.releasing_grades[1]"),
+    ] {
+        let mut wrong = whole.clone();
+        *wrong.pointer_mut(pointer).unwrap() = value;
+        let answer = publish(&service, Some("*"), &wrong);
+        assert_eq!(answer.status_and_code(), (400, "invalid-request".to_owned()), "{wrong}");
+        assert_eq!(answer.problem()["errors"][0]["field"], member, "{}", answer.text());
     }
     for body in [
         json!({"policy": policy(&[]), "reason": ""}),
@@ -282,6 +306,32 @@ fn a_limit_of_its_own_holds_for_one_device_until_it_ends_or_is_taken_back() {
     );
     assert!(!store(&service, &family, 4));
     assert_eq!(service.client.delete_command(&own).status, 400, "without a reason");
+}
+
+#[test]
+fn a_policy_of_which_there_is_much_to_say_is_published_in_time() {
+    let service = Setup::default().with("limits.request_timeout_ms", 3_000).start();
+    for device in 0..100 {
+        let report = json!({"device": format!("tv-{device}"), "drm_system": "widevine", "licenses": [
+            {"key_id": kid(1), "license_reference": "wv-1", "persistent": true}]});
+        let answer = service.client.command("/v1/acquisitions", &fresh_key(), &report);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let position = service.event_count();
+    service.client.json(&format!("/v1/devices?min_position={position}"));
+    // All devices are beyond each of these, and each is looked at for each.
+    let window = |seconds: u32| {
+        json!({"id": format!("within-{seconds}"), "scope": "device", "limit": 0,
+            "counts": {"issued_within_seconds": seconds}, "on_exceed": "deny"})
+    };
+    let rules: Vec<_> = (3_600..3_850).map(window).collect();
+    let published = set(&service, &policy(&rules));
+    assert_eq!(published["published"]["version"], 1);
+    let over = published["over"].as_array().unwrap();
+    let complete = over.iter().filter(|rule| rule["complete"] == true);
+    assert!(complete.count() < over.len(), "there was time for all {} rules", over.len());
+    let page = service.client.json("/v1/quota/over?limit=5&rule=within-3849");
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(5));
 }
 
 #[test]

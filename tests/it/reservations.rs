@@ -201,6 +201,10 @@ fn names_in_a_question_have_the_form_of_those_in_a_report() {
         |member: &str, name: &str| json!({"device": "tv", "key_ids": [kid(1)], member: name});
     let long = "x".repeat(257);
     for (body, field) in [
+        (asked("device", ""), "device"),
+        (asked("device", &long), "device"),
+        (asked("account", " "), "account"),
+        (asked("account", &long), "account"),
         (asked("title", &long), "title"),
         (asked("content_group", ""), "content_group"),
         (asked("model", "a\u{7}b"), "model"),

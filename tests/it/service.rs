@@ -38,7 +38,12 @@ pub struct Setup {
 impl Default for Setup {
     /// A lab of its own, a clock that stands still, and no rate limit in the way.
     fn default() -> Self {
-        let rates = ["rate.per_identity_per_minute", "rate.burst"];
+        let rates = [
+            "rate.per_identity_per_minute",
+            "rate.burst",
+            "rate.per_key_per_minute",
+            "rate.per_key_burst",
+        ];
         let settings = rates.map(|rate| (rate, "1000000".to_owned())).to_vec();
         let now = UnixMillis(i64::try_from(NOW_S).unwrap() * 1000);
         Self { pki: None, settings, clock: Clock::manual(now) }

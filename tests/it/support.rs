@@ -1,7 +1,10 @@
 //! What operators say of devices: lost, blocked, another's identity, one with another.
 
+mod large;
+mod names;
 mod shown;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use license_ledger::access::Scope;

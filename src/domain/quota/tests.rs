@@ -173,6 +173,63 @@ fn two_rules_that_count_the_same_are_refused() {
 }
 
 #[test]
+fn a_condition_written_in_another_way_is_the_same() {
+    let check = |one: &str, other: &str| {
+        let rules = [("a", one), ("b", other)].map(|(id, when)| {
+            format!(
+                r#"{{"id":"{id}","scope":"device","counts":"live_slots","limit":5,"on_exceed":"deny"{when}}}"#
+            )
+        });
+        let rules: Vec<QuotaRule> =
+            serde_json::from_str(&format!("[{}]", rules.join(","))).unwrap();
+        let class = |name: &str| (name.to_owned(), vec![name.to_owned()]);
+        let device_classes = [class("tv"), class("phone")].into();
+        QuotaPolicy { rules, device_classes, ..QuotaPolicy::default() }.check()
+    };
+    let alike = Err(InvalidPolicy::RulesAlike("a".to_owned(), "b".to_owned()));
+    for (one, other) in [
+        (
+            r#","when":{"content_groups":["hd","uhd"]}"#,
+            r#","when":{"content_groups":["uhd","hd","uhd"]}"#,
+        ),
+        (
+            r#","when":{"device_classes":["tv","phone"]}"#,
+            r#","when":{"device_classes":["phone","tv"]}"#,
+        ),
+        ("", r#","when":{"min_security_level":0}"#),
+    ] {
+        assert_eq!(check(one, other), alike, "{one} and {other}");
+    }
+    for (one, other) in [
+        (r#","when":{"content_groups":["hd"]}"#, r#","when":{"content_groups":["hd","uhd"]}"#),
+        (r#","when":{"content_groups":["tv"]}"#, r#","when":{"device_classes":["tv"]}"#),
+        ("", r#","when":{"min_security_level":2000}"#),
+    ] {
+        assert_eq!(check(one, other), Ok(()), "{one} and {other}");
+    }
+}
+
+#[test]
+fn weaker_evidence_releases_only_what_stronger_evidence_does() {
+    use Grade::{A, B, C, D, E};
+    let check = |grades: &[Grade]| {
+        QuotaPolicy { releasing_grades: grades.to_vec(), ..QuotaPolicy::default() }.check()
+    };
+    for accepted in [&[][..], &[A], &[B, A], &[A, B, C, D], &[E, D, C, B, A]] {
+        assert_eq!(check(accepted), Ok(()), "{accepted:?}");
+    }
+    for (refused, stronger, weaker) in
+        [(&[B][..], "A", "B"), (&[A, C], "B", "C"), (&[E, A, B], "C", "E"), (&[D], "A", "D")]
+    {
+        assert_eq!(check(refused), Err(InvalidPolicy::GradeLeftOut(stronger, weaker)));
+    }
+    assert_eq!(check(&[A, B, A]), Err(InvalidPolicy::GradeTwice("A")));
+    // One that was published stays readable.
+    let stored = STORED.replace(r#"["A","B","C"]"#, r#"["C","C"]"#);
+    assert!(serde_json::from_str::<QuotaPolicy>(&stored).is_ok());
+}
+
+#[test]
 fn device_classes_are_named_and_name_models() {
     for (class, models) in [("TV", vec!["a"]), ("", vec!["a"]), ("tv", vec![]), ("tv", vec![""])] {
         let models = models.into_iter().map(str::to_owned).collect();

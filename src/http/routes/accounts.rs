@@ -25,7 +25,7 @@ const DEVICES_SHOWN: usize = 100;
 #[allow(dead_code)] // handlers take the text itself
 pub(super) struct AccountPath {
     /// Its reference, or the id that the service has for it.
-    #[param(example = "alice")]
+    #[param(min_length = 1, max_length = 256, example = "alice")]
     account: String,
 }
 
@@ -195,7 +195,7 @@ pub(super) fn page<T, K: Serialize>(
 impl Services {
     /// The account that a path names, and the sequence from which on events are not in the answer.
     fn find_account(&self, name: &str) -> Result<(AccountRef, AccountSummary, u64), Problem> {
-        let account = self.account_named(name);
+        let account = self.account_named(name)?;
         let found =
             self.inventory.account(&account, self.clock.now()).map_err(Problem::internal)?;
         let (summary, next_sequence) =

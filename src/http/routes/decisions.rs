@@ -27,9 +27,14 @@ const LICENSES_MAX: usize = 1000;
 }))]
 pub(super) struct Body {
     /// Reference, identity, or the id by which the service's token names the device.
-    #[schema(example = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f")]
+    #[schema(
+        min_length = 1,
+        max_length = 256,
+        example = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f"
+    )]
     device: String,
     /// The account that would pay, by reference or by the service's id.
+    #[schema(min_length = 1, max_length = 256)]
     account: Option<String>,
     /// One persistent license each, with `title` and `content_group` below. Either this or
     /// `licenses`.
@@ -99,8 +104,8 @@ pub(super) async fn decide(
     let body = &command.body;
     let hold_ms = body.hold_ms()?;
     let wanted = body.wanted()?;
-    let device = services.device_named(&body.device).await?;
-    let account = body.account.as_deref().map(|name| services.account_named(name));
+    let device = services.device_named("device", &body.device).await?;
+    let account = services.payer_named(body.account.as_deref())?;
     let question = Question {
         device: &device,
         account: account.as_ref(),
@@ -119,13 +124,25 @@ pub(super) async fn decide(
 impl Services {
     /// The device that a request names: by reference, by an identity of it, or by the id that the
     /// service has for it; it need not have been seen.
-    pub(super) async fn device_named(&self, name: &str) -> Result<DeviceRef, Problem> {
+    /// `field` says where it is named.
+    pub(super) async fn device_named(
+        &self,
+        field: &'static str,
+        name: &str,
+    ) -> Result<DeviceRef, Problem> {
+        check_name(Some(name), || field.to_owned())?;
         self.licensing.device_named(name).await.map_err(licensing_problem)
     }
 
-    /// The account that a command names: by reference, or by the id that the service has for it.
-    pub(super) fn account_named(&self, name: &str) -> AccountRef {
-        name.parse().unwrap_or_else(|_| self.licensing.account_of(name))
+    /// The account that a request names: by reference, or by the id that the service has for it.
+    pub(super) fn account_named(&self, name: &str) -> Result<AccountRef, Problem> {
+        check_name(Some(name), || "account".to_owned())?;
+        Ok(name.parse().unwrap_or_else(|_| self.licensing.account_of(name)))
+    }
+
+    /// The same, where a request need not name one.
+    pub(super) fn payer_named(&self, name: Option<&str>) -> Result<Option<AccountRef>, Problem> {
+        name.map(|name| self.account_named(name)).transpose()
     }
 }
 

@@ -16,7 +16,11 @@ use crate::projections::inventory::{DeviceInventory, DeviceSummary};
 #[allow(dead_code)] // handlers take the text itself
 pub(super) struct DevicePath {
     /// Its reference, an identity of it, or the id by which the service's token names it.
-    #[param(example = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f")]
+    #[param(
+        min_length = 1,
+        max_length = 256,
+        example = "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f"
+    )]
     device: String,
 }
 

@@ -33,9 +33,11 @@ const SYSTEM_BYTES_MAX: usize = 64;
 }))]
 pub(super) struct Acquisition {
     /// Reference, identity, or the id by which the service's token names the device.
+    #[schema(min_length = 1, max_length = 256)]
     device: String,
     /// The account that pays, by reference or by the service's id; else that of the reservation,
     /// also if it has expired or is used up.
+    #[schema(min_length = 1, max_length = 256)]
     account: Option<String>,
     /// The system that issued them, for example `widevine`.
     #[schema(pattern = "^[a-z0-9-]{1,64}$", example = "widevine")]
@@ -85,6 +87,7 @@ struct AcquiredLicense {
 }))]
 pub(super) struct Acknowledgement {
     /// Reference, identity, or the id by which the service's token names the device.
+    #[schema(min_length = 1, max_length = 256)]
     device: String,
     #[schema(min_items = 1, max_items = 100)]
     licenses: Vec<AcknowledgedLicense>,
@@ -101,7 +104,9 @@ pub(super) struct Acknowledgement {
 struct AcknowledgedLicense {
     /// The license, as this ledger names it; either this or the two names below.
     license_id: Option<Uuid>,
+    #[schema(pattern = "^[a-z0-9-]{1,64}$")]
     drm_system: Option<String>,
+    #[schema(min_length = 1, max_length = 256)]
     license_reference: Option<String>,
     stored: bool,
 }
@@ -115,6 +120,7 @@ struct AcknowledgedLicense {
 }))]
 pub(super) struct Deletion {
     /// Reference, identity, or the id by which the service's token names the device.
+    #[schema(min_length = 1, max_length = 256)]
     device: String,
     #[schema(min_items = 1, max_items = 100)]
     licenses: Vec<DeletedLicense>,
@@ -134,7 +140,9 @@ pub(super) struct Deletion {
 struct DeletedLicense {
     /// The license, as this ledger names it; either this or the two names below.
     license_id: Option<Uuid>,
+    #[schema(pattern = "^[a-z0-9-]{1,64}$")]
     drm_system: Option<String>,
+    #[schema(min_length = 1, max_length = 256)]
     license_reference: Option<String>,
 }
 
@@ -159,10 +167,10 @@ pub(super) async fn acquired(
     let report = &command.body;
     let told = told(report.occurred_at, report.message.as_deref())?;
     check_count(report.licenses.len())?;
-    check_system(&report.drm_system, "drm_system")?;
+    check_system(&report.drm_system, || "drm_system".to_owned())?;
     check_name(report.model.as_deref(), || "model".to_owned())?;
-    let device = services.device_named(&report.device).await?;
-    let account = report.account.as_deref().map(|name| services.account_named(name));
+    let device = services.device_named("device", &report.device).await?;
+    let account = services.payer_named(report.account.as_deref())?;
     let licenses = report.licenses.iter().enumerate().map(AcquiredLicense::issued);
     let issued = IssuedElsewhere {
         device: &device,
@@ -198,7 +206,7 @@ pub(super) async fn acknowledged(
     let report = &command.body;
     let told = told(report.occurred_at, report.message.as_deref())?;
     check_count(report.licenses.len())?;
-    let device = services.device_named(&report.device).await?;
+    let device = services.device_named("device", &report.device).await?;
     let results = report.licenses.iter().enumerate().map(|(place, license)| {
         let names = (license.drm_system.as_deref(), license.license_reference.as_deref());
         Ok((which(place, license.license_id, names)?, license.stored))
@@ -233,7 +241,7 @@ pub(super) async fn deleted(
         let detail = "must be B, C, D or E: A is for deletions that this service verified itself";
         return Err(Problem::field("grade", detail));
     }
-    let device = services.device_named(&report.device).await?;
+    let device = services.device_named("device", &report.device).await?;
     let licenses = report.licenses.iter().enumerate().map(|(place, license)| {
         let names = (license.drm_system.as_deref(), license.license_reference.as_deref());
         which(place, license.license_id, names)
@@ -269,10 +277,14 @@ fn which(
 ) -> Result<Which, Problem> {
     match (license_id, names) {
         (Some(id), (None, None)) => Ok(Which::License(LicenseId(id))),
-        (None, (Some(drm_system), Some(license_reference))) => Ok(Which::Reference {
-            drm_system: drm_system.to_owned(),
-            license_reference: license_reference.to_owned(),
-        }),
+        (None, (Some(drm_system), Some(license_reference))) => {
+            let field = |name: &str| format!("licenses[{place}].{name}");
+            check_system(drm_system, || field("drm_system"))?;
+            check_name(Some(license_reference), || field("license_reference"))?;
+            let (drm_system, license_reference) =
+                (drm_system.to_owned(), license_reference.to_owned());
+            Ok(Which::Reference { drm_system, license_reference })
+        }
         _ => {
             let detail = "must name either license_id, or drm_system and license_reference";
             Err(Problem::field(format!("licenses[{place}]"), detail))
@@ -293,13 +305,13 @@ fn check_count(licenses: usize) -> Result<(), Problem> {
     Err(Problem::field("licenses", format!("must have 1 to {LICENSES_MAX} members")))
 }
 
-fn check_system(name: &str, field: &'static str) -> Result<(), Problem> {
+fn check_system(name: &str, field: impl FnOnce() -> String) -> Result<(), Problem> {
     let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if (1..=SYSTEM_BYTES_MAX).contains(&name.len()) && name.bytes().all(letters) {
         return Ok(());
     }
     let detail = format!("must be 1 to {SYSTEM_BYTES_MAX} lower-case letters, digits and hyphens");
-    Err(Problem::field(field, detail))
+    Err(Problem::field(field(), detail))
 }
 
 fn refused(refused: ReportRefused) -> Problem {

@@ -32,8 +32,10 @@ pub(super) struct LicensesQuery {
     #[param(value_type = Option<Uuid>)]
     key_id: Option<String>,
     /// Reference, identity, or the id by which the service's token names the device.
+    #[param(min_length = 1, max_length = 256)]
     device: Option<String>,
     /// Reference, or the id that the service has for the account.
+    #[param(min_length = 1, max_length = 256)]
     account: Option<String>,
     /// The title, as the service names it; only together with `account`.
     title: Option<String>,
@@ -68,8 +70,10 @@ pub(super) struct RefusalsQuery {
     #[param(value_type = Option<Uuid>)]
     key_id: Option<String>,
     /// Reference, identity, or the id by which the service's token names the device.
+    #[param(min_length = 1, max_length = 256)]
     device: Option<String>,
     /// Reference, or the id that the service has for the account.
+    #[param(min_length = 1, max_length = 256)]
     account: Option<String>,
 }
 
@@ -172,10 +176,10 @@ impl Services {
         let key_id = key_id.as_deref().map(Uuid::try_parse).transpose();
         let key_id = key_id.map_err(|_| Problem::field("key_id", "must be a GUID"))?.map(KeyId);
         let device = match &device {
-            Some(name) => Some(self.device_named(name).await?),
+            Some(name) => Some(self.device_named("device", name).await?),
             None => None,
         };
-        let account = account.as_deref().map(|name| self.account_named(name));
+        let account = self.payer_named(account.as_deref())?;
         Ok(Filter { key_id, device, account, ..Filter::default() })
     }
 }

@@ -14,10 +14,9 @@
 //! ```
 
 use actix_web::dev::Payload;
-use actix_web::error::JsonPayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
-use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
@@ -26,7 +25,7 @@ use super::licensing_problem;
 use crate::domain::Digest;
 use crate::http::RequestId;
 use crate::http::auth::Authorized;
-use crate::http::bad_json;
+use crate::http::json;
 use crate::http::page::POSITION;
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{CommandAnswer, CommandError, Once};
@@ -103,13 +102,12 @@ impl<T: DeserializeOwned> FromRequest for Command<T> {
         let request = request.clone();
         Box::pin(async move {
             let bytes = bytes.await?;
-            let json = match bytes.is_empty() {
-                true => b"{}".as_slice(),
-                false if is_json(&request) => &bytes,
-                false => return Err(bad_json(JsonPayloadError::ContentType, &request)),
+            let body = if bytes.is_empty() {
+                json::parse(b"{}")?
+            } else {
+                json::check_type(&request)?;
+                json::parse(&bytes)?
             };
-            let body = serde_json::from_slice(json)
-                .map_err(|error| bad_json(JsonPayloadError::Deserialize(error), &request))?;
             let path = request.uri().path_and_query().map(|path| path.as_str());
             let method = request.method().as_str();
             Ok(Self {
@@ -120,10 +118,6 @@ impl<T: DeserializeOwned> FromRequest for Command<T> {
             })
         })
     }
-}
-
-fn is_json(request: &HttpRequest) -> bool {
-    request.content_type().eq_ignore_ascii_case("application/json")
 }
 
 /// The `Idempotency-Key` of a request, if it has one: 1 to 255 visible ASCII characters, taken as

@@ -100,7 +100,7 @@ pub(super) async fn of_account(
     query: web::Query<ReadQuery>,
 ) -> Result<web::Json<Limits>, Problem> {
     services.wait_for(query.min_position.as_deref()).await?;
-    let account = services.account_named(&account);
+    let account = services.account_named(&account)?;
     let limits = services.inventory.limits_of_account(&account, services.clock.now());
     let (items, next_sequence) = limits.map_err(Problem::internal)?;
     Ok(web::Json(Limits { items, position: next_sequence.to_string() }))
@@ -125,7 +125,7 @@ pub(super) async fn set_for_device(
     command: Command<Body>,
 ) -> Result<HttpResponse, Problem> {
     let (device, rule) = path.into_inner();
-    let holder = Holder::Device(services.device_named(&device).await?);
+    let holder = Holder::Device(services.device_named("device", &device).await?);
     services.set_limit(&caller, &holder, rule, command).await
 }
 
@@ -147,7 +147,7 @@ pub(super) async fn set_for_account(
     command: Command<Body>,
 ) -> Result<HttpResponse, Problem> {
     let (account, rule) = path.into_inner();
-    let holder = Holder::Account(services.account_named(&account));
+    let holder = Holder::Account(services.account_named(&account)?);
     services.set_limit(&caller, &holder, rule, command).await
 }
 
@@ -171,7 +171,7 @@ pub(super) async fn take_back_from_device(
     command: Command<Nothing>,
 ) -> Result<HttpResponse, Problem> {
     let (device, rule) = path.into_inner();
-    let holder = Holder::Device(services.device_named(&device).await?);
+    let holder = Holder::Device(services.device_named("device", &device).await?);
     services.take_limit_back(&caller, &holder, &rule, (&query.reason, command)).await
 }
 
@@ -194,7 +194,7 @@ pub(super) async fn take_back_from_account(
     command: Command<Nothing>,
 ) -> Result<HttpResponse, Problem> {
     let (account, rule) = path.into_inner();
-    let holder = Holder::Account(services.account_named(&account));
+    let holder = Holder::Account(services.account_named(&account)?);
     services.take_limit_back(&caller, &holder, &rule, (&query.reason, command)).await
 }
 

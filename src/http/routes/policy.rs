@@ -9,7 +9,9 @@ use super::over::{Beyond, OverLimit};
 use super::{Services, correlation, end_of_ledger, licensing_problem};
 use crate::domain::Reason;
 use crate::domain::quota::QuotaPolicy;
+use crate::http::Shell;
 use crate::http::auth::{Authorized, InventoryRead, PolicyRead, PolicyWrite};
+use crate::http::json::Json;
 use crate::http::page::{Cursor, POSITION, Page, PageQuery, PageRequest};
 use crate::http::problem::{Case, Problem};
 use crate::licensing::{Act, PolicyVersion, PublishError};
@@ -52,11 +54,19 @@ pub(super) struct PublishQuery {
 
 /// What a publication did, or would do.
 #[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "published": null,
+    "over": [{"rule": "device-slots", "total": 1, "complete": true, "first": [{
+        "device": "beb4pw6chv22zwww44tn5zxsb4", "rule": "device-slots", "scope": "device",
+        "window_seconds": null, "title": null, "limit": 2, "overage": 0,
+        "in_use": {"confirmed": 3, "live": 3, "possible": 3}, "over": 1, "next_free_at": null,
+    }]}],
+}))]
 pub(super) struct Publication {
     /// The version that is in force now; `null` of a dry run.
     published: Option<PolicyVersion>,
     /// Who is beyond which rule: they keep what they hold, and get nothing more of it. Rules that
-    /// nobody is beyond are left out.
+    /// nobody is beyond are left out; those that were not looked at to the end are not `complete`.
     over: Vec<Beyond>,
 }
 
@@ -97,12 +107,13 @@ pub(super) async fn show(
 )]
 pub(super) async fn publish(
     caller: Authorized<PolicyWrite>,
-    services: web::Data<Services>,
+    (services, shell): (web::Data<Services>, web::Data<Shell>),
     request: HttpRequest,
     query: web::Query<PublishQuery>,
-    body: web::Json<Body>,
+    Json(body): Json<Body>,
 ) -> Result<HttpResponse, Problem> {
-    let Body { policy, reason } = body.into_inner();
+    let until = shell.half_time();
+    let Body { policy, reason } = body;
     let after = if_match(&request)?;
     if after.is_none() && !query.dry_run {
         let detail = "send If-Match with the ETag of the policy that this one replaces, or *";
@@ -112,7 +123,7 @@ pub(super) async fn publish(
     if query.dry_run {
         let in_force = services.policies.check(&policy, after).await;
         in_force.map_err(publish_problem)?;
-        let over = services.beyond(&policy).await?;
+        let over = services.beyond(&policy, until).await?;
         return Ok(HttpResponse::Ok().json(Publication { published: None, over }));
     }
     let correlation = correlation(&request);
@@ -120,7 +131,7 @@ pub(super) async fn publish(
     let act = Act { actor, reason: &reason, correlation: &correlation };
     let published = services.policies.publish(&policy, after, act).await;
     let published = published.map_err(publish_problem)?;
-    let over = services.beyond(&policy).await?;
+    let over = services.beyond(&policy, until).await?;
     let position = (published.sequence + 1).to_string();
     Ok(HttpResponse::Ok()
         .insert_header(etag(published.version))

@@ -18,7 +18,7 @@ use crate::licensing::{NoReservation, Reservation};
 #[allow(dead_code)] // handlers take the texts themselves
 struct ReservationPath {
     /// Reference, identity, or the id by which the service names the device.
-    #[param(example = "tv-17")]
+    #[param(min_length = 1, max_length = 256, example = "tv-17")]
     device: String,
     /// The reservation, as the decision that made it names it.
     reservation: Uuid,
@@ -80,7 +80,7 @@ impl Services {
         (device, id): &(String, String),
     ) -> Result<(DeviceRef, Uuid), Problem> {
         let id = Uuid::try_parse(id).map_err(|_| no_reservation())?;
-        Ok((self.device_named(device).await?, id))
+        Ok((self.device_named("device", device).await?, id))
     }
 }
 

@@ -71,6 +71,7 @@ pub(super) struct LinkBody {
 #[schema(as = MergeRequest)]
 pub(super) struct MergeBody {
     /// Reference, identity, or the id by which the service's token names it.
+    #[schema(min_length = 1, max_length = 256)]
     into: String,
     /// Why: 1 to 200 characters that name no person.
     #[schema(min_length = 1, max_length = 200, example = "lost at sea")]
@@ -83,6 +84,7 @@ pub(super) struct MergeBody {
 #[schema(as = ReplaceRequest)]
 pub(super) struct ReplaceBody {
     /// Reference, identity, or the id by which the service's token names it.
+    #[schema(min_length = 1, max_length = 256)]
     by: String,
     /// What becomes of the licenses of the one that is replaced.
     licenses: LicensesOfReplaced,
@@ -124,7 +126,7 @@ pub(super) async fn write_off(
     let license_ids = body.license_ids.as_deref().map(license_ids).transpose()?;
     let cooldown_ms = cooldown_ms(body.cooldown_seconds)?;
     let once = command.once(&caller)?;
-    let device = services.device_named(&device).await?;
+    let device = services.device_named("device", &device).await?;
     let wanted = WriteOff { license_ids: license_ids.as_deref(), cooldown_ms };
     answer(services.licensing.write_off(&device, wanted, &reason, &once).await)
 }
@@ -180,7 +182,7 @@ async fn set_blocked(
 ) -> Result<HttpResponse, Problem> {
     let reason = reason(&command.body.reason)?;
     let once = command.once(&caller)?;
-    let device = services.device_named(device).await?;
+    let device = services.device_named("device", device).await?;
     answer(services.licensing.set_blocked(&device, blocked, &reason, &once).await)
 }
 
@@ -209,7 +211,7 @@ pub(super) async fn link(
         .parse()
         .map_err(|error: crate::domain::ids::MalformedId| wrong("identity", &error))?;
     let once = command.once(&caller)?;
-    let device = services.device_named(&device).await?;
+    let device = services.device_named("device", &device).await?;
     answer(services.licensing.link(identity, &device, &reason, &once).await)
 }
 
@@ -233,7 +235,7 @@ pub(super) async fn merge(
 ) -> Result<HttpResponse, Problem> {
     let reason = reason(&command.body.reason)?;
     let once = command.once(&caller)?;
-    let (from, into) = services.pair(&device, &command.body.into).await?;
+    let (from, into) = services.pair(&device, ("into", &command.body.into)).await?;
     let succession = Succession { from: &from, into: &into, replaced: None };
     answer(services.licensing.succeed(succession, &reason, &once).await)
 }
@@ -268,14 +270,18 @@ pub(super) async fn replace(
         LicensesOfReplaced::WriteOff => Fate::WriteOff { cooldown_ms },
     };
     let once = command.once(&caller)?;
-    let (from, into) = services.pair(&device, &command.body.by).await?;
+    let (from, into) = services.pair(&device, ("by", &command.body.by)).await?;
     let succession = Succession { from: &from, into: &into, replaced: Some(fate) };
     answer(services.licensing.succeed(succession, &reason, &once).await)
 }
 
 impl Services {
-    async fn pair(&self, from: &str, into: &str) -> Result<(DeviceRef, DeviceRef), Problem> {
-        Ok((self.device_named(from).await?, self.device_named(into).await?))
+    async fn pair(
+        &self,
+        from: &str,
+        (field, into): (&'static str, &str),
+    ) -> Result<(DeviceRef, DeviceRef), Problem> {
+        Ok((self.device_named("device", from).await?, self.device_named(field, into).await?))
     }
 }
 

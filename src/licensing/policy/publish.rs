@@ -27,6 +27,16 @@ pub struct Act<'a> {
 
 /// A quota policy as it was published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(example = json!({
+    "version": 3,
+    "policy": {
+        "rules": [{"id": "device-slots", "scope": "device", "counts": "live_slots", "limit": 25,
+            "on_exceed": "deny"}],
+        "licenses_per_slot": 16, "releasing_grades": ["A", "B", "C"],
+    },
+    "actor": "sbfnxnkoo23wosbr", "reason": "two homes for every family",
+    "published_at": "2026-11-22T17:35:47.159Z",
+}))]
 pub struct PolicyVersion {
     /// Its revision in the `policy` stream: 0 for the first.
     pub version: u64,

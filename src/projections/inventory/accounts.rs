@@ -13,6 +13,11 @@ use crate::ledger::state::store::{ACCOUNT_STREAM, DEVICE_STREAM};
 
 /// An account at a glance.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "account": "g66plkzqupa3jstpsakablihiy", "first_at": "2026-11-22T17:35:47.159Z",
+    "last_event_at": "2026-11-22T17:35:47.159Z", "devices": 2, "persistent_acquired": 9,
+    "live_slots": 7,
+}))]
 pub struct AccountSummary {
     /// The account's reference.
     #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]

@@ -193,12 +193,14 @@ fn deleted(
     (license_id, grade, releases): (LicenseId, Grade, bool),
     at_ms: i64,
 ) -> rusqlite::Result<()> {
+    // One that is said again, on better evidence, is one still.
+    db.prepare_cached(DELETED)?.execute(params![device, at_ms, license_id.0.as_bytes()])?;
     db.prepare_cached(
         "UPDATE licenses SET deleted_at_ms = ?2, deletion_grade = ?3, open = open AND ?4
          WHERE license_id = ?1",
     )?
-    .execute(params![license_id.0.as_bytes(), at_ms, grade.letter(), !releases])?;
-    count(db, DELETED, device, at_ms)
+    .execute(params![license_id.0.as_bytes(), at_ms, grade.letter(), !releases])
+    .map(drop)
 }
 
 fn voided(db: &Transaction<'_>, device: &str, e: &LicenseVoided) -> rusqlite::Result<()> {
@@ -223,8 +225,9 @@ pub(super) const ACQUIRED_PERSISTENT: &str = "UPDATE devices
 pub(super) const ACQUIRED_NON_PERSISTENT: &str = "UPDATE devices
     SET non_persistent_acquired = non_persistent_acquired + 1, last_event_at_ms = ?2
     WHERE device = ?1";
-const DELETED: &str =
-    "UPDATE devices SET deleted = deleted + 1, last_event_at_ms = ?2 WHERE device = ?1";
+const DELETED: &str = "UPDATE devices SET last_event_at_ms = ?2, deleted = deleted + NOT EXISTS
+      (SELECT 1 FROM licenses WHERE license_id = ?3 AND deleted_at_ms IS NOT NULL)
+    WHERE device = ?1";
 const VOIDED: &str =
     "UPDATE devices SET voided = voided + 1, last_event_at_ms = ?2 WHERE device = ?1";
 const REFUSED: &str =

@@ -15,7 +15,17 @@ use crate::domain::{AccountRef, DeviceRef, KeyId, LicenseId};
 
 /// A persistent license, live or not.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[schema(as = License)]
+#[schema(as = License, example = json!({
+    "device": "beb4pw6chv22zwww44tn5zxsb4", "live": true, "deleted_at": null, "deletion_grade": null,
+    "voided_at": null, "license_id": "80526930-b94e-b14e-a091-7ea949ede441",
+    "key_id": "01234567-89ab-cdef-0123-456789abcdef", "status": "stored",
+    "drm_system": "playready",
+    "identity": "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f",
+    "session": "nePNE/GKzeFpc1WBiSUU6Q==", "session_explicit": false, "overage": false,
+    "transaction_id": "305e7c7e-a73b-50c9-73fd-91de7d7188cf", "chain": null,
+    "acquired_at": "2026-11-22T17:35:47.159Z", "counted_until": null,
+    "account": "g66plkzqupa3jstpsakablihiy", "title": "movie-7", "sequence": 4,
+}))]
 pub struct LicenseView {
     /// The device that acquired it, or to which it moved.
     pub device: String,
@@ -49,7 +59,11 @@ pub struct Filter {
 
 /// An acquisition that a quota rule refused.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-#[schema(as = Refusal)]
+#[schema(as = Refusal, example = json!({
+    "sequence": 12, "device": "beb4pw6chv22zwww44tn5zxsb4", "account": "g66plkzqupa3jstpsakablihiy",
+    "key_ids": ["01234567-89ab-cdef-0123-456789abcdef"], "rule": "device-slots", "limit": 25,
+    "in_use": 25, "requested": 1, "policy_version": 3, "refused_at": "2026-11-22T17:35:47.159Z",
+}))]
 pub struct RefusalView {
     /// Place of its event in the ledger.
     pub sequence: u64,

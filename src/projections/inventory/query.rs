@@ -15,6 +15,13 @@ use crate::domain::{DeviceRef, Identity};
 
 /// A device at a glance.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "device": "beb4pw6chv22zwww44tn5zxsb4",
+    "identities": ["9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f"],
+    "enrolled_at": "2026-11-22T17:35:47.159Z", "security_level": 3000, "model": "Lab tv 1",
+    "last_event_at": "2026-11-22T17:35:47.159Z", "persistent_acquired": 1,
+    "non_persistent_acquired": 0, "refused": 0, "deleted": 0, "voided": 0, "written_off": 0,
+}))]
 pub struct DeviceSummary {
     /// The device's reference.
     #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
@@ -153,6 +160,19 @@ pub struct HeldLicense {
 
 /// What a device holds, at one position of the ledger and one moment.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "device": "beb4pw6chv22zwww44tn5zxsb4", "confirmed": 1, "live": 1, "reserved": 0, "possible": 1,
+    "licenses": [{"license_id": "80526930-b94e-b14e-a091-7ea949ede441",
+        "key_id": "01234567-89ab-cdef-0123-456789abcdef", "status": "stored",
+        "drm_system": "playready",
+        "identity": "9699fb0df62d2a38b447e2b253a736e1bcc8ba4082a8289a502c3b2c23dbee9f",
+        "session": "nePNE/GKzeFpc1WBiSUU6Q==", "session_explicit": false, "overage": false,
+        "transaction_id": "305e7c7e-a73b-50c9-73fd-91de7d7188cf", "chain": null,
+        "acquired_at": "2026-11-22T17:35:47.159Z", "counted_until": null,
+        "account": "g66plkzqupa3jstpsakablihiy", "title": "movie-7", "sequence": 4}],
+    "reservations": [], "voided": 0, "voided_licenses": [], "written_off": 0,
+    "written_off_licenses": [], "acts": [], "as_of": "2026-11-22T17:35:49.235Z",
+}))]
 pub struct DeviceInventory {
     /// The device's reference.
     #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]

@@ -47,6 +47,11 @@ fn a_policy_is_shown_changed_and_published_with_and_without_a_running_service() 
     place.run(&["policy", "set"], &[&file, "--reason", ""]).failed(2, &["reason"]);
     let wrong = place.file("wrong.json", r#"{"rules": [], "limit": 1}"#);
     place.run(&["policy", "set"], &[&wrong, "--reason", "r"]).failed(2, &["wrong.json", "limit"]);
+    let wrong = r#"{"rules": [{"id": "r", "scope": "device", "counts": "live_slots", "limit": -1,
+        "on_exceed": "deny"}], "licenses_per_slot": 1, "releasing_grades": []}"#;
+    let wrong = place.file("negative.json", wrong);
+    let set = place.run(&["policy", "set"], &[&wrong, "--reason", "r"]);
+    set.failed(2, &["negative.json", "rules[0].limit"]);
     let double = r#"{"rules": [], "licenses_per_slot": 0, "releasing_grades": []}"#;
     let double = place.file("double.json", double);
     place.run(&["policy", "set"], &[&double, "--reason", "r"]).failed(2, &["licenses_per_slot"]);

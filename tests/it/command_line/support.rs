@@ -42,8 +42,11 @@ fn support_acts_with_and_without_a_running_service() {
     let blocked = support(&place, "block", &[&name, "--json"]).ok().json();
     assert_eq!((&blocked["blocked"], &blocked["changed"]), (&json!(true), &json!(true)));
     assert!(support(&place, "block", &[&name]).ok().stdout.ends_with("is blocked already\n"));
+    let denied = place.run(&["explain"], &[&name, &kid(30).to_string()]);
+    assert!(denied.stdout.contains("remedies   unblock the device\n"), "{denied:?}");
     support(&place, "merge", &[&name, "--into", &new.identity()]).failed(1, &["unblock it first"]);
     support(&place, "unblock", &[&name]).ok();
+    support(&place, "block", &[""]).failed(2, &["must have 1 to 256 bytes"]);
     let metrics = client.get("/metrics").text();
     for line in ["{kind=\"write_off\"} 1", "{kind=\"block\"} 1", "{kind=\"unblock\"} 1"] {
         let line = format!("license_ledger_support_acts_total{line}");

@@ -67,8 +67,8 @@ fn asks_for_a_key_and_for_its_scope() {
 fn a_key_that_calls_too_often_is_told_when_to_come_back() {
     let (access, [inventory, events]) = registry();
     let mut config = config();
-    config.rate.burst = 2.try_into().unwrap();
-    config.rate.per_identity_per_minute = 1.try_into().unwrap();
+    config.rate.per_key_burst = 2.try_into().unwrap();
+    config.rate.per_key_per_minute = 1.try_into().unwrap();
     let service = start_with(&config, access, Readiness::default());
     assert_eq!(get(&service, "/secured", &inventory).status, 200);
     assert_eq!(get(&service, "/secured", &inventory).status, 200);
@@ -80,11 +80,25 @@ fn a_key_that_calls_too_often_is_told_when_to_come_back() {
 }
 
 #[test]
+fn a_back_end_may_call_more_often_than_a_device() {
+    let (access, [inventory, _]) = registry();
+    let config = config();
+    let calls = config.rate.burst.get() + config.rate.per_identity_per_minute.get();
+    let service = start_with(&config, access, Readiness::default());
+    for call in 0..calls {
+        assert_eq!(get(&service, "/secured", &inventory).status, 200, "call {call}");
+    }
+}
+
+#[test]
 fn malformed_json_and_queries_name_what_is_wrong() {
     let service = start(&config());
     let json = "Content-Type: application/json\r\n";
     assert_eq!(post(&service, "/json", json, "[1,2]").body, "3");
     let refused = post(&service, "/json", json, "[1,\"two\"]");
+    assert_eq!((refused.status, refused.code().as_str()), (400, "invalid-request"));
+    assert_eq!(refused.problem()["errors"][0]["field"], "[1]");
+    let refused = post(&service, "/json", json, "[1,");
     assert_eq!((refused.status, refused.code().as_str()), (400, "invalid-request"));
     assert!(refused.body.contains("column"), "{}", refused.body);
     let refused = post(&service, "/json", "Content-Type: text/xml\r\n", "[1]");

@@ -563,7 +563,7 @@ impl Event {
             // A license that moved is released on another device than it was taken on.
             Self::SlotTaken(e) => format!("{} {}", e.license_id, e.device),
             Self::SlotConfirmed(e) => format!("{} {} {}", e.license_id, e.device, e.confirmed),
-            Self::SlotReleased(e) => format!("{} {} {}", e.license_id, e.device, e.cause.word()),
+            Self::SlotReleased(e) => e.natural_key(),
             Self::SlotsMoved(e) => format!("{} {}", e.from, e.into),
             Self::ReservationMade(e) => e.reservation_id.to_string(),
             Self::ReservationClosed(e) => {
@@ -572,7 +572,7 @@ impl Event {
             }
             Self::QuotaOverrideSet(e) => format!("{} {}", e.rule, e.at_ms),
             Self::LicenseRecorded(e) => e.license_id.to_string(),
-            // Several reports may speak of one license: each of a stronger grade, or in vain.
+            // Several reports may speak of one license: of a deletion, each on better evidence.
             Self::StorageRecorded(e) => format!("{} {}", e.report_id, e.license_id),
             Self::DeletionRecorded(e) => format!("{} {}", e.report_id, e.license_id),
             Self::ReportKept(e) => e.actor.clone(),

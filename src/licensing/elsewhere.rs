@@ -101,9 +101,9 @@ pub struct RecordedLicense {
 pub struct RecordedWord {
     /// The device.
     pub device: String,
-    /// The licenses of which something was recorded.
+    /// The licenses of which something was recorded: of others it says no more than was known.
     pub licenses: Vec<SpokenOf>,
-    /// SHA-256 of the message that was kept.
+    /// SHA-256 of the message that was kept; `null` also where nothing was recorded.
     pub evidence: Option<String>,
     /// When it was recorded.
     pub recorded_at: UnixMillis,
@@ -365,8 +365,9 @@ impl Hearing<'_> {
     fn word(&self, licenses: Vec<SpokenOf>) -> RecordedWord {
         RecordedWord {
             device: self.subject.name().to_string(),
+            // Without anything recorded the message is not kept.
+            evidence: self.report.evidence.filter(|_| !licenses.is_empty()).map(|d| d.to_string()),
             licenses,
-            evidence: self.report.evidence.map(|digest| digest.to_string()),
             recorded_at: UnixMillis(self.at_ms),
         }
     }

@@ -125,6 +125,15 @@ pub struct SlotReleased {
     pub at_ms: i64,
 }
 
+impl SlotReleased {
+    pub(super) fn natural_key(&self) -> String {
+        // What was released on weak evidence may be proven gone later.
+        let proven = self.cause == SlotEnd::Deleted && !self.weak;
+        let proven = if proven { " proven" } else { "" };
+        format!("{} {} {}{proven}", self.license_id, self.device, self.cause.word())
+    }
+}
+
 /// One slot of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReservedSlot {

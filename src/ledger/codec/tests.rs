@@ -199,7 +199,8 @@ fn a_device_may_take_over_limits_and_licenses_that_ended() {
     body["ended"] = serde_json::json!([{
         "license_id": "5f0d6c12-3a55-4b57-9a3c-6f1f0c2a9b11",
         "key_id": "01234567-89ab-cdef-0123-456789abcdef",
-        "reported": "00c0ffee00c0ffee", "spoken_of": true, "deleted": false,
+        "reported": "00c0ffee00c0ffee", "spoken_of": true, "deleted": true,
+        "deletion_grade": "D",
     }]);
     body["doubtful"] = serde_json::json!([{
         "key_id": "01234567-89ab-cdef-0123-456789abcdef",

@@ -107,7 +107,8 @@ pub(super) async fn show(
 
 /// Devices that ever had a license, or a reservation, at an account's expense, by reference
 ///
-/// Later pages leave out devices that came after the first one; what each holds is as of now.
+/// One that was merged into another, or replaced by it together with its licenses, is that other one.
+/// Later pages have the devices of the first one's position; what each holds is as of now.
 #[utoipa::path(
     get, path = "/v1/accounts/{account}/devices", operation_id = "list_account_devices", tag = "accounts",
     security(("api_key" = ["inventory:read"])),

@@ -100,9 +100,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         Event::SlotTaken(e) => {
             accounts::slot_taken(db, (stream, sequence), &e.device, e.reserved, e.at_ms)
         }
-        Event::SlotsMoved(e) => {
-            accounts::slot_taken(db, (stream, sequence), &e.into, false, e.at_ms)
-        }
+        Event::SlotsMoved(e) => accounts::slots_moved(db, (stream, sequence), e),
         Event::QuotaOverrideSet(e) => accounts::limit_set(db, stream, sequence, e),
         Event::ReservationMade(e) => reserved::made(db, device, sequence, e),
         Event::ReservationClosed(e) => reserved::closed(db, e),

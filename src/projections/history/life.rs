@@ -85,6 +85,10 @@ fn told(fact: &Fact) -> LifeEvent {
         Event::DeletionRecorded(e) => {
             (Some(e.actor.clone()), Some("reported as deleted".to_owned()), e.releases)
         }
+        Event::DeviceTookOver(e) => {
+            let why = format!("moved from device {}: {}", e.from, e.reason);
+            (Some(e.actor.clone()), Some(why), false)
+        }
         _ => (None, None, false),
     };
     let grade = match event {

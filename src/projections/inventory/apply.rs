@@ -92,7 +92,7 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         Event::DeviceUnblocked(e) => support::unblocked(db, device, e),
         Event::DeviceMerged(e) => support::merged(db, device, e),
         Event::DeviceReplaced(e) => support::replaced(db, device, e),
-        Event::DeviceTookOver(e) => support::took_over(db, device, e),
+        Event::DeviceTookOver(e) => support::took_over(db, device, sequence, e),
         Event::AcquisitionRefused(e) => {
             life::refused(db, device, sequence, e)?;
             count(db, REFUSED, device, e.at_ms)

@@ -321,7 +321,7 @@ impl Inventory {
 pub(super) const SHOWN_MAX: u32 = 100;
 
 /// Why a device may still hold licenses that were released, as conditions on their rows.
-const WEAKLY_DELETED: &str = "open = 0 AND deletion_grade IN ('C', 'D', 'E')";
+pub(super) const WEAKLY_DELETED: &str = "open = 0 AND deletion_grade IN ('C', 'D', 'E')";
 pub(super) const VOIDED: &str = "voided_at_ms IS NOT NULL AND deleted_at_ms IS NULL";
 pub(super) const WRITTEN_OFF: &str = "written_off_at_ms IS NOT NULL AND deleted_at_ms IS NULL";
 

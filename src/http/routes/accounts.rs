@@ -55,6 +55,8 @@ pub(super) struct TitleView {
 }
 
 /// All accounts, in the order they were first named
+///
+/// Later pages leave out accounts that came after the first one; what each holds is as of now.
 #[utoipa::path(
     get, path = "/v1/accounts", operation_id = "list_accounts", tag = "accounts",
     security(("api_key" = ["inventory:read"])),

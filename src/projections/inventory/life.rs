@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::accounts::{Listed, one_more};
-use super::query::{HeldLicense, counts, held, uuid};
+use super::query::{Cut, HeldLicense, counts, held, uuid};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
 use crate::domain::event::AcquisitionRefused;
@@ -115,8 +115,8 @@ pub(super) fn refused(
 }
 
 impl Inventory {
-    /// Licenses in the order they were acquired, from `from` (a page's `next`) on, as long as they
-    /// were acquired before the event `before`.
+    /// Licenses in the order they were acquired, from `from` (a page's `next`) on, as they were
+    /// before the event `before`, at the time `now`.
     pub fn licenses(
         &self,
         filter: &Filter,
@@ -126,20 +126,22 @@ impl Inventory {
     ) -> Result<Listed<LicenseView, u64>, InventoryError> {
         let mut wanted = Conditions::between(from, before);
         wanted.has("key_id", filter.key_id.map(|id| Value::Blob(id.0.as_bytes().to_vec())));
-        wanted.has("device", filter.device.as_ref().map(|d| Value::Text(d.to_string())));
+        wanted.is_on(filter.device.as_ref(), before);
         wanted.has("account", filter.account.as_ref().map(|a| Value::Text(a.to_string())));
         wanted.has("title", filter.title.clone().map(Value::Text));
         wanted.has("live", filter.live.map(|live| Value::Integer(i64::from(live))));
         let sql = format!(
             "SELECT * FROM (SELECT *, {} AS live FROM licenses)
              WHERE {} ORDER BY sequence LIMIT {}",
-            counts("licenses", &now.0.to_string()),
+            counted_before("?2", now.0),
             wanted.sql,
             one_more(limit)
         );
+        let cut = Cut::before(before);
         self.read(|db| {
             let mut query = db.prepare(&sql)?;
-            let rows = query.query_map(params_from_iter(&wanted.values), license)?;
+            let values = params_from_iter(&wanted.values);
+            let rows = query.query_map(values, |row| license(row, cut))?;
             let licenses = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             Listed::cut(db, licenses, limit, |license| license.license.sequence)
         })
@@ -157,7 +159,8 @@ impl Inventory {
             let sql = format!("SELECT *, {counts} AS live FROM licenses WHERE license_id = ?1");
             let mut query = db.prepare_cached(&sql)?;
             let id = license_id.0.as_bytes();
-            let found = query.query_row(params![id, now.0], license).optional()?;
+            let found = query.query_row(params![id, now.0], |row| license(row, Cut::END));
+            let found = found.optional()?;
             let Some(found) = found else { return Ok(None) };
             let mut query = db.prepare_cached(
                 "SELECT sequence FROM license_events WHERE license_id = ?1 ORDER BY sequence",
@@ -217,6 +220,24 @@ impl Conditions {
         Self { sql, values: vec![place(from), place(before)] }
     }
 
+    /// On this device before the event `before`: it may have moved since.
+    fn is_on(&mut self, device: Option<&DeviceRef>, before: u64) {
+        let device = device.map(|device| Value::Text(device.to_string()));
+        if before == u64::MAX || device.is_none() {
+            return self.has("device", device);
+        }
+        self.values.extend(device);
+        let device = self.values.len();
+        self.sql.push_str(&format!(
+            " AND sequence IN (
+               SELECT sequence FROM licenses WHERE device = ?{device} AND sequence >= ?1
+                 AND (moved_sequence IS NULL OR moved_sequence < ?2)
+               UNION ALL
+               SELECT sequence FROM licenses WHERE moved_from = ?{device} AND sequence >= ?1
+                 AND moved_sequence >= ?2)"
+        ));
+    }
+
     fn has(&mut self, column: &str, value: Option<Value>) {
         if let Some(value) = value {
             self.values.push(value);
@@ -225,15 +246,25 @@ impl Conditions {
     }
 }
 
-fn license(row: &Row<'_>) -> rusqlite::Result<LicenseView> {
-    let at = |column| row.get::<_, Option<i64>>(column).map(|at| at.map(UnixMillis));
+/// SQL by which licenses counted at the time `now_ms` as far as events before `before` say.
+fn counted_before(before: &str, now_ms: i64) -> String {
+    format!(
+        "(open = 1 OR ended_sequence >= {before})
+           AND (counted_until_ms IS NULL OR counted_until_ms > {now_ms})
+           AND (frees_at_ms IS NULL OR frees_at_ms > {now_ms} OR written_off_sequence >= {before})"
+    )
+}
+
+fn license(row: &Row<'_>, cut: Cut) -> rusqlite::Result<LicenseView> {
+    let license = held(row, cut)?;
+    let device = if cut.is_before(row, "moved_sequence")? { "moved_from" } else { "device" };
     Ok(LicenseView {
-        device: row.get("device")?,
+        device: row.get(device)?,
         live: row.get("live")?,
-        deleted_at: at("deleted_at_ms")?,
-        deletion_grade: row.get("deletion_grade")?,
-        voided_at: at("voided_at_ms")?,
-        license: held(row)?,
+        deleted_at: cut.at(row, "deleted")?,
+        deletion_grade: license.deletion_grade.clone(),
+        voided_at: cut.at(row, "voided")?,
+        license,
     })
 }
 

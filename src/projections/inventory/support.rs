@@ -83,14 +83,18 @@ impl Successor {
 pub(super) fn written_off(
     db: &Transaction<'_>,
     device: &str,
+    sequence: u64,
     e: &LicenseWrittenOff,
 ) -> rusqlite::Result<()> {
+    let license_id = e.license_id.0.as_bytes();
     db.prepare_cached(
         "UPDATE licenses SET written_off_at_ms = ?2, written_off_by = ?3, write_off_reason = ?4,
-           frees_at_ms = ?5, open = open AND ?5 IS NOT NULL
+           frees_at_ms = ?5, written_off_sequence = ?6,
+           ended_sequence = CASE WHEN open AND ?5 IS NULL THEN ?6 ELSE ended_sequence END,
+           open = open AND ?5 IS NOT NULL
          WHERE license_id = ?1",
     )?
-    .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.actor, e.reason, e.frees_at_ms])?;
+    .execute(params![license_id, e.at_ms, e.actor, e.reason, e.frees_at_ms, sequence])?;
     count(db, COUNT_WRITTEN_OFF, device, e.at_ms)
 }
 

@@ -19,7 +19,7 @@
 //! | type | when |
 //! |---|---|
 //! | `license.acquired` | a license was granted |
-//! | `license.refused` | a rule of the quota policy refused an acquisition |
+//! | `license.refused` | a rule of the quota policy refused an acquisition, or a decision that was to be committed; of a device, KID and rule once an hour |
 //! | `license.stored`, `license.store_failed` | the device acknowledged what became of it |
 //! | `license.deleted` | the device proved that it deleted it |
 //! | `license.deletion_unmatched` | a genuine deletion that freed nothing |

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::event::{
-    AcquisitionRefused, Event, Grade, KeySource, LicenseAcquired, LicenseVoided, LicenseWrittenOff,
-    ReservationClosed, ReservationMade, VoidReason,
+    Event, Grade, KeySource, LicenseAcquired, LicenseVoided, LicenseWrittenOff, ReservationClosed,
+    ReservationMade, VoidReason,
 };
 use super::holding::{Doubt, Doubtful, Held, IssuedLog, Overrides};
 use super::ids::{AccountRef, DeviceRef, Identity, KeyId, LicenseId, Tag};
@@ -213,7 +213,8 @@ impl Device {
             Event::ReservationMade(e) => self.reserve(e),
             Event::ReservationClosed(e) => self.close_reservation(e),
             Event::QuotaOverrideSet(e) => self.overrides.set(e),
-            Event::AcquisitionRefused(e) => self.remember_refusal(e),
+            Event::AcquisitionRefused(e) => self.remember_refusal(&e.rule, &e.key_ids, e.at_ms),
+            Event::DecisionRefused(e) => self.remember_refusal(&e.rule, &e.key_ids, e.at_ms),
             Event::DeletionUnmatched(e) => self.unmatched.push_back(e.at_ms),
             _ => {}
         }
@@ -345,12 +346,9 @@ impl Device {
         self.doubtful.add(doubt);
     }
 
-    fn remember_refusal(&mut self, e: &AcquisitionRefused) {
-        self.refusals.push_back(RecordedRefusal {
-            at_ms: e.at_ms,
-            rule: e.rule.clone(),
-            key_ids: e.key_ids.clone(),
-        });
+    fn remember_refusal(&mut self, rule: &str, key_ids: &[KeyId], at_ms: i64) {
+        let (rule, key_ids) = (rule.to_owned(), key_ids.to_vec());
+        self.refusals.push_back(RecordedRefusal { at_ms, rule, key_ids });
     }
 
     /// Drops what can no longer matter. Recorded time never goes back, so what has expired at the

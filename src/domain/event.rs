@@ -33,8 +33,8 @@ pub use keys::{
 };
 pub use pins::KeysPinned;
 pub use quota::{
-    QuotaOverrideSet, QuotaPolicyPublished, ReservationClosed, ReservationEnd, ReservationMade,
-    ReservedSlot, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
+    DecisionRefused, QuotaOverrideSet, QuotaPolicyPublished, ReservationClosed, ReservationEnd,
+    ReservationMade, ReservedSlot, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
 };
 pub use revocation::RevocationListsTaken;
 pub use support::{
@@ -51,6 +51,7 @@ pub enum Event {
     IdentityLinked(IdentityLinked),
     LicenseAcquired(Box<LicenseAcquired>),
     AcquisitionRefused(AcquisitionRefused),
+    DecisionRefused(DecisionRefused),
     LicenseStored(LicenseAcknowledged),
     LicenseStoreFailed(LicenseAcknowledged),
     LicenseDeleted(LicenseDeleted),
@@ -442,6 +443,7 @@ impl Event {
             Self::IdentityLinked(_) => "identity-linked.v1",
             Self::LicenseAcquired(_) => "license-acquired.v1",
             Self::AcquisitionRefused(_) => "acquisition-refused.v1",
+            Self::DecisionRefused(_) => "decision-refused.v1",
             Self::LicenseStored(_) => "license-stored.v1",
             Self::LicenseStoreFailed(_) => "license-store-failed.v1",
             Self::LicenseDeleted(_) => "license-deleted.v1",
@@ -488,6 +490,7 @@ impl Event {
             Self::IdentityLinked(e) => e.at_ms,
             Self::LicenseAcquired(e) => e.at_ms,
             Self::AcquisitionRefused(e) => e.at_ms,
+            Self::DecisionRefused(e) => e.at_ms,
             Self::LicenseStored(e) | Self::LicenseStoreFailed(e) => e.at_ms,
             Self::LicenseDeleted(e) => e.at_ms,
             Self::DeletionUnmatched(e) => e.at_ms,
@@ -544,6 +547,7 @@ impl Event {
             }
             Self::LicenseAcquired(e) => format!("{} {} {}", e.identity, e.nonce, e.ordinal),
             Self::AcquisitionRefused(e) => format!("{} {}", e.identity, e.nonce),
+            Self::DecisionRefused(e) => e.decision_id.to_string(),
             Self::LicenseStored(e) | Self::LicenseStoreFailed(e) => e.license_id.to_string(),
             // A session can hold several licenses for one KID; each deletion names its own.
             Self::LicenseDeleted(e) => {

@@ -172,6 +172,38 @@ pub struct ReservationMade {
     pub at_ms: i64,
 }
 
+/// A decision that was to be committed was denied by a quota rule, so that whoever asked issues
+/// nothing. Recorded with the restraint of [`AcquisitionRefused`](super::AcquisitionRefused), and
+/// counted with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionRefused {
+    /// The decision.
+    pub decision_id: Uuid,
+    /// KIDs that were refused and that no refusal by the same rule named within the hour before,
+    /// each once, at most 50.
+    pub key_ids: Vec<KeyId>,
+    /// The account that was to pay.
+    pub account: Option<AccountRef>,
+    /// Id of the rule that refused.
+    pub rule: String,
+    /// Its limit.
+    pub limit: u32,
+    /// How much of it was in use.
+    pub held: u32,
+    /// How much more was asked for.
+    pub requested: u32,
+    /// Security level of the device, as far as it is known.
+    pub security_level: Option<u32>,
+    /// Maker, model name and number of the device; empty if they are not known.
+    pub model: String,
+    /// Revision of the `policy` stream under which it was decided.
+    pub quota_policy_revision: u64,
+    /// Who asked: the public part of an API key.
+    pub actor: String,
+    /// When.
+    pub at_ms: i64,
+}
+
 /// How a reservation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -34,8 +34,12 @@ impl Scenario {
         let account = account.as_ref();
         let reserve = Reserve { reservation_id, account, hold_ms, policy_revision, actor: "shop" };
         let slot_id = |place| LicenseId(Uuid::from_u128(first + 1 + place as u128));
-        let (_, made) = usage.reserve(&wanted, reserve, slot_id);
-        let made = made?;
+        let (explanation, made) = usage.reserve(&wanted, &reserve, slot_id);
+        let Some(made) = made else {
+            let refused = usage.refuse(&wanted, &explanation, &reserve);
+            refused.into_iter().for_each(|refused| self.record(Event::DecisionRefused(refused)));
+            return None;
+        };
         self.record(Event::ReservationMade(made));
         Some(reservation_id)
     }

@@ -152,8 +152,8 @@ pub(super) async fn show(
     Ok(web::Json(At::new(LicenseLife { license, events }, next)))
 }
 
-/// Acquisitions that quota rules refused, in the order they were recorded: each device, KID and rule
-/// once an hour
+/// Acquisitions and committed decisions that quota rules refused, in the order they were recorded:
+/// each device, KID and rule once an hour
 #[utoipa::path(
     get, path = "/v1/refusals", operation_id = "list_refusals", tag = "licenses",
     security(("api_key" = ["inventory:read"])),

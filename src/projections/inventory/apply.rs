@@ -94,7 +94,11 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         Event::DeviceReplaced(e) => support::replaced(db, device, e),
         Event::DeviceTookOver(e) => support::took_over(db, device, sequence, e),
         Event::AcquisitionRefused(e) => {
-            life::refused(db, device, sequence, e)?;
+            life::refused(db, device, sequence, &e.into())?;
+            count(db, REFUSED, device, e.at_ms)
+        }
+        Event::DecisionRefused(e) => {
+            reserved::refused(db, device, sequence, e)?;
             count(db, REFUSED, device, e.at_ms)
         }
         Event::SlotTaken(e) => {

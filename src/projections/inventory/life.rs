@@ -10,7 +10,7 @@ use super::accounts::{Listed, one_more};
 use super::query::{Cut, HeldLicense, counts, held, uuid};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
-use crate::domain::event::AcquisitionRefused;
+use crate::domain::event::{AcquisitionRefused, DecisionRefused};
 use crate::domain::{AccountRef, DeviceRef, KeyId, LicenseId};
 
 /// A persistent license, live or not.
@@ -47,13 +47,13 @@ pub struct Filter {
     pub live: Option<bool>,
 }
 
-/// An acquisition that a quota rule refused.
+/// An acquisition that a quota rule refused, or a decision that was to be committed.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Refusal)]
 pub struct RefusalView {
     /// Place of its event in the ledger.
     pub sequence: u64,
-    /// The device that asked.
+    /// The device that asked, or for which somebody did.
     pub device: String,
     /// The account that was to pay.
     pub account: Option<String>,
@@ -72,6 +72,48 @@ pub struct RefusalView {
     pub policy_version: u64,
     /// When.
     pub refused_at: UnixMillis,
+}
+
+/// What is kept of a refusal.
+pub(super) struct Refused<'a> {
+    key_ids: &'a [KeyId],
+    account: Option<&'a AccountRef>,
+    rule: &'a str,
+    limit: u32,
+    held: u32,
+    requested: u32,
+    quota_policy_revision: u64,
+    at_ms: i64,
+}
+
+impl<'a> From<&'a AcquisitionRefused> for Refused<'a> {
+    fn from(e: &'a AcquisitionRefused) -> Self {
+        Self {
+            key_ids: &e.key_ids,
+            account: e.account.as_ref(),
+            rule: &e.rule,
+            limit: e.limit,
+            held: e.held,
+            requested: e.requested,
+            quota_policy_revision: e.quota_policy_revision,
+            at_ms: e.at_ms,
+        }
+    }
+}
+
+impl<'a> From<&'a DecisionRefused> for Refused<'a> {
+    fn from(e: &'a DecisionRefused) -> Self {
+        Self {
+            key_ids: &e.key_ids,
+            account: e.account.as_ref(),
+            rule: &e.rule,
+            limit: e.limit,
+            held: e.held,
+            requested: e.requested,
+            quota_policy_revision: e.quota_policy_revision,
+            at_ms: e.at_ms,
+        }
+    }
 }
 
 /// Takes note of an event about a license after its acquisition.
@@ -93,13 +135,13 @@ pub(super) fn refused(
     db: &Transaction<'_>,
     device: &str,
     sequence: u64,
-    e: &AcquisitionRefused,
+    e: &Refused<'_>,
 ) -> rusqlite::Result<()> {
     db.prepare_cached("INSERT INTO refusals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
         .execute(params![
             sequence,
             device,
-            e.account.as_ref().map(ToString::to_string),
+            e.account.map(ToString::to_string),
             e.rule,
             e.limit,
             e.held,
@@ -108,7 +150,7 @@ pub(super) fn refused(
             e.at_ms,
         ])?;
     let mut key = db.prepare_cached("INSERT OR IGNORE INTO refused_keys VALUES (?1, ?2)")?;
-    for key_id in &e.key_ids {
+    for key_id in e.key_ids {
         key.execute(params![key_id.0.as_bytes(), sequence])?;
     }
     Ok(())

@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::event::{
-    AcquisitionRefused, Event, Grade, KeySource, LicenseAcquired, LicenseVoided, LicenseWrittenOff,
-    ReservationClosed, ReservationMade, VoidReason,
+    Event, Grade, KeySource, LicenseAcquired, LicenseVoided, LicenseWrittenOff, ReservationClosed,
+    ReservationMade, VoidReason,
 };
 use super::holding::{Doubt, Doubtful, Held, IssuedLog, Overrides};
 use super::ids::{AccountRef, DeviceRef, Identity, KeyId, LicenseId, Tag};
 use super::quota::{QuotaPolicy, Voiding};
 use super::reserve::Reserved;
-use elsewhere::Ended;
+use elsewhere::{Ended, better};
 
 /// One refusal event for a device, KID and rule in this time, so that a device that keeps asking
 /// cannot flood the ledger.
@@ -92,9 +92,9 @@ struct LiveLicense {
     stored: bool,
     /// Whether the device said that it failed to store it.
     store_failed: bool,
-    /// Whether its deletion was signed, on evidence that the policy found too weak to stop it
-    /// from counting.
-    deleted: bool,
+    /// The best grade on which its deletion was said, too weak for the policy to stop it from
+    /// counting.
+    deletion: Option<Grade>,
     /// Whether it was written off, and only counts until its time.
     written_off: bool,
     /// Of a root, where its key came from: the [label](KeySource::label), since the form in which
@@ -132,7 +132,7 @@ impl LiveLicense {
             security_level,
             stored: false,
             store_failed: false,
-            deleted: false,
+            deletion: None,
             written_off: false,
             root_key: None,
             reservation: None,
@@ -146,7 +146,7 @@ impl LiveLicense {
 
     /// Whether the device has it as far as everybody says: it is not deleted, nor written off.
     fn is_kept(&self) -> bool {
-        !self.deleted && !self.written_off
+        self.deletion.is_none() && !self.written_off
     }
 
     /// What is in doubt once it is released.
@@ -213,7 +213,8 @@ impl Device {
             Event::ReservationMade(e) => self.reserve(e),
             Event::ReservationClosed(e) => self.close_reservation(e),
             Event::QuotaOverrideSet(e) => self.overrides.set(e),
-            Event::AcquisitionRefused(e) => self.remember_refusal(e),
+            Event::AcquisitionRefused(e) => self.remember_refusal(&e.rule, &e.key_ids, e.at_ms),
+            Event::DecisionRefused(e) => self.remember_refusal(&e.rule, &e.key_ids, e.at_ms),
             Event::DeletionUnmatched(e) => self.unmatched.push_back(e.at_ms),
             _ => {}
         }
@@ -259,14 +260,14 @@ impl Device {
     ) {
         let weak = grade >= Grade::C;
         if let Some(license) = self.license_mut(key_id, license_id) {
-            license.deleted = true;
+            license.deletion = better(license.deletion, grade);
             license.held.confirmed = false;
             if !releases {
                 return;
             }
             self.release(key_id, license_id, weak);
         }
-        self.ended.delete(license_id);
+        self.ended.delete(license_id, grade);
         if !weak {
             self.doubtful.settle(license_id);
         }
@@ -345,12 +346,9 @@ impl Device {
         self.doubtful.add(doubt);
     }
 
-    fn remember_refusal(&mut self, e: &AcquisitionRefused) {
-        self.refusals.push_back(RecordedRefusal {
-            at_ms: e.at_ms,
-            rule: e.rule.clone(),
-            key_ids: e.key_ids.clone(),
-        });
+    fn remember_refusal(&mut self, rule: &str, key_ids: &[KeyId], at_ms: i64) {
+        let (rule, key_ids) = (rule.to_owned(), key_ids.to_vec());
+        self.refusals.push_back(RecordedRefusal { at_ms, rule, key_ids });
     }
 
     /// Drops what can no longer matter. Recorded time never goes back, so what has expired at the

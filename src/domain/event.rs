@@ -33,8 +33,8 @@ pub use keys::{
 };
 pub use pins::KeysPinned;
 pub use quota::{
-    QuotaOverrideSet, QuotaPolicyPublished, ReservationClosed, ReservationEnd, ReservationMade,
-    ReservedSlot, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
+    DecisionRefused, QuotaOverrideSet, QuotaPolicyPublished, ReservationClosed, ReservationEnd,
+    ReservationMade, ReservedSlot, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
 };
 pub use revocation::RevocationListsTaken;
 pub use support::{
@@ -51,6 +51,7 @@ pub enum Event {
     IdentityLinked(IdentityLinked),
     LicenseAcquired(Box<LicenseAcquired>),
     AcquisitionRefused(AcquisitionRefused),
+    DecisionRefused(DecisionRefused),
     LicenseStored(LicenseAcknowledged),
     LicenseStoreFailed(LicenseAcknowledged),
     LicenseDeleted(LicenseDeleted),
@@ -289,7 +290,7 @@ pub struct LicenseAcknowledged {
     pub at_ms: i64,
 }
 
-/// How much a deletion proves.
+/// How much a deletion proves, or another fact that another system reports.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
@@ -446,6 +447,7 @@ impl Event {
             Self::IdentityLinked(_) => "identity-linked.v1",
             Self::LicenseAcquired(_) => "license-acquired.v1",
             Self::AcquisitionRefused(_) => "acquisition-refused.v1",
+            Self::DecisionRefused(_) => "decision-refused.v1",
             Self::LicenseStored(_) => "license-stored.v1",
             Self::LicenseStoreFailed(_) => "license-store-failed.v1",
             Self::LicenseDeleted(_) => "license-deleted.v1",
@@ -493,6 +495,7 @@ impl Event {
             Self::IdentityLinked(e) => e.at_ms,
             Self::LicenseAcquired(e) => e.at_ms,
             Self::AcquisitionRefused(e) => e.at_ms,
+            Self::DecisionRefused(e) => e.at_ms,
             Self::LicenseStored(e) | Self::LicenseStoreFailed(e) => e.at_ms,
             Self::LicenseDeleted(e) => e.at_ms,
             Self::DeletionUnmatched(e) => e.at_ms,
@@ -550,6 +553,7 @@ impl Event {
             }
             Self::LicenseAcquired(e) => format!("{} {} {}", e.identity, e.nonce, e.ordinal),
             Self::AcquisitionRefused(e) => format!("{} {}", e.identity, e.nonce),
+            Self::DecisionRefused(e) => e.decision_id.to_string(),
             Self::LicenseStored(e) | Self::LicenseStoreFailed(e) => e.license_id.to_string(),
             // A session can hold several licenses for one KID; each deletion names its own.
             Self::LicenseDeleted(e) => {
@@ -569,7 +573,7 @@ impl Event {
             // A license that moved is released on another device than it was taken on.
             Self::SlotTaken(e) => format!("{} {}", e.license_id, e.device),
             Self::SlotConfirmed(e) => format!("{} {} {}", e.license_id, e.device, e.confirmed),
-            Self::SlotReleased(e) => format!("{} {} {}", e.license_id, e.device, e.cause.word()),
+            Self::SlotReleased(e) => e.natural_key(),
             Self::SlotsMoved(e) => format!("{} {}", e.from, e.into),
             Self::ReservationMade(e) => e.reservation_id.to_string(),
             Self::ReservationClosed(e) => {
@@ -578,7 +582,7 @@ impl Event {
             }
             Self::QuotaOverrideSet(e) => format!("{} {}", e.rule, e.at_ms),
             Self::LicenseRecorded(e) => e.license_id.to_string(),
-            // Several reports may speak of one license: each of a stronger grade, or in vain.
+            // Several reports may speak of one license: of a deletion, each on better evidence.
             Self::StorageRecorded(e) => format!("{} {}", e.report_id, e.license_id),
             Self::DeletionRecorded(e) => format!("{} {}", e.report_id, e.license_id),
             Self::ReportKept(e) => e.actor.clone(),

@@ -1,9 +1,11 @@
-//! Room held on a device for licenses that somebody else issues.
+//! Room held on a device for licenses that somebody else issues, or refused.
 
 use uuid::Uuid;
 
 use super::device::Device;
-use super::event::{ReservationClosed, ReservationEnd, ReservationMade, ReservedSlot};
+use super::event::{
+    DecisionRefused, ReservationClosed, ReservationEnd, ReservationMade, ReservedSlot,
+};
 use super::ids::{AccountRef, KeyId, LicenseId};
 use super::usage::{Explanation, Usage, Verdict, Wanted};
 
@@ -24,11 +26,12 @@ pub struct Reserve<'a> {
 
 impl<'a> Usage<'a> {
     /// Decides whether room is held for `wanted`, all of it or nothing; `slot_id` gives each its
-    /// id, by its place. No event: it is denied, as the explanation says.
+    /// id, by its place. No event: it is denied, as the explanation says, and [`refuse`](Self::refuse)
+    /// has what is recorded of that.
     pub fn reserve(
         &self,
         wanted: &[Wanted<'a>],
-        reserve: Reserve<'_>,
+        reserve: &Reserve<'_>,
         slot_id: impl Fn(usize) -> LicenseId,
     ) -> (Explanation, Option<ReservationMade>) {
         let explanation = self.explain(wanted);
@@ -54,6 +57,33 @@ impl<'a> Usage<'a> {
             at_ms: self.now_ms,
         };
         (explanation, Some(made))
+    }
+
+    /// The event of a denial, if it is worth one: see
+    /// [`Device::refusal_to_record`](super::Device::refusal_to_record).
+    pub fn refuse(
+        &self,
+        wanted: &[Wanted<'a>],
+        explanation: &Explanation,
+        reserve: &Reserve<'_>,
+    ) -> Option<DecisionRefused> {
+        let rule = explanation.decisive().filter(|rule| rule.verdict == Verdict::Deny)?;
+        let wanted: Vec<_> = wanted.iter().map(|wanted| wanted.key_id).collect();
+        let key_ids = self.device.refusal_to_record(&wanted, &rule.rule, self.now_ms);
+        (!key_ids.is_empty()).then(|| DecisionRefused {
+            decision_id: reserve.reservation_id,
+            key_ids,
+            account: reserve.account.cloned(),
+            rule: rule.rule.clone(),
+            limit: rule.limit,
+            held: rule.in_use.live,
+            requested: rule.requested,
+            security_level: self.security_level,
+            model: self.model.to_owned(),
+            quota_policy_revision: reserve.policy_revision,
+            actor: reserve.actor.to_owned(),
+            at_ms: self.now_ms,
+        })
     }
 }
 

@@ -305,6 +305,8 @@ pub(crate) struct Scenario {
     pub(crate) device: Device,
     pub(crate) accounts: BTreeMap<AccountRef, Account>,
     pub(crate) events: Vec<Event>,
+    /// What the events changed on accounts.
+    pub(crate) mirrored: Vec<(AccountRef, Event)>,
     pub(crate) rows: MemoryRows,
     pub(crate) policy: QuotaPolicy,
     pub(crate) now_ms: i64,
@@ -320,6 +322,7 @@ impl Scenario {
             device: Device::default(),
             accounts: BTreeMap::new(),
             events: Vec::new(),
+            mirrored: Vec::new(),
             rows: MemoryRows::default(),
             policy: QuotaPolicy::with_device_limit(slots, 16),
             now_ms: START_MS,
@@ -391,7 +394,8 @@ impl Scenario {
         self.usage().explain(&wanted.collect::<Vec<_>>())
     }
 
-    fn usage(&self) -> Usage<'_> {
+    /// What is decided on, without an account.
+    pub(crate) fn usage(&self) -> Usage<'_> {
         Usage {
             device: &self.device,
             name: &self.name,
@@ -514,7 +518,8 @@ impl Scenario {
     pub(crate) fn record(&mut self, event: Event) {
         self.rows.apply(&event, self.events.len());
         for (account, mirrored) in mirror(&self.name, &self.device, [&event]) {
-            self.accounts.entry(account).or_default().evolve(&mirrored);
+            self.accounts.entry(account.clone()).or_default().evolve(&mirrored);
+            self.mirrored.push((account, mirrored));
         }
         self.device.evolve(&event);
         self.events.push(event);

@@ -6,8 +6,8 @@
 //! the same status and body and does nothing. There is no time after which a key may be used anew.
 //!
 //! Where all is as wanted already, the answer alone is stored: somebody may undo it, and a repeat must
-//! not do it again. A refusal or a denied decision is not remembered: the same command is decided
-//! again, and may then take effect.
+//! not do it again. A refusal is not remembered, nor is a denied decision of which nothing is
+//! recorded: the same command is decided again, and may then take effect.
 //!
 //! # A new command
 //!

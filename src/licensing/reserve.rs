@@ -57,7 +57,8 @@ impl Reservation {
 }
 
 impl Licensing {
-    /// Decides, and if the licenses fit holds room for them for so long. A denial stores nothing.
+    /// Decides, and if the licenses fit holds room for them for so long. A denial is recorded, and
+    /// remembered, as long as the device has not caused many of them; else it stores nothing.
     pub async fn reserve(
         &self,
         question: &Question<'_>,
@@ -89,15 +90,23 @@ impl Licensing {
             actor: once.client(),
         };
         let slot_id = |place| LicenseId(once.derived_id(&format!("reserved slot {place}")));
-        let (explanation, made) = usage.reserve(&question.wanted, reserve, slot_id);
+        let (explanation, made) = usage.reserve(&question.wanted, &reserve, slot_id);
         let mut decision = question.decision(&explanation, &subject, &policy, at_ms);
-        let answer = match made {
+        let event = match made {
             Some(made) => {
                 decision.reservation_id = Some(made.reservation_id);
                 decision.expires_at = Some(UnixMillis(made.expires_ms));
+                Some(Event::ReservationMade(made))
+            }
+            None => {
+                usage.refuse(&question.wanted, &explanation, &reserve).map(Event::DecisionRefused)
+            }
+        };
+        let answer = match event {
+            Some(event) => {
                 let answer = once.answer(200, &decision, at_ms)?;
                 let stream = subject.guard.stream().clone();
-                let events = vec![(stream, Event::ReservationMade(made))];
+                let events = vec![(stream, event)];
                 let checks = vec![self.policy.check(&policy)];
                 self.append_once(&mut subject, events, checks, answer).await?
             }

@@ -41,7 +41,7 @@ pub const TYPES: &[&str] = &[
 const fn type_of(event: &Event) -> Option<&'static str> {
     match event {
         Event::LicenseAcquired(_) => Some("license.acquired"),
-        Event::AcquisitionRefused(_) => Some("license.refused"),
+        Event::AcquisitionRefused(_) | Event::DecisionRefused(_) => Some("license.refused"),
         Event::LicenseStored(_) => Some("license.stored"),
         Event::LicenseStoreFailed(_) => Some("license.store_failed"),
         Event::LicenseDeleted(_) => Some("license.deleted"),

@@ -48,6 +48,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../migrations/read_models/0007_elsewhere.sql"),
     include_str!("../../migrations/read_models/0008_reservations.sql"),
     include_str!("../../migrations/read_models/0009_acts.sql"),
+    include_str!("../../migrations/read_models/0010_cuts.sql"),
 ];
 
 /// The inventory cannot be read or built.

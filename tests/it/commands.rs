@@ -100,8 +100,12 @@ fn a_command_needs_a_key_of_visible_characters() {
 fn what_stores_nothing_is_decided_again() {
     let service = Setup::default().with("quota.device_limit", 1).start();
     let held = service.client.command(DECISIONS, "first", &hold("tv", 1));
+    let before = service.event_count();
+    let recorded = service.client.command(DECISIONS, "told", &hold("tv", 2));
+    assert_eq!(recorded.json()["decision"], "deny");
+    assert_eq!(service.kinds_from(before), ["decision-refused.v1", "request-answered.v1"]);
     let denied = service.client.command(DECISIONS, "second", &hold("tv", 2));
-    assert_eq!((denied.status, denied.position()), (200, None));
+    assert_eq!((denied.status, denied.position()), (200, None), "it was said within the hour");
     assert_eq!(denied.json()["decision"], "deny");
     assert_eq!(denied.json().get("reservation_id"), None);
     let id = held.json()["reservation_id"].as_str().unwrap().to_owned();
@@ -110,6 +114,8 @@ fn what_stores_nothing_is_decided_again() {
     assert_eq!(released.status, 200, "{}", released.text());
     let allowed = service.client.command(DECISIONS, "second", &hold("tv", 2));
     assert_eq!(allowed.json()["decision"], "allow");
+    let again = service.client.command(DECISIONS, "told", &hold("tv", 2));
+    assert_eq!(told(&again), told(&recorded));
     // An answer that was remembered stays, though the device has no such reservation any more.
     let again = service.client.command(&path, "third", &json!({}));
     assert_eq!(told(&again), told(&released));

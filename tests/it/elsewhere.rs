@@ -171,6 +171,53 @@ fn a_deletion_that_is_reported_late_is_recorded() {
 }
 
 #[test]
+fn better_evidence_is_taken_after_the_end_and_its_message_kept() {
+    let service = TestService::new();
+    let licenses = [license("wv-1", 1), license("wv-2", 2)];
+    let mut body = acquisition("tv", &licenses);
+    body["account"] = json!("family");
+    let recorded = ok(&send(&service, "/v1/acquisitions", &body));
+    let id = |place: usize| recorded["licenses"][place]["license_id"].as_str().unwrap().to_owned();
+    let write_off = json!({"reason": "lost at sea", "license_ids": [id(1)]});
+    ok(&send(&service, "/v1/devices/tv/write-off", &write_off));
+    let delete = |reference: &str, grade: &str, message: &[u8]| {
+        let message = data_encoding::BASE64.encode(message);
+        let licenses = json!([named(reference)]);
+        let body =
+            json!({"device": "tv", "licenses": licenses, "grade": grade, "message": message});
+        ok(&send(&service, "/v1/deletions", &body))
+    };
+    let possible = || {
+        let question = json!({"device": "tv", "account": "family", "key_ids": [kid(3)]});
+        let decision = service.client.post_json("/v1/quota/decisions", &question).json();
+        (inventory(&service, "tv")["possible"].clone(), decision["in_use"]["possible"].clone())
+    };
+    delete("wv-1", "C", b"c");
+    delete("wv-2", "E", b"e");
+    assert_eq!(possible(), (json!(2), json!(2)));
+    for (reference, place) in [("wv-1", 0), ("wv-2", 1)] {
+        let proof = delete(reference, "B", reference.as_bytes());
+        assert_eq!(proof["licenses"][0]["license_id"], id(place));
+        let stream = format!("evidence-{}", proof["evidence"].as_str().unwrap());
+        let kept = service.facts().into_iter().any(|fact| {
+            fact.event.kind() == "report-kept.v1" && fact.recorded.stream.to_string() == stream
+        });
+        assert!(kept, "{reference}");
+        let again = delete(reference, "B", b"another message");
+        assert_eq!((&again["licenses"], &again["evidence"]), (&json!([]), &Value::Null));
+        let weaker = delete(reference, "D", b"another message");
+        assert_eq!(weaker["licenses"], json!([]));
+    }
+    assert_eq!(possible(), (json!(0), json!(0)));
+    let position = service.event_count();
+    let account = service.client.json(&format!("/v1/accounts/family?min_position={position}"));
+    assert_eq!(account["live_slots"], 0);
+    let life = service.client.json(&format!("/v1/licenses/{}", id(0)));
+    let grades: Vec<_> = life["events"].as_array().unwrap().iter().map(|e| &e["grade"]).collect();
+    assert_eq!(grades[1..], [&json!("C"), &json!("B")]);
+}
+
+#[test]
 fn no_report_ends_a_license_that_its_device_must_sign_for() {
     let service = TestService::new();
     let device = service.device("signing");
@@ -343,4 +390,38 @@ fn a_report_that_comes_after_its_reservation_counts_against_the_same_account() {
     named["reservation_id"] = json!(Uuid::from_u128(4));
     named["account"] = json!("family");
     assert_eq!(ok(&send(&service, "/v1/acquisitions", &named))["account"], held["account"]);
+}
+
+#[test]
+fn every_report_says_what_it_rests_on() {
+    let service = TestService::new();
+    let mut signed = acquisition("tv", &[license("wv-1", 1)]);
+    signed["grade"] = json!("B");
+    let recorded = ok(&send(&service, "/v1/acquisitions", &signed));
+    assert_eq!(recorded["grade"], "B");
+    let word = ok(&send(&service, "/v1/acquisitions", &acquisition("tv", &[license("wv-2", 2)])));
+    assert_eq!(word["grade"], "D", "whoever reports it says so");
+    let mut stored = named("wv-1");
+    stored["stored"] = json!(true);
+    let stored = json!({"device": "tv", "licenses": [stored], "grade": "C"});
+    assert_eq!(ok(&send(&service, "/v1/acknowledgements", &stored))["grade"], "C");
+    let deleted = json!({"device": "tv", "licenses": [named("wv-1")], "grade": "E"});
+    assert_eq!(ok(&send(&service, "/v1/deletions", &deleted))["grade"], "E");
+    let grades = |recorded: &Value| {
+        let (id, position) = (&recorded["licenses"][0]["license_id"], service.event_count());
+        let path = format!("/v1/licenses/{}?min_position={position}", id.as_str().unwrap());
+        let life = service.client.json(&path);
+        let events = life["events"].as_array().unwrap().iter();
+        events.map(|event| event["grade"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (grades(&recorded), grades(&word)),
+        (["B", "C", "E"].map(Into::into).into(), vec!["D".to_owned()])
+    );
+    for (path, mut body) in [("/v1/acquisitions", signed), ("/v1/acknowledgements", stored)] {
+        for (grade, status) in [("A", 400), ("F", 400)] {
+            body["grade"] = json!(grade);
+            assert_eq!(send(&service, path, &body).status, status, "{path} {grade}");
+        }
+    }
 }

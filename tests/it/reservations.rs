@@ -223,3 +223,56 @@ fn names_in_a_question_have_the_form_of_those_in_a_report() {
     let longest = asked("title", &"x".repeat(256));
     assert_eq!(service.client.post_json(DECISIONS, &longest).status, 200);
 }
+
+#[test]
+fn a_denied_decision_is_recorded_with_the_restraint_of_a_refusal() {
+    let service = Setup::default().with("quota.device_limit", 1).start();
+    let device = service.device("player");
+    assert!(acquires(&service, &device, 1));
+    let name = device.identity();
+    let denied = |kids: &[u128]| {
+        let before = service.event_count();
+        let mut body = hold(&name, kids);
+        body["account"] = json!("family");
+        let answer = service.client.command(DECISIONS, &fresh_key(), &body);
+        assert_eq!(answer.json()["decision"], "deny");
+        let kinds = service.kinds_from(before);
+        assert_eq!(answer.position().is_some(), !kinds.is_empty());
+        kinds
+    };
+    let recorded = ["decision-refused.v1", "request-answered.v1"];
+    let asked = |commit: bool| json!({"device": name, "key_ids": [kid(2)], "commit": commit});
+    let before = service.event_count();
+    service.client.post_json(DECISIONS, &asked(false));
+    assert_eq!(service.event_count(), before, "a dry run");
+    assert_eq!(denied(&[2, 3]), recorded);
+    let none = Vec::<String>::new();
+    assert_eq!(denied(&[2]), none, "once for a KID and rule in an hour");
+    // Challenges of the device are counted with it, and the other way round.
+    assert!(!acquires(&service, &device, 3));
+    assert_eq!(service.event_count(), before + 2);
+    assert!(!acquires(&service, &device, 4));
+    assert_eq!(denied(&[4]), none);
+    assert_eq!(denied(&[4, 5]), recorded);
+    service.advance_s(3_601);
+    assert_eq!(denied(&[2]), recorded);
+    let events = (100..220).map(|number| denied(&[number]).len()).sum::<usize>();
+    assert_eq!(events, 2 * 96, "a hundred a device and day");
+
+    let position = service.event_count();
+    let path = format!("/v1/refusals?account=family&min_position={position}&limit=2");
+    let found = service.client.json(&path)["items"].clone();
+    assert_eq!(found[0]["key_ids"], json!([kid(2), kid(3)]));
+    assert_eq!(
+        (&found[0]["rule"], &found[0]["limit"], &found[0]["in_use"], &found[0]["requested"]),
+        (&json!("device-slots"), &json!(1), &json!(1), &json!(2))
+    );
+    assert_eq!(found[1]["key_ids"], json!([kid(5)]));
+    // Of a device that nobody has seen it may be the first thing that is said.
+    let block = json!({"key_ids": [kid(1), kid(2)], "device": "tv", "commit": true});
+    let answer = service.client.command(DECISIONS, &fresh_key(), &block).json();
+    assert_eq!(answer["decision"], "deny");
+    let position = service.event_count();
+    let tv = service.client.json(&format!("/v1/devices/tv?min_position={position}"));
+    assert_eq!((&tv["device"], &tv["refused"]), (&answer["device"], &json!(1)));
+}

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::authorize::{Issuer, TokenService, claims, with_token};
+use crate::client::fresh_key;
 use crate::device::{Acquired, Device, PERSISTENT, kid, request};
 use crate::service::{Setup, TestService};
 
@@ -227,4 +228,68 @@ fn refusals_are_found_by_device_and_kid_with_the_rule_that_refused() {
     let cursor = first["next_cursor"].as_str().unwrap();
     let rest = service.client.json(&format!("/v1/refusals?limit=2&cursor={cursor}"));
     assert_eq!(members(&rest["items"], "key_ids"), [json!([kid(2)])]);
+}
+
+#[test]
+fn later_pages_of_licenses_show_what_was_so_at_the_first() {
+    // Until 2023-12-01.
+    const SHORT: &str = "cfg=(persist:true,enddate:20231201)";
+    let service = TestService::new();
+    let (phone, tablet) = (service.device("phone"), service.device("tablet"));
+    let asked: Vec<_> = (1..=8).map(|number| request(&[kid(number)])).collect();
+    let acquired = (1..).zip(&asked).map(|(number, asked)| {
+        let terms = if number == 5 { SHORT } else { PERSISTENT };
+        phone.acquire(&service.client, asked, terms).unwrap()
+    });
+    let acquired: Vec<_> = acquired.collect();
+    tablet.acquire(&service.client, &request(&[kid(9)]), PERSISTENT).unwrap();
+    let delete = |number: usize| {
+        let (session, key_id) = (asked[number - 1].nonce, kid(number as u128));
+        phone.delete(&service.client, session, &[key_id]).unwrap();
+    };
+    [1, 2].into_iter().for_each(delete);
+    let list = |query: &str| {
+        let position = service.event_count();
+        service.client.json(&format!("/v1/licenses?{query}&min_position={position}"))
+    };
+    let name = list("limit=1")["items"][0]["device"].as_str().unwrap().to_owned();
+    let queries = [
+        "status=live".to_owned(),
+        "status=ended".to_owned(),
+        format!("device={name}"),
+        format!("device={name}&status=live"),
+    ];
+    let begun = queries.each_ref().map(|query| (list(query), list(&format!("{query}&limit=1"))));
+    assert_eq!(begun[0].0["items"].as_array().unwrap().len(), 7);
+
+    delete(4);
+    for (number, cooldown) in [(3, Some(3600)), (6, None)] {
+        let ids = acquired[number - 1].rights_ids();
+        let mut body = json!({"license_ids": ids, "reason": "lost"});
+        if let Some(seconds) = cooldown {
+            body["cooldown_seconds"] = json!(seconds);
+        }
+        let path = format!("/v1/devices/{name}/write-off");
+        assert_eq!(service.client.command(&path, &fresh_key(), &body).status, 200);
+    }
+    let transaction_id = acquired[6].transaction_id.unwrap();
+    phone.acknowledge(&service.client, transaction_id, &[(kid(7), 0)]).unwrap();
+    phone.acquire(&service.client, &request(&[kid(10)]), PERSISTENT).unwrap();
+    let body = json!({"into": tablet.identity(), "reason": "one"});
+    let path = format!("/v1/devices/{name}/merge");
+    assert_eq!(service.client.command(&path, &fresh_key(), &body).status, 200);
+    service.advance_s(40 * 24 * 3600);
+
+    for (query, (then, first)) in queries.iter().zip(begun) {
+        let mut items = first["items"].as_array().unwrap().clone();
+        let mut cursor = first["next_cursor"].clone();
+        while let Some(text) = cursor.as_str() {
+            let page = list(&format!("{query}&limit=1&cursor={text}"));
+            assert_eq!(page["position"], first["position"], "{query}");
+            items.extend(page["items"].as_array().unwrap().iter().cloned());
+            cursor = page["next_cursor"].clone();
+        }
+        assert_eq!(Value::from(items), then["items"], "{query}");
+        assert_ne!(list(query)["items"], then["items"], "{query}");
+    }
 }

@@ -29,6 +29,8 @@ pub struct Report<'a> {
     pub report_id: Uuid,
     /// Who brings it: the public part of an API key.
     pub actor: &'a str,
+    /// What shows that it is so.
+    pub grade: Grade,
     /// SHA-256 of the message that came with it.
     pub evidence: Option<Digest>,
     /// When it happened, by the reporter's word.
@@ -38,8 +40,8 @@ pub struct Report<'a> {
 /// Licenses that another system issued for one device.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// The licenses, all paid by one account. Their `quota_policy_revision`, `overage` and `at_ms`
-    /// are set by the decision.
+    /// The licenses, all paid by one account. What the report says, their `quota_policy_revision`,
+    /// `overage` and `at_ms` are set by the decision.
     pub licenses: Vec<LicenseRecorded>,
     /// The reservation that held room for them.
     pub reservation_id: Option<Uuid>,
@@ -132,8 +134,10 @@ struct Meant {
     key_id: KeyId,
     /// Whether it was said whether the device stored it.
     spoken_of: bool,
-    /// Whether it has ended, and that the device deleted it was said.
-    gone: bool,
+    /// The best grade on which it was said that the device deleted it.
+    deletion: Option<Grade>,
+    /// Whether it counts.
+    live: bool,
 }
 
 /// Licenses that other systems issued and that ended: so that what is said of them late is recorded
@@ -148,7 +152,18 @@ struct EndedLicense {
     key_id: KeyId,
     reported: Tag,
     spoken_of: bool,
-    deleted: bool,
+    deletion: Option<Grade>,
+}
+
+/// What is known of a deletion of which something is said once more.
+pub(super) fn better(known: Option<Grade>, grade: Grade) -> Option<Grade> {
+    Some(known.map_or(grade, |known| known.min(grade)))
+}
+
+/// What another device knew of a deletion. Where an event does not say how well, it is taken for the
+/// least, so that whatever is better is recorded.
+pub(super) fn said_of_deletion(deleted: bool, grade: Option<Grade>) -> Option<Grade> {
+    grade.or(deleted.then_some(Grade::E))
 }
 
 impl Ended {
@@ -160,7 +175,7 @@ impl Ended {
             key_id,
             reported,
             spoken_of: license.is_spoken_of(),
-            deleted: license.deleted,
+            deletion: license.deletion,
         });
     }
 
@@ -171,8 +186,8 @@ impl Ended {
         self.0.push_back(license);
     }
 
-    pub(super) fn delete(&mut self, license_id: LicenseId) {
-        self.of(license_id).for_each(|license| license.deleted = true);
+    pub(super) fn delete(&mut self, license_id: LicenseId, grade: Grade) {
+        self.of(license_id).for_each(|license| license.deletion = better(license.deletion, grade));
     }
 
     pub(super) fn speak(&mut self, license_id: LicenseId) {
@@ -190,7 +205,8 @@ impl Ended {
             key_id: license.key_id,
             reported: license.reported,
             spoken_of: license.spoken_of,
-            deleted: license.deleted,
+            deleted: license.deletion.is_some(),
+            deletion_grade: license.deletion,
         });
         moved.collect()
     }
@@ -202,7 +218,7 @@ impl Ended {
                 key_id: moved.key_id,
                 reported: moved.reported,
                 spoken_of: moved.spoken_of,
-                deleted: moved.deleted,
+                deletion: said_of_deletion(moved.deleted, moved.deletion_grade),
             });
         }
     }
@@ -218,7 +234,8 @@ impl Ended {
             license_id: license.license_id,
             key_id: license.key_id,
             spoken_of: license.spoken_of,
-            gone: license.deleted,
+            deletion: license.deletion,
+            live: false,
         })
     }
 }
@@ -266,6 +283,7 @@ impl Device {
             Event::LicenseRecorded(Box::new(LicenseRecorded {
                 quota_policy_revision: terms.policy_revision,
                 overage: overage && license.persistent,
+                grade: Some(report.grade),
                 evidence: report.evidence,
                 occurred_ms: report.occurred_ms,
                 actor: report.actor.to_owned(),
@@ -376,6 +394,7 @@ impl Device {
                 license_id,
                 key_id,
                 stored: *stored,
+                grade: Some(report.grade),
                 evidence: report.evidence,
                 occurred_ms: report.occurred_ms,
                 actor: report.actor.to_owned(),
@@ -386,20 +405,25 @@ impl Device {
     }
 
     /// Decides about licenses that another system says the device deleted. Whether that frees them
-    /// depends on the grade of the evidence, as the policy has it. Of one that has ended it is
-    /// recorded once.
+    /// depends on the grade of the evidence, as the policy has it. What says no more of a license
+    /// than is known is left out: evidence that is no better than before, unless it ends it.
     pub fn record_deletions(
         &self,
         deleted: &[Which],
-        grade: Grade,
         report: Report<'_>,
         policy: &QuotaPolicy,
         now_ms: i64,
     ) -> Result<Vec<DeletionRecorded>, ReportRefused> {
+        let grade = report.grade;
+        let releases = policy.releasing_grades.contains(&grade);
         let mut events = Vec::<DeletionRecorded>::new();
         for (place, which) in deleted.iter().enumerate() {
-            let Meant { license_id, key_id, gone, .. } = self.reported(which, place, now_ms)?;
-            if gone || events.iter().any(|event| event.license_id == license_id) {
+            let meant = self.reported(which, place, now_ms)?;
+            let Meant { license_id, key_id, .. } = meant;
+            let says_more = meant.deletion.is_none_or(|known| grade < known);
+            let ends_it = releases && meant.live;
+            let is_named = events.iter().any(|event| event.license_id == license_id);
+            if is_named || !(says_more || ends_it) {
                 continue;
             }
             events.push(DeletionRecorded {
@@ -407,7 +431,7 @@ impl Device {
                 license_id,
                 key_id,
                 grade,
-                releases: policy.releasing_grades.contains(&grade),
+                releases,
                 evidence: report.evidence,
                 occurred_ms: report.occurred_ms,
                 actor: report.actor.to_owned(),
@@ -431,7 +455,8 @@ impl Device {
                 license_id: license.held.license_id,
                 key_id,
                 spoken_of: license.is_spoken_of(),
-                gone: license.deleted && !license.is_live(now_ms),
+                deletion: license.deletion,
+                live: license.is_live(now_ms),
             }),
             _ => self.ended.find(which).ok_or(ReportRefused::NotHeld(place)),
         }

@@ -1,5 +1,6 @@
 //! One device goes on with what another one had.
 
+use super::elsewhere::said_of_deletion;
 use super::{Device, LiveLicense};
 use crate::domain::event::{
     DeviceReplaced, DeviceTookOver, MovedDoubt, MovedEnd, MovedIssue, MovedLicense, MovedLimit,
@@ -121,7 +122,8 @@ impl LiveLicense {
             security_level: self.security_level,
             stored: self.stored,
             store_failed: self.store_failed,
-            deleted: self.deleted,
+            deleted: self.deletion.is_some(),
+            deletion_grade: self.deletion,
             written_off: self.written_off,
             root_key: self.root_key.clone(),
             reservation: self.reservation,
@@ -147,7 +149,7 @@ impl From<&MovedLicense> for LiveLicense {
             security_level: moved.security_level,
             stored: moved.stored,
             store_failed: moved.store_failed,
-            deleted: moved.deleted,
+            deletion: said_of_deletion(moved.deleted, moved.deletion_grade),
             written_off: moved.written_off,
             root_key: moved.root_key.clone(),
             reservation: moved.reservation,

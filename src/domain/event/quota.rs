@@ -125,6 +125,15 @@ pub struct SlotReleased {
     pub at_ms: i64,
 }
 
+impl SlotReleased {
+    pub(super) fn natural_key(&self) -> String {
+        // What was released on weak evidence may be proven gone later.
+        let proven = self.cause == SlotEnd::Deleted && !self.weak;
+        let proven = if proven { " proven" } else { "" };
+        format!("{} {} {}{proven}", self.license_id, self.device, self.cause.word())
+    }
+}
+
 /// One slot of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReservedSlot {
@@ -158,6 +167,38 @@ pub struct ReservationMade {
     /// Made beyond a limit, as a rule allowed.
     pub overage: bool,
     /// Who made it: the public part of an API key.
+    pub actor: String,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// A decision that was to be committed was denied by a quota rule, so that whoever asked issues
+/// nothing. Recorded with the restraint of [`AcquisitionRefused`](super::AcquisitionRefused), and
+/// counted with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionRefused {
+    /// The decision.
+    pub decision_id: Uuid,
+    /// KIDs that were refused and that no refusal by the same rule named within the hour before,
+    /// each once, at most 50.
+    pub key_ids: Vec<KeyId>,
+    /// The account that was to pay.
+    pub account: Option<AccountRef>,
+    /// Id of the rule that refused.
+    pub rule: String,
+    /// Its limit.
+    pub limit: u32,
+    /// How much of it was in use.
+    pub held: u32,
+    /// How much more was asked for.
+    pub requested: u32,
+    /// Security level of the device, as far as it is known.
+    pub security_level: Option<u32>,
+    /// Maker, model name and number of the device; empty if they are not known.
+    pub model: String,
+    /// Revision of the `policy` stream under which it was decided.
+    pub quota_policy_revision: u64,
+    /// Who asked: the public part of an API key.
     pub actor: String,
     /// When.
     pub at_ms: i64,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Grade;
 use crate::domain::ids::{AccountRef, DeviceRef, Identity, KeyId, LicenseId, Tag};
 
 /// An operator gave a license up: its device lost it, or is lost itself. What the device says of it
@@ -134,8 +135,11 @@ pub struct MovedLicense {
     pub stored: bool,
     /// Whether the device said that it failed to store it.
     pub store_failed: bool,
-    /// Whether a deletion was signed that was too weak to end it.
+    /// Whether a deletion was said that was too weak to end it.
     pub deleted: bool,
+    /// The best grade on which that was said; absent from events of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_grade: Option<Grade>,
     /// Whether it is written off and only counts until its time.
     pub written_off: bool,
     /// Of a root, where its key came from.
@@ -203,6 +207,9 @@ pub struct MovedEnd {
     pub spoken_of: bool,
     /// Whether it was said that the device deleted it.
     pub deleted: bool,
+    /// The best grade on which that was said; absent from events of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_grade: Option<Grade>,
 }
 
 /// What one device held at an account's expense counts for another from here on: the mirror, in the

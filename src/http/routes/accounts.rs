@@ -55,6 +55,8 @@ pub(super) struct TitleView {
 }
 
 /// All accounts, in the order they were first named
+///
+/// Later pages leave out accounts that came after the first one; what each holds is as of now.
 #[utoipa::path(
     get, path = "/v1/accounts", operation_id = "list_accounts", tag = "accounts",
     security(("api_key" = ["inventory:read"])),
@@ -107,7 +109,8 @@ pub(super) async fn show(
 
 /// Devices that ever had a license, or a reservation, at an account's expense, by reference
 ///
-/// Later pages leave out devices that came after the first one; what each holds is as of now.
+/// One that was merged into another, or replaced by it together with its licenses, is that other one.
+/// Later pages have the devices of the first one's position; what each holds is as of now.
 #[utoipa::path(
     get, path = "/v1/accounts/{account}/devices", operation_id = "list_account_devices", tag = "accounts",
     security(("api_key" = ["inventory:read"])),

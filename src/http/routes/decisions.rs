@@ -81,8 +81,10 @@ const HOLD_SECONDS_MAX: u32 = 86_400;
 
 /// Would these licenses fit on this device, at this account's expense?
 ///
-/// Holds room for them if they fit and `commit` is true, and then needs an `Idempotency-Key`. Else it
-/// records nothing.
+/// With `commit`, which needs an `Idempotency-Key`, room is held for them if they fit, and a denial is
+/// recorded: each device, KID and rule once an hour, 100 a device and day. The answer is stored with
+/// either; a denial that is not recorded is decided again under the same key. Without `commit` nothing
+/// is recorded.
 #[utoipa::path(
     post, path = "/v1/quota/decisions", operation_id = "decide_quota", tag = "quota",
     security(("api_key" = ["quota:decide"])),

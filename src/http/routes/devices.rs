@@ -52,6 +52,8 @@ impl<T> At<T> {
 }
 
 /// All devices, in the order they were first seen
+///
+/// Later pages leave out devices that came after the first one; what is said of each is as of now.
 #[utoipa::path(
     get, path = "/v1/devices", operation_id = "list_devices", tag = "devices",
     security(("api_key" = ["inventory:read"])),

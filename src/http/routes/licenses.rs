@@ -8,12 +8,13 @@ use uuid::Uuid;
 use super::Services;
 use super::accounts::{from_and_end, page};
 use super::devices::{At, ReadQuery};
+use crate::clock::UnixMillis;
 use crate::domain::{KeyId, LicenseId};
 use crate::http::auth::{Authorized, InventoryRead};
 use crate::http::page::{Page, PageQuery, PageRequest};
 use crate::http::problem::{Case, Problem};
 use crate::projections::history::LifeEvent;
-use crate::projections::inventory::{Filter, LicenseView, RefusalView};
+use crate::projections::inventory::{Filter, LicenseView, Listed, RefusalView};
 
 /// Which licenses are looked for: all that is given must hold.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -87,6 +88,11 @@ pub(super) struct LicenseLife {
 }
 
 /// Persistent licenses, live or not, in the order they were acquired
+///
+/// Later pages are of the position and the moment of the first one: what happened since, and what
+/// has expired since, is left out, also where `device` and `status` are looked for. Except that of a
+/// license that moved twice since, or was reported deleted before and again since, only the last is
+/// known: it is shown on the device between, or as not reported deleted before.
 #[utoipa::path(
     get, path = "/v1/licenses", operation_id = "list_licenses", tag = "licenses",
     security(("api_key" = ["inventory:read"])),
@@ -113,9 +119,16 @@ pub(super) async fn list(
         Some(_) => return Err(Problem::field("status", "must be live or ended")),
     };
     let PageRequest { limit, cursor } = PageQuery::new(query.limit, query.cursor).parse(LIST)?;
-    let place = from_and_end(cursor.as_ref());
-    let found = services.inventory.licenses(&filter, place, limit, services.clock.now());
-    page(LIST, found.map_err(Problem::internal)?, cursor).map(web::Json)
+    // Where a page begins, and the moment that decides what has expired.
+    let ((from, as_of_ms), before) = from_and_end::<(u64, i64)>(cursor.as_ref());
+    let as_of = match &cursor {
+        Some(_) => UnixMillis(as_of_ms),
+        None => services.clock.now(),
+    };
+    let found = services.inventory.licenses(&filter, (from, before), limit, as_of);
+    let Listed { items, next, next_sequence } = found.map_err(Problem::internal)?;
+    let next = next.map(|next| (next, as_of.0));
+    page(LIST, Listed { items, next, next_sequence }, cursor).map(web::Json)
 }
 
 /// One persistent license with all that happened to it
@@ -143,8 +156,8 @@ pub(super) async fn show(
     Ok(web::Json(At::new(LicenseLife { license, events }, next)))
 }
 
-/// Acquisitions that quota rules refused, in the order they were recorded: each device, KID and rule
-/// once an hour
+/// Acquisitions and committed decisions that quota rules refused, in the order they were recorded:
+/// each device, KID and rule once an hour
 #[utoipa::path(
     get, path = "/v1/refusals", operation_id = "list_refusals", tag = "licenses",
     security(("api_key" = ["inventory:read"])),

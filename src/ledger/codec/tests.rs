@@ -20,6 +20,7 @@ fn golden(event: &Event) -> &'static str {
         Event::IdentityLinked(_) => body!("identity-linked.v1"),
         Event::LicenseAcquired(_) => body!("license-acquired.v1"),
         Event::AcquisitionRefused(_) => body!("acquisition-refused.v1"),
+        Event::DecisionRefused(_) => body!("decision-refused.v1"),
         Event::LicenseStored(_) => body!("license-stored.v1"),
         Event::LicenseStoreFailed(_) => body!("license-store-failed.v1"),
         Event::LicenseDeleted(_) => body!("license-deleted.v1"),
@@ -125,6 +126,7 @@ fn refuses_bodies_with_a_required_member_missing_or_null() {
         ("slot-taken.v1", "security_level"),
         ("slots-moved.v1", "security_level"),
         ("reservation-made.v1", "security_level"),
+        ("decision-refused.v1", "security_level"),
         ("license-recorded.v1", "security_level"),
         ("license-recorded.v1", "evidence"),
         ("storage-recorded.v1", "evidence"),
@@ -180,6 +182,8 @@ fn words_inside_bodies_do_not_change() {
         ("license-deleted.v1", "grade", r#""C""#),
         ("license-deleted.v1", "grade", r#""D""#),
         ("license-deleted.v1", "grade", r#""E""#),
+        ("license-recorded.v1", "grade", r#""B""#),
+        ("storage-recorded.v1", "grade", r#""D""#),
     ];
     let goldens: BTreeMap<String, String> = goldens().into_iter().collect();
     for (kind, member, word) in words {
@@ -202,7 +206,8 @@ fn a_device_may_take_over_limits_and_licenses_that_ended() {
     body["ended"] = serde_json::json!([{
         "license_id": "5f0d6c12-3a55-4b57-9a3c-6f1f0c2a9b11",
         "key_id": "01234567-89ab-cdef-0123-456789abcdef",
-        "reported": "00c0ffee00c0ffee", "spoken_of": true, "deleted": false,
+        "reported": "00c0ffee00c0ffee", "spoken_of": true, "deleted": true,
+        "deletion_grade": "D",
     }]);
     body["doubtful"] = serde_json::json!([{
         "key_id": "01234567-89ab-cdef-0123-456789abcdef",
@@ -258,6 +263,7 @@ const EVENT_IDS: &[(&str, &str)] = &[
     ("content-key-registered.v1", "8e3d0241-0949-5c1e-abb2-0f11a18cfa02"),
     ("content-key-typed.v1", "13af6588-2032-51f0-a699-786a703830df"),
     ("content-key-used.v1", "72a893dd-2ba9-59f7-a9cd-bf167721a9aa"),
+    ("decision-refused.v1", "ab00a7e1-10fc-5107-9a78-786b05eb0c32"),
     ("deletion-recorded.v1", "f1396898-23ab-59fd-806c-45ab80539620"),
     ("deletion-unmatched.v1", "c0016dd5-47bd-552e-9a6d-59c86db35e2f"),
     ("device-blocked.v1", "75a7e902-c62b-5863-94af-e586b65ff143"),

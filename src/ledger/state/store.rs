@@ -22,7 +22,7 @@ use crate::domain::{
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-pub const FOLD_VERSION: i64 = 8;
+pub const FOLD_VERSION: i64 = 11;
 
 const FILE: &str = "state.db";
 

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::query::{counts, security_level};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
-use crate::domain::event::QuotaOverrideSet;
+use crate::domain::event::{QuotaOverrideSet, SlotsMoved};
 use crate::domain::{AccountRef, DeviceRef};
 use crate::ledger::state::store::{ACCOUNT_STREAM, DEVICE_STREAM};
 
@@ -26,7 +26,8 @@ pub struct AccountSummary {
     pub first_at: UnixMillis,
     /// When a license was last acquired for it, a device added or a limit set.
     pub last_event_at: UnixMillis,
-    /// Devices that ever had a persistent license, or a reservation, at its expense.
+    /// Devices that ever had a persistent license, or a reservation, at its expense. One that was
+    /// merged into another, or replaced by it together with its licenses, is that other one.
     pub devices: u64,
     /// Persistent licenses acquired for it, ever.
     pub persistent_acquired: u64,
@@ -141,11 +142,42 @@ pub(super) fn slot_taken(
     let account = stream.strip_prefix(ACCOUNT_STREAM).unwrap_or_default();
     named(db, account, at_ms, sequence)?;
     db.prepare_cached(
-        "INSERT INTO account_devices VALUES (?1, ?2, ?3, ?4, ?5)
+        "INSERT INTO account_devices (account, device, added_at_ms, only_reserved, sequence)
+         VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (account, device) DO UPDATE SET added_at_ms = ?3, only_reserved = 0
          WHERE only_reserved AND NOT ?4",
     )?
     .execute(params![account, device.to_string(), at_ms, only_reserved, sequence])
+    .map(drop)
+}
+
+/// Takes note that one device of the account whose stream `stream` is goes on as another one, which
+/// was added when the first of the two was.
+pub(super) fn slots_moved(
+    db: &Transaction<'_>,
+    (stream, sequence): (&str, u64),
+    e: &SlotsMoved,
+) -> rusqlite::Result<()> {
+    let account = stream.strip_prefix(ACCOUNT_STREAM).unwrap_or_default();
+    named(db, account, e.at_ms, sequence)?;
+    let (from, into) = (e.from.to_string(), e.into.to_string());
+    db.prepare_cached(
+        "INSERT INTO account_devices (account, device, added_at_ms, only_reserved, sequence)
+         SELECT account, ?3, added_at_ms, only_reserved, ?4 FROM account_devices
+         WHERE account = ?1 AND device = ?2
+         ON CONFLICT (account, device) DO UPDATE SET
+           added_at_ms = CASE
+             WHEN only_reserved = excluded.only_reserved
+               THEN MIN(added_at_ms, excluded.added_at_ms)
+             WHEN only_reserved THEN excluded.added_at_ms
+             ELSE added_at_ms END,
+           only_reserved = only_reserved AND excluded.only_reserved",
+    )?
+    .execute(params![account, from, into, sequence])?;
+    db.prepare_cached(
+        "UPDATE account_devices SET moved_sequence = ?3 WHERE account = ?1 AND device = ?2",
+    )?
+    .execute(params![account, from, sequence])
     .map(drop)
 }
 
@@ -212,8 +244,8 @@ impl Inventory {
         })
     }
 
-    /// Devices of an account, by reference, those after `after`, as long as they were first named
-    /// before the event `before`.
+    /// Devices of an account, by reference, those after `after`, as they were before the event
+    /// `before`: without those named later, and with those that go on as others since.
     pub fn account_devices(
         &self,
         account: &AccountRef,
@@ -227,7 +259,9 @@ impl Inventory {
                    (SELECT COUNT(DISTINCT key_id) FROM licenses l
                     WHERE l.device = a.device AND l.account = a.account AND {}) AS live_slots
                  FROM account_devices a LEFT JOIN devices USING (device)
-                 WHERE account = ?1 AND device > ?2 AND sequence < ?5 ORDER BY device LIMIT ?3",
+                 WHERE account = ?1 AND device > ?2 AND sequence < ?5
+                   AND (moved_sequence IS NULL OR moved_sequence >= ?5)
+                 ORDER BY device LIMIT ?3",
                 counts("l", "?4")
             ))?;
             let before = i64::try_from(before).unwrap_or(i64::MAX);
@@ -331,7 +365,8 @@ impl Inventory {
 fn accounts_sql() -> String {
     format!(
         "SELECT a.*,
-           (SELECT COUNT(*) FROM account_devices d WHERE d.account = a.account) AS devices,
+           (SELECT COUNT(*) FROM account_devices d
+            WHERE d.account = a.account AND d.moved_sequence IS NULL) AS devices,
            (SELECT COUNT(*) FROM licenses l WHERE l.account = a.account) AS acquired,
            (SELECT COUNT(DISTINCT l.device || hex(l.key_id)) FROM licenses l
             WHERE l.account = a.account AND {}) AS live_slots

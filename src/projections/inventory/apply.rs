@@ -61,48 +61,50 @@ fn apply(db: &Transaction<'_>, fact: &Fact) -> rusqlite::Result<()> {
         Event::LicenseAcquired(e) => acquired(db, device, sequence, e),
         Event::LicenseRecorded(e) => elsewhere::recorded(db, device, sequence, e),
         Event::LicenseStored(e) => {
-            storing(db, e.license_id, true, e.at_ms)?;
+            storing(db, e.license_id, true, (sequence, e.at_ms))?;
             life::happened(db, e.license_id, sequence)
         }
         Event::LicenseStoreFailed(e) => {
-            storing(db, e.license_id, false, e.at_ms)?;
+            storing(db, e.license_id, false, (sequence, e.at_ms))?;
             life::happened(db, e.license_id, sequence)
         }
         Event::StorageRecorded(e) => {
-            storing(db, e.license_id, e.stored, e.at_ms)?;
+            storing(db, e.license_id, e.stored, (sequence, e.at_ms))?;
             life::happened(db, e.license_id, sequence)
         }
         Event::DeletionRecorded(e) => {
-            deleted(db, device, (e.license_id, e.grade, e.releases), e.at_ms)?;
+            deleted(db, device, (e.license_id, e.grade, e.releases), (sequence, e.at_ms))?;
             life::happened(db, e.license_id, sequence)
         }
         Event::LicenseDeleted(e) => {
-            deleted(db, device, (e.license_id, e.grade, e.releases), e.at_ms)?;
+            deleted(db, device, (e.license_id, e.grade, e.releases), (sequence, e.at_ms))?;
             life::happened(db, e.license_id, sequence)
         }
         Event::LicenseVoided(e) => {
-            voided(db, device, e)?;
+            voided(db, device, sequence, e)?;
             life::happened(db, e.license_id, sequence)
         }
         Event::LicenseWrittenOff(e) => {
-            support::written_off(db, device, e)?;
+            support::written_off(db, device, sequence, e)?;
             life::happened(db, e.license_id, sequence)
         }
         Event::DeviceBlocked(e) => support::blocked(db, device, e),
         Event::DeviceUnblocked(e) => support::unblocked(db, device, e),
         Event::DeviceMerged(e) => support::merged(db, device, e),
         Event::DeviceReplaced(e) => support::replaced(db, device, e),
-        Event::DeviceTookOver(e) => support::took_over(db, device, e),
+        Event::DeviceTookOver(e) => support::took_over(db, device, sequence, e),
         Event::AcquisitionRefused(e) => {
-            life::refused(db, device, sequence, e)?;
+            life::refused(db, device, sequence, &e.into())?;
+            count(db, REFUSED, device, e.at_ms)
+        }
+        Event::DecisionRefused(e) => {
+            reserved::refused(db, device, sequence, e)?;
             count(db, REFUSED, device, e.at_ms)
         }
         Event::SlotTaken(e) => {
             accounts::slot_taken(db, (stream, sequence), &e.device, e.reserved, e.at_ms)
         }
-        Event::SlotsMoved(e) => {
-            accounts::slot_taken(db, (stream, sequence), &e.into, false, e.at_ms)
-        }
+        Event::SlotsMoved(e) => accounts::slots_moved(db, (stream, sequence), e),
         Event::QuotaOverrideSet(e) => accounts::limit_set(db, stream, sequence, e),
         Event::ReservationMade(e) => reserved::made(db, device, sequence, e),
         Event::ReservationClosed(e) => reserved::closed(db, e),
@@ -178,36 +180,48 @@ fn storing(
     db: &Transaction<'_>,
     license_id: LicenseId,
     stored: bool,
-    at_ms: i64,
+    (sequence, at_ms): (u64, i64),
 ) -> rusqlite::Result<()> {
     let change = match stored {
-        true => "UPDATE licenses SET stored_at_ms = ?2 WHERE license_id = ?1",
-        false => "UPDATE licenses SET store_failed_at_ms = ?2 WHERE license_id = ?1",
+        true => "UPDATE licenses SET stored_at_ms = ?2, stored_sequence = ?3 WHERE license_id = ?1",
+        false => {
+            "UPDATE licenses SET store_failed_at_ms = ?2, store_failed_sequence = ?3
+             WHERE license_id = ?1"
+        }
     };
-    db.prepare_cached(change)?.execute(params![license_id.0.as_bytes(), at_ms]).map(drop)
+    db.prepare_cached(change)?.execute(params![license_id.0.as_bytes(), at_ms, sequence]).map(drop)
 }
 
 fn deleted(
     db: &Transaction<'_>,
     device: &str,
     (license_id, grade, releases): (LicenseId, Grade, bool),
-    at_ms: i64,
+    (sequence, at_ms): (u64, i64),
 ) -> rusqlite::Result<()> {
     // One that is said again, on better evidence, is one still.
     db.prepare_cached(DELETED)?.execute(params![device, at_ms, license_id.0.as_bytes()])?;
     db.prepare_cached(
-        "UPDATE licenses SET deleted_at_ms = ?2, deletion_grade = ?3, open = open AND ?4
+        "UPDATE licenses SET deleted_at_ms = ?2, deletion_grade = ?3, deleted_sequence = ?5,
+           ended_sequence = CASE WHEN open AND NOT ?4 THEN ?5 ELSE ended_sequence END,
+           open = open AND ?4
          WHERE license_id = ?1",
     )?
-    .execute(params![license_id.0.as_bytes(), at_ms, grade.letter(), !releases])
+    .execute(params![license_id.0.as_bytes(), at_ms, grade.letter(), !releases, sequence])
     .map(drop)
 }
 
-fn voided(db: &Transaction<'_>, device: &str, e: &LicenseVoided) -> rusqlite::Result<()> {
+fn voided(
+    db: &Transaction<'_>,
+    device: &str,
+    sequence: u64,
+    e: &LicenseVoided,
+) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "UPDATE licenses SET voided_at_ms = ?2, void_reason = ?3, open = 0 WHERE license_id = ?1",
+        "UPDATE licenses SET voided_at_ms = ?2, void_reason = ?3, voided_sequence = ?4,
+           ended_sequence = CASE WHEN open THEN ?4 ELSE ended_sequence END, open = 0
+         WHERE license_id = ?1",
     )?
-    .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.reason.word()])?;
+    .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.reason.word(), sequence])?;
     count(db, VOIDED, device, e.at_ms)
 }
 

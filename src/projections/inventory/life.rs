@@ -7,10 +7,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::accounts::{Listed, one_more};
-use super::query::{HeldLicense, counts, held, uuid};
+use super::query::{Cut, HeldLicense, counts, held, uuid};
 use super::{Inventory, InventoryError, next_sequence};
 use crate::clock::UnixMillis;
-use crate::domain::event::AcquisitionRefused;
+use crate::domain::event::{AcquisitionRefused, DecisionRefused};
 use crate::domain::{AccountRef, DeviceRef, KeyId, LicenseId};
 
 /// A persistent license, live or not.
@@ -57,7 +57,7 @@ pub struct Filter {
     pub live: Option<bool>,
 }
 
-/// An acquisition that a quota rule refused.
+/// An acquisition that a quota rule refused, or a decision that was to be committed.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Refusal, example = json!({
     "sequence": 12, "device": "beb4pw6chv22zwww44tn5zxsb4", "account": "g66plkzqupa3jstpsakablihiy",
@@ -67,7 +67,7 @@ pub struct Filter {
 pub struct RefusalView {
     /// Place of its event in the ledger.
     pub sequence: u64,
-    /// The device that asked.
+    /// The device that asked, or for which somebody did.
     pub device: String,
     /// The account that was to pay.
     pub account: Option<String>,
@@ -86,6 +86,48 @@ pub struct RefusalView {
     pub policy_version: u64,
     /// When.
     pub refused_at: UnixMillis,
+}
+
+/// What is kept of a refusal.
+pub(super) struct Refused<'a> {
+    key_ids: &'a [KeyId],
+    account: Option<&'a AccountRef>,
+    rule: &'a str,
+    limit: u32,
+    held: u32,
+    requested: u32,
+    quota_policy_revision: u64,
+    at_ms: i64,
+}
+
+impl<'a> From<&'a AcquisitionRefused> for Refused<'a> {
+    fn from(e: &'a AcquisitionRefused) -> Self {
+        Self {
+            key_ids: &e.key_ids,
+            account: e.account.as_ref(),
+            rule: &e.rule,
+            limit: e.limit,
+            held: e.held,
+            requested: e.requested,
+            quota_policy_revision: e.quota_policy_revision,
+            at_ms: e.at_ms,
+        }
+    }
+}
+
+impl<'a> From<&'a DecisionRefused> for Refused<'a> {
+    fn from(e: &'a DecisionRefused) -> Self {
+        Self {
+            key_ids: &e.key_ids,
+            account: e.account.as_ref(),
+            rule: &e.rule,
+            limit: e.limit,
+            held: e.held,
+            requested: e.requested,
+            quota_policy_revision: e.quota_policy_revision,
+            at_ms: e.at_ms,
+        }
+    }
 }
 
 /// Takes note of an event about a license after its acquisition.
@@ -107,13 +149,13 @@ pub(super) fn refused(
     db: &Transaction<'_>,
     device: &str,
     sequence: u64,
-    e: &AcquisitionRefused,
+    e: &Refused<'_>,
 ) -> rusqlite::Result<()> {
     db.prepare_cached("INSERT INTO refusals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
         .execute(params![
             sequence,
             device,
-            e.account.as_ref().map(ToString::to_string),
+            e.account.map(ToString::to_string),
             e.rule,
             e.limit,
             e.held,
@@ -122,15 +164,15 @@ pub(super) fn refused(
             e.at_ms,
         ])?;
     let mut key = db.prepare_cached("INSERT OR IGNORE INTO refused_keys VALUES (?1, ?2)")?;
-    for key_id in &e.key_ids {
+    for key_id in e.key_ids {
         key.execute(params![key_id.0.as_bytes(), sequence])?;
     }
     Ok(())
 }
 
 impl Inventory {
-    /// Licenses in the order they were acquired, from `from` (a page's `next`) on, as long as they
-    /// were acquired before the event `before`.
+    /// Licenses in the order they were acquired, from `from` (a page's `next`) on, as they were
+    /// before the event `before`, at the time `now`.
     pub fn licenses(
         &self,
         filter: &Filter,
@@ -140,20 +182,22 @@ impl Inventory {
     ) -> Result<Listed<LicenseView, u64>, InventoryError> {
         let mut wanted = Conditions::between(from, before);
         wanted.has("key_id", filter.key_id.map(|id| Value::Blob(id.0.as_bytes().to_vec())));
-        wanted.has("device", filter.device.as_ref().map(|d| Value::Text(d.to_string())));
+        wanted.is_on(filter.device.as_ref(), before);
         wanted.has("account", filter.account.as_ref().map(|a| Value::Text(a.to_string())));
         wanted.has("title", filter.title.clone().map(Value::Text));
         wanted.has("live", filter.live.map(|live| Value::Integer(i64::from(live))));
         let sql = format!(
             "SELECT * FROM (SELECT *, {} AS live FROM licenses)
              WHERE {} ORDER BY sequence LIMIT {}",
-            counts("licenses", &now.0.to_string()),
+            counted_before("?2", now.0),
             wanted.sql,
             one_more(limit)
         );
+        let cut = Cut::before(before);
         self.read(|db| {
             let mut query = db.prepare(&sql)?;
-            let rows = query.query_map(params_from_iter(&wanted.values), license)?;
+            let values = params_from_iter(&wanted.values);
+            let rows = query.query_map(values, |row| license(row, cut))?;
             let licenses = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             Listed::cut(db, licenses, limit, |license| license.license.sequence)
         })
@@ -171,7 +215,8 @@ impl Inventory {
             let sql = format!("SELECT *, {counts} AS live FROM licenses WHERE license_id = ?1");
             let mut query = db.prepare_cached(&sql)?;
             let id = license_id.0.as_bytes();
-            let found = query.query_row(params![id, now.0], license).optional()?;
+            let found = query.query_row(params![id, now.0], |row| license(row, Cut::END));
+            let found = found.optional()?;
             let Some(found) = found else { return Ok(None) };
             let mut query = db.prepare_cached(
                 "SELECT sequence FROM license_events WHERE license_id = ?1 ORDER BY sequence",
@@ -231,6 +276,24 @@ impl Conditions {
         Self { sql, values: vec![place(from), place(before)] }
     }
 
+    /// On this device before the event `before`: it may have moved since.
+    fn is_on(&mut self, device: Option<&DeviceRef>, before: u64) {
+        let device = device.map(|device| Value::Text(device.to_string()));
+        if before == u64::MAX || device.is_none() {
+            return self.has("device", device);
+        }
+        self.values.extend(device);
+        let device = self.values.len();
+        self.sql.push_str(&format!(
+            " AND sequence IN (
+               SELECT sequence FROM licenses WHERE device = ?{device} AND sequence >= ?1
+                 AND (moved_sequence IS NULL OR moved_sequence < ?2)
+               UNION ALL
+               SELECT sequence FROM licenses WHERE moved_from = ?{device} AND sequence >= ?1
+                 AND moved_sequence >= ?2)"
+        ));
+    }
+
     fn has(&mut self, column: &str, value: Option<Value>) {
         if let Some(value) = value {
             self.values.push(value);
@@ -239,15 +302,25 @@ impl Conditions {
     }
 }
 
-fn license(row: &Row<'_>) -> rusqlite::Result<LicenseView> {
-    let at = |column| row.get::<_, Option<i64>>(column).map(|at| at.map(UnixMillis));
+/// SQL by which licenses counted at the time `now_ms` as far as events before `before` say.
+fn counted_before(before: &str, now_ms: i64) -> String {
+    format!(
+        "(open = 1 OR ended_sequence >= {before})
+           AND (counted_until_ms IS NULL OR counted_until_ms > {now_ms})
+           AND (frees_at_ms IS NULL OR frees_at_ms > {now_ms} OR written_off_sequence >= {before})"
+    )
+}
+
+fn license(row: &Row<'_>, cut: Cut) -> rusqlite::Result<LicenseView> {
+    let license = held(row, cut)?;
+    let device = if cut.is_before(row, "moved_sequence")? { "moved_from" } else { "device" };
     Ok(LicenseView {
-        device: row.get("device")?,
+        device: row.get(device)?,
         live: row.get("live")?,
-        deleted_at: at("deleted_at_ms")?,
-        deletion_grade: row.get("deletion_grade")?,
-        voided_at: at("voided_at_ms")?,
-        license: held(row)?,
+        deleted_at: cut.at(row, "deleted")?,
+        deletion_grade: license.deletion_grade.clone(),
+        voided_at: cut.at(row, "voided")?,
+        license,
     })
 }
 

@@ -78,7 +78,9 @@ fn counted(rule: &QuotaRule, now: UnixMillis) -> String {
         // By the index alone: what has expired since is for the rule to leave out.
         Counts::LiveSlots => "open = 1".to_owned(),
         Counts::IssuedWithinSeconds(_) => format!("acquired_at_ms > {since_ms}"),
-        Counts::DevicesAddedWithinSeconds(_) => format!("added_at_ms > {since_ms}"),
+        Counts::DevicesAddedWithinSeconds(_) => {
+            format!("added_at_ms > {since_ms} AND moved_sequence IS NULL")
+        }
     }
 }
 

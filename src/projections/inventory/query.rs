@@ -298,7 +298,7 @@ impl Inventory {
             let mut query = db.prepare_cached(&format!(
                 "SELECT * FROM licenses WHERE device = ?1 AND {counts} ORDER BY sequence"
             ))?;
-            let licenses = query.query_map(params![name, now.0], held)?;
+            let licenses = query.query_map(params![name, now.0], |row| held(row, Cut::END))?;
             let licenses = licenses.collect::<rusqlite::Result<Vec<_>>>()?;
             let stored = licenses.iter().filter(|l| l.status == LicenseStatus::Stored);
             let confirmed = distinct(stored.map(|license| license.key_id));
@@ -341,7 +341,7 @@ impl Inventory {
 pub(super) const SHOWN_MAX: u32 = 100;
 
 /// Why a device may still hold licenses that were released, as conditions on their rows.
-const WEAKLY_DELETED: &str = "open = 0 AND deletion_grade IN ('C', 'D', 'E')";
+pub(super) const WEAKLY_DELETED: &str = "open = 0 AND deletion_grade IN ('C', 'D', 'E')";
 pub(super) const VOIDED: &str = "voided_at_ms IS NOT NULL AND deleted_at_ms IS NULL";
 pub(super) const WRITTEN_OFF: &str = "written_off_at_ms IS NOT NULL AND deleted_at_ms IS NULL";
 
@@ -411,24 +411,51 @@ pub(super) fn security_level(row: &Row<'_>) -> rusqlite::Result<Option<u32>> {
     Ok(level.and_then(|level| u32::try_from(level).ok()))
 }
 
-pub(super) fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
-    let known = |column| row.get::<_, Option<i64>>(column).map(|at| at.is_some());
-    let status = if known("voided_at_ms")? {
+/// The place of the ledger that rows are read as of: what an event from there on says is left out.
+#[derive(Clone, Copy)]
+pub(super) struct Cut(u64);
+
+impl Cut {
+    /// Behind all events.
+    pub(super) const END: Self = Self(u64::MAX);
+
+    pub(super) fn before(sequence: u64) -> Self {
+        Self(sequence)
+    }
+
+    /// Whether the event that a column names is behind the cut.
+    pub(super) fn is_before(self, row: &Row<'_>, column: &str) -> rusqlite::Result<bool> {
+        Ok(row.get::<_, Option<u64>>(column)?.is_some_and(|sequence| sequence >= self.0))
+    }
+
+    /// When something became known of a license.
+    pub(super) fn at(self, row: &Row<'_>, what: &str) -> rusqlite::Result<Option<UnixMillis>> {
+        let later = self.is_before(row, &format!("{what}_sequence"))?;
+        let at: Option<i64> = row.get(format!("{what}_at_ms").as_str())?;
+        Ok(at.filter(|_| !later).map(UnixMillis))
+    }
+}
+
+pub(super) fn held(row: &Row<'_>, cut: Cut) -> rusqlite::Result<HeldLicense> {
+    let known = |what| cut.at(row, what).map(|at| at.is_some());
+    let deleted = known("deleted")?;
+    let status = if known("voided")? {
         LicenseStatus::Voided
-    } else if known("deleted_at_ms")? {
-        match row.get("open")? {
+    } else if deleted {
+        match row.get("open")? || cut.is_before(row, "ended_sequence")? {
             true => LicenseStatus::DeletedUnreleased,
             false => LicenseStatus::Deleted,
         }
-    } else if known("written_off_at_ms")? {
+    } else if known("written_off")? {
         LicenseStatus::WrittenOff
-    } else if known("stored_at_ms")? {
+    } else if known("stored")? {
         LicenseStatus::Stored
-    } else if known("store_failed_at_ms")? {
+    } else if known("store_failed")? {
         LicenseStatus::StoreFailed
     } else {
         LicenseStatus::Issued
     };
+    let deletion_grade: Option<String> = row.get("deletion_grade")?;
     Ok(HeldLicense {
         license_id: uuid(row, "license_id")?,
         key_id: uuid(row, "key_id")?,
@@ -438,12 +465,12 @@ pub(super) fn held(row: &Row<'_>) -> rusqlite::Result<HeldLicense> {
         identity: given(row, "identity")?,
         session: given(row, "session")?,
         overage: row.get("overage")?,
-        deletion_grade: row.get("deletion_grade")?,
+        deletion_grade: deletion_grade.filter(|_| deleted),
         session_explicit: row.get("session_explicit")?,
         transaction_id: row.get::<_, Option<[u8; 16]>>("transaction_id")?.map(Uuid::from_bytes),
         chain: chain(row)?,
         acquired_at: UnixMillis(row.get("acquired_at_ms")?),
-        counted_until: counted_until(row)?,
+        counted_until: counted_until(row, cut)?,
         account: row.get("account")?,
         title: row.get("title")?,
         content_group: row.get("content_group")?,
@@ -457,9 +484,11 @@ fn given(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<String>> {
 }
 
 /// When the license stops counting by itself: when it ends, or a write-off frees it.
-fn counted_until(row: &Row<'_>) -> rusqlite::Result<Option<UnixMillis>> {
+fn counted_until(row: &Row<'_>, cut: Cut) -> rusqlite::Result<Option<UnixMillis>> {
     let ends: Option<i64> = row.get("counted_until_ms")?;
     let frees: Option<i64> = row.get("frees_at_ms")?;
+    let written_off_later = cut.is_before(row, "written_off_sequence")?;
+    let frees = frees.filter(|_| !written_off_later);
     Ok(ends.into_iter().chain(frees).min().map(UnixMillis))
 }
 

@@ -6,9 +6,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::elsewhere::{Seen, seen};
+use super::life;
 use super::query::uuid;
 use crate::clock::UnixMillis;
-use crate::domain::event::{ReservationClosed, ReservationMade};
+use crate::domain::event::{DecisionRefused, ReservationClosed, ReservationMade};
 
 /// Room on a device that is held for licenses which somebody else issues.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -58,6 +59,18 @@ pub(super) fn made(
         ])?;
     }
     Ok(())
+}
+
+/// Takes note that none was made, which may be the first thing said of its device.
+pub(super) fn refused(
+    db: &Transaction<'_>,
+    device: &str,
+    sequence: u64,
+    e: &DecisionRefused,
+) -> rusqlite::Result<()> {
+    let (security_level, model) = (e.security_level, e.model.as_str());
+    seen(db, Seen { device, sequence, security_level, model, at_ms: e.at_ms })?;
+    life::refused(db, device, sequence, &e.into())
 }
 
 /// Takes note that slots of a reservation are held no longer.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::apply::count;
-use super::query::{WRITTEN_OFF, newest_released, uuid};
+use super::query::{VOIDED, WEAKLY_DELETED, WRITTEN_OFF, newest_released, uuid};
 use crate::clock::UnixMillis;
 use crate::domain::event::{
     DeviceBlock, DeviceMerged, DeviceReplaced, DeviceTookOver, LicenseWrittenOff, Replaced,
@@ -83,14 +83,18 @@ impl Successor {
 pub(super) fn written_off(
     db: &Transaction<'_>,
     device: &str,
+    sequence: u64,
     e: &LicenseWrittenOff,
 ) -> rusqlite::Result<()> {
+    let license_id = e.license_id.0.as_bytes();
     db.prepare_cached(
         "UPDATE licenses SET written_off_at_ms = ?2, written_off_by = ?3, write_off_reason = ?4,
-           frees_at_ms = ?5, open = open AND ?5 IS NOT NULL
+           frees_at_ms = ?5, written_off_sequence = ?6,
+           ended_sequence = CASE WHEN open AND ?5 IS NULL THEN ?6 ELSE ended_sequence END,
+           open = open AND ?5 IS NOT NULL
          WHERE license_id = ?1",
     )?
-    .execute(params![e.license_id.0.as_bytes(), e.at_ms, e.actor, e.reason, e.frees_at_ms])?;
+    .execute(params![license_id, e.at_ms, e.actor, e.reason, e.frees_at_ms, sequence])?;
     count(db, COUNT_WRITTEN_OFF, device, e.at_ms)
 }
 
@@ -139,18 +143,11 @@ pub(super) fn replaced(
 pub(super) fn took_over(
     db: &Transaction<'_>,
     device: &str,
+    sequence: u64,
     e: &DeviceTookOver,
 ) -> rusqlite::Result<()> {
-    // Each with an index of its own: what the other device had long ago is not looked at.
-    const HAS: [&str; 7] = [
+    const HAS: [&str; 3] = [
         "UPDATE identities SET device = ?1 WHERE device = ?2",
-        "UPDATE licenses SET device = ?1 WHERE device = ?2 AND open = 1",
-        "UPDATE licenses SET device = ?1
-         WHERE device = ?2 AND open = 0 AND deletion_grade IN ('C', 'D', 'E')",
-        "UPDATE licenses SET device = ?1
-         WHERE device = ?2 AND voided_at_ms IS NOT NULL AND deleted_at_ms IS NULL",
-        "UPDATE licenses SET device = ?1
-         WHERE device = ?2 AND written_off_at_ms IS NOT NULL AND deleted_at_ms IS NULL",
         "UPDATE reserved SET device = ?1 WHERE device = ?2",
         // A limit that is set for this one, and has not ended, stays.
         "UPDATE OR IGNORE overrides SET holder = ?1 WHERE kind = 'device' AND holder = ?2",
@@ -159,11 +156,23 @@ pub(super) fn took_over(
         "DELETE FROM overrides WHERE kind = 'device' AND holder = ?1 AND until_ms <= ?2",
     )?
     .execute(params![device, e.at_ms])?;
+    let from = e.from.to_string();
     for sql in HAS {
-        db.prepare_cached(sql)?.execute(params![device, e.from.to_string()])?;
+        db.prepare_cached(sql)?.execute(params![device, from])?;
+    }
+    // Each with an index of its own: what the other device had long ago is not looked at.
+    for held in ["open = 1", WEAKLY_DELETED, VOIDED, WRITTEN_OFF] {
+        let moved = format!("FROM licenses WHERE device = ?1 AND {held}");
+        db.prepare_cached(&format!("INSERT INTO license_events SELECT license_id, ?2 {moved}"))?
+            .execute(params![from, sequence])?;
+        db.prepare_cached(&format!(
+            "UPDATE licenses SET device = ?3, moved_from = ?1, moved_sequence = ?2
+             WHERE device = ?1 AND {held}"
+        ))?
+        .execute(params![from, sequence, device])?;
     }
     db.prepare_cached("DELETE FROM overrides WHERE kind = 'device' AND holder = ?1")?
-        .execute([e.from.to_string()])?;
+        .execute([from])?;
     db.prepare_cached("UPDATE devices SET last_event_at_ms = ?2 WHERE device = ?1")?
         .execute(params![device, e.at_ms])
         .map(drop)

@@ -27,7 +27,7 @@ pub fn check(facts: &[Fact], inventory: &Inventory) {
     devices(&states(DEVICES), inventory, last_ms);
     kids(&states(KIDS), facts, inventory, last_ms);
     accounts(&states(ACCOUNTS), facts, inventory, last_ms);
-    refusals(&states(REFUSALS), inventory);
+    refusals(&states(REFUSALS), facts, inventory);
 }
 
 /// The licenses of a state that are live at a time that is not before its own.
@@ -170,9 +170,16 @@ fn accounts(states: &States, facts: &[Fact], inventory: &Inventory, last_ms: i64
     }
 }
 
-fn refusals(states: &States, inventory: &Inventory) {
+fn refusals(states: &States, facts: &[Fact], inventory: &Inventory) {
+    // Refused decisions are not counted there.
+    let challenges: BTreeSet<_> = facts
+        .iter()
+        .filter(|fact| matches!(fact.event, Domain::AcquisitionRefused(_)))
+        .map(|fact| fact.recorded.sequence)
+        .collect();
     let mut days = BTreeMap::<String, BTreeMap<String, u64>>::new();
-    for refusal in inventory.refusals(&Filter::default(), (0, u64::MAX), MANY).unwrap().items {
+    let all = inventory.refusals(&Filter::default(), (0, u64::MAX), MANY).unwrap().items;
+    for refusal in all.into_iter().filter(|refusal| challenges.contains(&refusal.sequence)) {
         let at = serde_json::to_value(refusal.refused_at).unwrap();
         let rules = days.entry(text(&at)[..10].to_owned()).or_default();
         *rules.entry(refusal.rule).or_default() += 1;

@@ -253,3 +253,26 @@ fn an_endpoint_that_is_gone_is_left_alone_until_it_is_enabled() {
     let order = restarted.ids(&["license-acquired.v1"]);
     assert_eq!(ids(&server.asked())[2..], order[1..]);
 }
+
+#[test]
+fn a_denied_decision_is_told_as_a_refusal() {
+    let server = taker();
+    let telling = Telling::with(
+        &[endpoint("e", &server.url, json!({"types": ["license.refused"]}))],
+        Setup::default().with("quota.device_limit", 1),
+    );
+    let key_ids = [kid(1), kid(2)];
+    let ask = json!({"device": "tv", "key_ids": key_ids, "commit": true});
+    for _ in 0..2 {
+        let client = &telling.service.client;
+        let answer = client.command("/v1/quota/decisions", &fresh_key(), &ask);
+        assert_eq!(answer.json()["decision"], "deny");
+    }
+    telling.caught_up("e");
+    let [told] = server.asked().try_into().unwrap();
+    assert_eq!(types(std::slice::from_ref(&told)), ["license.refused"]);
+    let data = told.json()["data"].clone();
+    assert_eq!(data["event_type"], "decision-refused.v1");
+    assert_eq!(data["event"]["key_ids"], json!(key_ids));
+    assert_eq!((&data["event"]["limit"], &data["event"]["requested"]), (&json!(1), &json!(2)));
+}

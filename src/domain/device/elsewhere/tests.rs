@@ -39,6 +39,7 @@ fn license(number: u128, key_id: u8) -> LicenseRecorded {
         model: "Example Phone 2".to_owned(),
         quota_policy_revision: 0,
         overage: false,
+        grade: None,
         evidence: None,
         occurred_ms: None,
         actor: String::new(),
@@ -164,6 +165,54 @@ fn what_is_said_of_a_license_after_its_end_is_recorded_once() {
     let mut other = Device::default();
     other.evolve(&Event::DeviceTookOver(Box::new(took_over.unwrap())));
     assert_eq!(other.ended, device.device.ended);
+}
+
+#[test]
+fn better_evidence_of_a_deletion_is_recorded_and_ends_the_doubt() {
+    let mut device = scenario();
+    device.record_elsewhere(license(1, 1), None);
+    device.record_elsewhere(license(2, 2), None);
+    device.write_off(Some(&kids([2])), None);
+    let possible = |device: &Scenario| {
+        let family = &device.accounts[&account_ref("family")];
+        let of_account = family.doubtful.slots(device.now_ms).count();
+        (device.explain(&[]).rules[0].in_use.possible, of_account)
+    };
+    // Of each number: the grades, and whether each says more than those before.
+    for (number, grades) in [
+        (1, [(Grade::E, true), (Grade::E, false), (Grade::C, true), (Grade::D, false)]),
+        (2, [(Grade::E, true), (Grade::D, true), (Grade::D, false), (Grade::E, false)]),
+    ] {
+        for (grade, says_more) in grades {
+            let events = device.events.len();
+            device.record_deletion(known_as(number), grade).unwrap();
+            let recorded = device.events.len() - events;
+            assert_eq!(recorded, usize::from(says_more), "{number} {grade:?}");
+        }
+    }
+    assert_eq!((device.held(), possible(&device)), (vec![], (2, 2)));
+    for (number, left) in [(1, 1), (2, 0)] {
+        let events = device.events.len();
+        for grade in [Grade::B, Grade::B, Grade::C] {
+            device.record_deletion(known_as(number), grade).unwrap();
+        }
+        assert_eq!(device.events.len(), events + 1, "license {number}");
+        assert_eq!(possible(&device), (left, left as usize));
+    }
+    let released = device.mirrored.iter().map(|(_, event)| event.id("s")).collect::<BTreeSet<_>>();
+    assert_eq!(released.len(), device.mirrored.len(), "each is another fact");
+}
+
+#[test]
+fn a_deletion_is_recorded_again_where_it_ends_the_license_by_another_policy() {
+    let mut device = scenario();
+    device.record_elsewhere(license(1, 1), None);
+    device.record_deletion(known_as(1), Grade::D).unwrap();
+    device.record_deletion(known_as(1), Grade::D).unwrap();
+    assert_eq!((device.events.len(), device.held()), (2, kids([1])));
+    device.policy.releasing_grades.push(Grade::D);
+    device.record_deletion(known_as(1), Grade::D).unwrap();
+    assert_eq!((device.events.len(), device.held()), (3, vec![]));
 }
 
 #[test]
@@ -293,6 +342,9 @@ proptest! {
         }
         let ids: BTreeSet<_> = device.events.iter().map(|event| event.id("s")).collect();
         prop_assert_eq!(ids.len(), device.events.len());
+        let mirrored = device.mirrored.iter();
+        let ids: BTreeSet<_> = mirrored.map(|(name, event)| event.id(&name.to_string())).collect();
+        prop_assert_eq!(ids.len(), device.mirrored.len());
         let mut again = Device::default();
         device.events.iter().for_each(|event| again.evolve(event));
         prop_assert_eq!(again, device.device);

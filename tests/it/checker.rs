@@ -5,20 +5,24 @@
 //!
 //! It knows nothing of how the service decides: it counts what takes room, by device, account and
 //! title, with the times at which it was taken and freed, what was issued lately, which limits were
-//! set for a device, when it was blocked, and which devices became one. Its time grows with the length of history and log,
-//! but for the sorting of the calls and the finding of places and times in lists in order, and with
-//! what is live on a device where that becomes another.
+//! set for a device or account, when a device was blocked, and which devices became one. Its time
+//! grows with the length of history and log, but for the sorting of the calls and the finding of
+//! places and times in lists in order, and with what is live on a device, and what was issued lately,
+//! where that becomes another.
 
 mod faults;
+mod history;
 mod ledger;
 pub mod limits;
 mod load;
 pub mod log;
+mod meters;
 
 use std::collections::HashSet;
 
 use uuid::Uuid;
 
+use history::Window;
 use ledger::Ledger;
 use limits::{Own, Rule};
 
@@ -33,6 +37,16 @@ pub enum Subject {
     Account(String),
     /// This title, on all devices of the account with this reference.
     Title(String, String),
+}
+
+impl Subject {
+    /// Whose limits may be set in place of a rule's own.
+    fn holder(&self) -> Self {
+        match self {
+            Self::Title(account, _) => Self::Account(account.clone()),
+            holder => holder.clone(),
+        }
+    }
 }
 
 /// One call, as its caller saw it. Times are of one clock that never goes back.
@@ -70,8 +84,21 @@ pub enum Told {
     Refused { rule: String, subject: Subject, wanted: usize },
     /// The license or reservation with this id takes no room, or nobody has it any more.
     Gone(Uuid),
+    /// The rule's own limit holds: what was set in its place is taken back, with this effect, or
+    /// there was nothing to take back.
+    TakenBack { rule: String, holder: Subject, effect: Effect },
     /// Nothing.
     Unknown,
+}
+
+impl Told {
+    fn effects(&self) -> &[Effect] {
+        match self {
+            Self::Done(effects) => effects,
+            Self::TakenBack { effect, .. } => std::slice::from_ref(effect),
+            _ => &[],
+        }
+    }
 }
 
 /// Something that happens once.
@@ -91,8 +118,8 @@ pub enum Effect {
     Used(Uuid),
     /// A device went on as another one.
     Joined(String),
-    /// A limit was set, for this reason.
-    Limited(String),
+    /// A limit was set in place of a rule's own, or taken back, for this reason.
+    Limited { rule: String, own: Option<Own>, reason: String },
     /// A device was blocked or unblocked, for this reason.
     Blocked(String),
     /// This identity was said to be one of a device.
@@ -127,9 +154,9 @@ pub enum What {
         from: String,
         into: String,
     },
-    /// A device has a limit in place of a rule's own, or no longer.
+    /// A device or account has a limit in place of a rule's own, or no longer.
     Limited {
-        device: String,
+        holder: Subject,
         rule: String,
         own: Option<Own>,
     },
@@ -208,6 +235,11 @@ pub fn check(calls: &[Call], changes: &[Change], rules: &[Rule]) -> Result<(), B
             Told::Gone(id) if ledger.gone(*id).is_none_or(|gone| window.1 <= gone) => {
                 return Err(Broken::NotGone { id: *id, call: index });
             }
+            Told::TakenBack { rule, holder, effect } if spans[index].is_none() => {
+                if !ledger.was_bare(rule, holder, window, call.times_ms().1) {
+                    return Err(Broken::Lost(effect.clone()));
+                }
+            }
             _ => {}
         }
     }
@@ -220,17 +252,17 @@ fn spans(calls: &[Call], ledger: &Ledger<'_>) -> Result<Vec<Option<(usize, usize
     let mut told = HashSet::<&Effect>::new();
     let mut spans = Vec::with_capacity(calls.len());
     for call in calls {
-        let Told::Done(effects) = &call.told else {
-            spans.push(None);
-            continue;
-        };
         let mut span = None;
-        for effect in effects {
+        for effect in call.told.effects() {
             if !told.insert(effect) {
                 return Err(Broken::Duplicate(effect.clone()));
             }
-            let place = ledger.place(effect);
-            let place = place.ok_or_else(|| Broken::Lost(effect.clone()))?;
+            let place = match (ledger.place(effect), &call.told) {
+                (Some(place), _) => place,
+                // There may have been nothing to take back.
+                (None, Told::TakenBack { .. }) => continue,
+                (None, _) => return Err(Broken::Lost(effect.clone())),
+            };
             let (first, last) = span.unwrap_or((place, place));
             span = Some((place.min(first), place.max(last)));
         }
@@ -241,10 +273,7 @@ fn spans(calls: &[Call], ledger: &Ledger<'_>) -> Result<Vec<Option<(usize, usize
 
 /// For each call the lengths of the shortest and the longest prefix of the log that it may have
 /// seen: all that was acknowledged before it began, nothing of what began after it ended.
-fn windows(
-    calls: &[Call],
-    spans: &[Option<(usize, usize)>],
-) -> Result<Vec<(usize, usize)>, Broken> {
+fn windows(calls: &[Call], spans: &[Option<(usize, usize)>]) -> Result<Vec<Window>, Broken> {
     let mut windows = vec![(0, usize::MAX); calls.len()];
     let mut by_start: Vec<usize> = (0..calls.len()).collect();
     by_start.sort_by_key(|index| calls[*index].started);
@@ -259,10 +288,8 @@ fn windows(
             seen = seen.max(spans[*earlier].map_or(0, |(_, last)| last + 1));
         }
         windows[*index].0 = seen;
-        if let (Some((first, _)), Told::Done(effects)) = (spans[*index], &calls[*index].told)
-            && first < seen
-        {
-            return Err(Broken::OutOfOrder(effects[0].clone()));
+        if spans[*index].is_some_and(|(first, _)| first < seen) {
+            return Err(Broken::OutOfOrder(calls[*index].told.effects()[0].clone()));
         }
     }
     let (mut started, mut unseen) = (by_start.iter().rev().peekable(), usize::MAX);

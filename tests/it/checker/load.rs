@@ -1,6 +1,8 @@
-//! Calls from many threads at the edge of the limits of devices, accounts and titles, of what is new to
-//! an account, and of those set for one device, by every path there is, with kills in between; the checker goes through all of it afterwards.
+//! Calls from many threads at the edge of the limits of devices, accounts and titles, of what is new
+//! to an account or device, and of those set for one of them, by every path there is, with kills in
+//! between; the checker goes through all of it afterwards.
 
+mod answers;
 mod calls;
 
 use std::collections::HashMap;
@@ -26,7 +28,7 @@ use super::log::changes;
 use super::*;
 use crate::authorize::{AUDIENCE, ISSUER, Issuer, key_set};
 use crate::client::Client;
-use crate::device::Device;
+use crate::device::{Device, kid};
 use crate::mutations::Rng;
 use crate::process::{Serving, run};
 use crate::service::{block_on, make_device};
@@ -40,8 +42,11 @@ const THREADS: usize = 16;
 const DEVICES: usize = 6;
 const ACCOUNTS: usize = 2;
 
-/// The content group of licenses of which few may be issued at once.
+/// The content group of licenses of which few may be issued at once at an account's expense.
 const NEW: &str = "new";
+
+/// That of those of which few may be issued at once to a device.
+const RARE: &str = "rare";
 
 const DEVICE_SLOTS: Rule = Rule::on_slots("device-slots", Scope::Device, 5);
 
@@ -67,13 +72,28 @@ const NEW_DEVICES: Rule = Rule {
     limit: 4,
     ..NEW_LICENSES
 };
+const RARE_LICENSES: Rule = Rule {
+    id: "rare-licenses",
+    scope: Scope::Device,
+    counts: Counts::Issued { within_ms: 2_000 },
+    group: Some(RARE),
+    ..NEW_LICENSES
+};
 
-const RULES: [Rule; 5] = [TITLE_SLOTS, NEW_LICENSES, NEW_DEVICES, DEVICE_SLOTS, ACCOUNT_SLOTS];
+const RULES: [Rule; 6] =
+    [TITLE_SLOTS, NEW_LICENSES, RARE_LICENSES, NEW_DEVICES, DEVICE_SLOTS, ACCOUNT_SLOTS];
+
+/// An account, as services call it and as the log does.
+#[derive(Clone)]
+struct Account {
+    name: String,
+    reference: String,
+}
 
 /// A device that several threads act for, as its identities: more with each that it is joined with.
 struct Shared {
     name: String,
-    account: String,
+    account: Account,
     /// Those that ask for licenses.
     identities: RwLock<Vec<Arc<Device>>>,
     /// The reference of the device, once it was joined with another.
@@ -89,6 +109,7 @@ struct Load {
     issuer: Issuer,
     pki: std::path::PathBuf,
     devices: Vec<Shared>,
+    guests: Account,
     clock: Instant,
     calls: Mutex<Vec<Call>>,
     /// Calls whose answers never came.
@@ -98,13 +119,15 @@ struct Load {
 }
 
 impl Load {
-    fn new(issuer: Issuer, pki: &Path) -> Self {
+    fn new(issuer: Issuer, pki: &Path, client: &Client) -> Self {
+        let accounts = (0..ACCOUNTS).map(|number| account(client, &format!("account-{number}")));
+        let accounts: Vec<_> = accounts.collect();
         let devices = (0..DEVICES).map(|number| {
             let name = format!("device-{number}");
             let device = make_device(pki, &name, SecurityLevel::Software);
             Shared {
                 name,
-                account: format!("account-{}", number % ACCOUNTS),
+                account: accounts[number % ACCOUNTS].clone(),
                 identities: RwLock::new(vec![Arc::new(device)]),
                 reference: Mutex::default(),
                 joining: AtomicBool::new(false),
@@ -115,6 +138,7 @@ impl Load {
             issuer,
             pki: pki.to_owned(),
             devices: devices.collect(),
+            guests: account(client, "guests"),
             clock: Instant::now(),
             calls: Mutex::new(Vec::new()),
             open: Mutex::new(Vec::new()),
@@ -152,31 +176,12 @@ impl Load {
     }
 }
 
-/// Names the accounts of refusals by what the log calls them: devices that act for an account are
-/// told by their first identity.
-fn resolved(load: &Load, facts: &[Fact]) -> Vec<Call> {
-    let mut names = HashMap::new();
-    for fact in facts {
-        if let Event::LicenseAcquired(e) = &fact.event {
-            let account = e.account.as_ref().unwrap().to_string();
-            names.insert(e.identity.to_string(), account);
-        }
-    }
-    let accounts = load.devices.iter().map(|device| {
-        let first = device.identities.read().unwrap()[0].identity();
-        (device.account.clone(), names.get(&first).cloned().unwrap_or_default())
-    });
-    let accounts: HashMap<_, _> = accounts.collect();
-    let mut calls = std::mem::take(&mut *load.calls.lock().unwrap());
-    for call in &mut calls {
-        if let Told::Refused { subject, .. } = &mut call.told
-            && let Subject::Account(name) | Subject::Title(name, _) = subject
-            && let Some(reference) = accounts.get(name)
-        {
-            name.clone_from(reference);
-        }
-    }
-    calls
+/// An account as the service knows it, which tells its reference in what it decides.
+fn account(client: &Client, name: &str) -> Account {
+    let question = json!({ "device": "any", "account": name, "key_ids": [kid(0)] });
+    let decision = client.post_json("/v1/quota/decisions", &question).json();
+    let reference = decision["account"].as_str().unwrap().to_owned();
+    Account { name: name.to_owned(), reference }
 }
 
 fn read_log(data: &Path) -> Vec<Fact> {
@@ -258,6 +263,14 @@ fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
         Event::ReservationMade(e) => e.overage,
         _ => false,
     });
+    let changed = |is_it: &dyn Fn(&Fact, Option<u32>) -> bool| {
+        let changed = facts.iter().filter(|fact| match &fact.event {
+            Event::QuotaOverrideSet(e) => is_it(fact, e.limit),
+            _ => false,
+        });
+        changed.count()
+    };
+    let of_account = |fact: &Fact| fact.recorded.stream.as_str().starts_with("account-");
     let linked = history.iter().filter(|call| {
         matches!(&call.told, Told::Done(effects) if matches!(effects[..], [Effect::Linked(_)]))
     });
@@ -265,6 +278,21 @@ fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
         ("cut off", cut_off, 1),
         ("overage", marked.count(), history.len() / 200),
         ("linked", linked.count(), history.len() / 300),
+        (
+            "set for accounts",
+            changed(&|fact, limit| of_account(fact) && limit.is_some()),
+            history.len() / 100,
+        ),
+        (
+            "taken back from accounts",
+            changed(&|fact, limit| of_account(fact) && limit.is_none()),
+            history.len() / 500,
+        ),
+        (
+            "taken back from devices",
+            changed(&|fact, limit| !of_account(fact) && limit.is_none()),
+            history.len() / 500,
+        ),
     ];
     let rules = RULES.iter().map(|rule| rule.id).chain([BLOCKED]);
     let by_rule = rules.map(|rule| (rule, refused(rule), history.len() / 100));
@@ -299,7 +327,7 @@ fn concurrent_calls_at_the_edge_of_device_and_account_limits_keep_every_promise(
     publish_policy(&data);
     run(&["keys", "seed", "--data", data.to_str().unwrap(), seed.to_str().unwrap()]).ok();
     service = start();
-    let mut load = Load::new(issuer, &service.pki);
+    let mut load = Load::new(issuer, &service.pki, &service.client(&key));
     let kills = (calls / CALLS_A_KILL).clamp(1, 40);
     let mut cut_off = 0;
     for round in 0..=kills {
@@ -332,7 +360,7 @@ fn concurrent_calls_at_the_edge_of_device_and_account_limits_keep_every_promise(
     }
     service.stop();
     let facts = read_log(&data);
-    let history = resolved(&load, &facts);
+    let history = std::mem::take(load.calls.get_mut().unwrap());
     assert_eq!(history.len(), calls);
     assert_eq!(check(&history, &changes(&facts), &RULES), Ok(()));
     check_variety(&history, &facts, cut_off);

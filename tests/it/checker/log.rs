@@ -1,11 +1,11 @@
 //! What the events of a log do to the room that is taken.
 
-use license_ledger::domain::event::ReservationEnd;
+use license_ledger::domain::event::{QuotaOverrideSet, ReservationEnd};
 use license_ledger::domain::{Event, KeyId, LicenseId};
 use license_ledger::ledger::tail::Fact;
 
 use super::limits::Own;
-use super::{By, Change, Effect, Slot, Taken, What};
+use super::{By, Change, Effect, Slot, Subject, Taken, What};
 
 /// The changes that a log says, one a fact.
 pub fn changes(facts: &[Fact]) -> Vec<Change> {
@@ -21,6 +21,10 @@ fn change(fact: &Fact) -> Change {
             let linked = e.actor.as_ref().map(|_| Effect::Linked(identity.clone()));
             (linked.into_iter().collect(), What::Belongs { identity, device })
         }
+        (None, Event::QuotaOverrideSet(e)) => {
+            let account = stream.strip_prefix("account-").unwrap().to_owned();
+            limited(Subject::Account(account), e)
+        }
         _ => (Vec::new(), What::Other),
     };
     Change { at_ms: fact.event.at_ms(), effects, what }
@@ -28,6 +32,14 @@ fn change(fact: &Fact) -> Change {
 
 fn slot(license: LicenseId, key: KeyId, title: &Option<String>, group: &Option<String>) -> Slot {
     Slot { id: license.0, key_id: key.0, title: title.clone(), group: group.clone() }
+}
+
+fn limited(holder: Subject, e: &QuotaOverrideSet) -> (Vec<Effect>, What) {
+    let until_ms = e.until_ms.unwrap_or(i64::MAX);
+    let own = e.limit.map(|limit| Own { limit: limit as usize, until_ms });
+    let (rule, reason) = (e.rule.clone(), e.reason.clone());
+    let what = What::Limited { holder, rule: rule.clone(), own };
+    (vec![Effect::Limited { rule, own, reason }], what)
 }
 
 fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
@@ -87,12 +99,7 @@ fn of_device(device: &str, event: &Event) -> (Vec<Effect>, What) {
         Event::LicenseWrittenOff(e) => {
             (vec![Effect::WrittenOff(e.license_id.0)], freed(e.license_id.0, e.frees_at_ms))
         }
-        Event::QuotaOverrideSet(e) => {
-            let until_ms = e.until_ms.unwrap_or(i64::MAX);
-            let own = e.limit.map(|limit| Own { limit: limit as usize, until_ms });
-            let what = What::Limited { device: device.to_owned(), rule: e.rule.clone(), own };
-            (vec![Effect::Limited(e.reason.clone())], what)
-        }
+        Event::QuotaOverrideSet(e) => limited(Subject::Device(device.to_owned()), e),
         Event::DeviceBlocked(e) | Event::DeviceUnblocked(e) => {
             let blocked = matches!(event, Event::DeviceBlocked(_));
             let what = What::Blocked { device: device.to_owned(), blocked };

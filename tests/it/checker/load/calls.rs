@@ -1,20 +1,21 @@
-//! What is asked of the service, by whom, and what the answers say.
+//! What is asked of the service, and by whom.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use license_ledger::clock::{Clock, UnixMillis};
-use license_ledger::domain::quota::BLOCKED;
 use license_ledger::playready::acquire::AcquireRequest;
 use license_ledger::playready::policy::SecurityLevel;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::super::{Effect, Subject, Told};
-use super::{DEVICE_SLOTS, Load, NEW, Shared};
+use super::super::limits::{Own, Rule, Scope};
+use super::super::{Effect, Subject};
+use super::answers::id;
+use super::{Account, Load, NEW, RARE, RULES, Shared};
 use crate::authorize::claims;
 use crate::client::{Answer, Client};
-use crate::device::{Device, deleted, kid, request};
+use crate::device::{Device, kid, request};
 use crate::mutations::Rng;
 use crate::service::make_device;
 
@@ -41,8 +42,8 @@ pub(super) struct Sent {
     pub(super) started: u64,
     pub(super) started_ms: i64,
     pub(super) request: Request,
-    device: usize,
-    asked: Asked,
+    pub(super) device: usize,
+    pub(super) asked: Asked,
 }
 
 pub(super) enum Request {
@@ -50,7 +51,7 @@ pub(super) enum Request {
     Command { method: &'static str, path: String, key: String, body: Value },
 }
 
-enum Asked {
+pub(super) enum Asked {
     License {
         by: Arc<Device>,
         nonce: [u8; 16],
@@ -84,8 +85,10 @@ enum Asked {
         fresh: Arc<Device>,
         replaces: bool,
     },
+    /// With this effect.
     Limit {
-        reason: String,
+        holder: Subject,
+        effect: Effect,
     },
     Block {
         reason: String,
@@ -122,7 +125,7 @@ impl Shared {
         Some(has.swap_remove(choice))
     }
 
-    fn has(&self, had: Had) {
+    pub(super) fn has(&self, had: Had) {
         self.has.lock().unwrap().push(had);
     }
 }
@@ -139,10 +142,10 @@ impl Load {
             return sent;
         }
         match rng.below(100) {
-            0..4 => return self.set_limit(device, number, rng),
-            4..8 => return self.block(device, number, rng),
-            8 => return self.link(device, number, rng),
-            9..16 => return self.guest(number, rng),
+            0..6 => return self.change_limit(device, number, rng),
+            6..10 => return self.block(device, number, rng),
+            10 => return self.link(device, number, rng),
+            11..18 => return self.guest(number, rng),
             _ => {}
         }
         let given_back = if rng.below(2) == 0 { shared.take(rng) } else { None };
@@ -171,14 +174,14 @@ impl Load {
     fn challenge(
         &self,
         by: &Device,
-        account: &str,
+        account: &Account,
         token: &str,
         (key, persist): (&Value, bool),
     ) -> (Vec<u8>, [u8; 16]) {
         let policy = json!({ "sl": 150, "persist": persist });
         let keys = [key];
         let key_id = id(&key["kid"]).unwrap();
-        let license = json!({ "account": account, "policy": policy, "keys": keys });
+        let license = json!({ "account": account.name, "policy": policy, "keys": keys });
         let mut claims = claims(token, license);
         claims["exp"] = u32::MAX.into();
         let token = self.issuer.token(&claims);
@@ -205,7 +208,7 @@ impl Load {
             key_ids.push(kid(number as u128 + (1 << 64)));
         }
         let body = json!({
-            "device": shared.identity(rng).identity(), "account": shared.account,
+            "device": shared.identity(rng).identity(), "account": shared.account.name,
             "key_ids": key_ids, "commit": true,
             "hold_seconds": if short { SHORT_HOLD_S } else { LONG_HOLD_S },
         });
@@ -225,7 +228,7 @@ impl Load {
         let shared = &self.devices[device];
         let license = labeled(reported(key_id, number), rng);
         let body = json!({
-            "device": shared.identity(rng).identity(), "account": shared.account,
+            "device": shared.identity(rng).identity(), "account": shared.account.name,
             "drm_system": "widevine", "reservation_id": reservation, "licenses": [license],
         });
         self.command(device, "/v1/acquisitions", number, body, Asked::Report)
@@ -286,11 +289,7 @@ impl Load {
         let shared = &self.devices[device];
         let name = format!("{}-{number}", shared.name);
         let fresh = Arc::new(make_device(&self.pki, &name, SecurityLevel::Software));
-        // The ledger gets to know it by a license that takes no room.
-        let token = format!("fresh-{number}");
-        let key = json!({ "kid": kid(number as u128) });
-        let (challenge, _) = self.challenge(&fresh, &shared.account, &token, (&key, false));
-        if client.try_challenge(&challenge, "").is_none_or(|answer| answer.status != 200) {
+        if !self.introduce(client, &fresh, device, number, rng) {
             shared.joining.store(false, Ordering::Relaxed);
             return None;
         }
@@ -308,20 +307,59 @@ impl Load {
         Some(self.command(device, &path, number, body, asked))
     }
 
-    /// A device gets a limit of its own in place of the one before.
-    fn set_limit(&self, device: usize, number: usize, rng: &mut Rng) -> Sent {
-        let name = self.devices[device].identity(rng).identity();
-        let path = format!("/v1/devices/{name}/overrides/{}", DEVICE_SLOTS.id);
-        let reason = format!("call {number}");
-        // None is the one before again: it is another limit, or ends at another time.
-        let until_ms = match rng.below(2) {
-            0 => (Clock::System.now().0 / 1000 + 2) * 1000 + i64::try_from(number % 1000).unwrap(),
-            _ => AFTER_ALL_MS + i64::try_from(number).unwrap(),
+    /// The ledger gets to know a device: by a license that takes no room, and at times by one that
+    /// others report. `false`: the service is gone.
+    fn introduce(
+        &self,
+        client: &Client,
+        fresh: &Device,
+        device: usize,
+        number: usize,
+        rng: &mut Rng,
+    ) -> bool {
+        let account = &self.devices[device].account;
+        let (token, key_id) = (format!("fresh-{number}"), kid(number as u128));
+        let key = json!({ "kid": key_id });
+        let (challenge, _) = self.challenge(fresh, account, &token, (&key, false));
+        let is_done = |answer: Option<Answer>| answer.is_some_and(|answer| answer.status == 200);
+        if !is_done(client.try_challenge(&challenge, "")) {
+            return false;
+        }
+        let license = labeled(short_lived(reported(key_id, number)), rng);
+        let body = json!({
+            "device": fresh.identity(), "account": account.name,
+            "drm_system": "widevine", "licenses": [license],
+        });
+        rng.below(3) == 0 || is_done(client.try_command("/v1/acquisitions", &token, &body))
+    }
+
+    /// A device or account gets a limit of its own in place of the one before, or has none any more.
+    fn change_limit(&self, device: usize, number: usize, rng: &mut Rng) -> Sent {
+        let shared = &self.devices[device];
+        let of_device = rng.below(2) == 0;
+        let of_holder = |rule: &&Rule| of_device == (rule.scope == Scope::Device);
+        let rules: Vec<_> = RULES.iter().filter(of_holder).collect();
+        let rule = rules[rng.below(rules.len())];
+        let account = if rng.below(3) == 0 { &self.guests } else { &shared.account };
+        let (path, holder) = if of_device {
+            let identity = shared.identity(rng).identity();
+            (format!("/v1/devices/{identity}"), Subject::DeviceOf(identity))
+        } else {
+            let holder = Subject::Account(account.reference.clone());
+            (format!("/v1/accounts/{}", account.name), holder)
         };
-        let limit = DEVICE_SLOTS.limit - 2 + (number + number / 1000) % 5;
-        let body = json!({ "limit": limit, "until": UnixMillis(until_ms), "reason": reason });
-        let request = Request::Command { method: "PUT", path, key: number.to_string(), body };
-        self.sent(device, request, Asked::Limit { reason })
+        let (path, reason) = (format!("{path}/overrides/{}", rule.id), format!("call-{number}"));
+        let own = (rng.below(3) != 0).then(|| own_limit(rule, number, rng));
+        let (method, path, body) = match own {
+            Some(Own { limit, until_ms }) => {
+                let until = UnixMillis(until_ms);
+                ("PUT", path, json!({ "limit": limit, "until": until, "reason": reason }))
+            }
+            None => ("DELETE", format!("{path}?reason={reason}"), json!({})),
+        };
+        let request = Request::Command { method, path, key: number.to_string(), body };
+        let effect = Effect::Limited { rule: rule.id.to_owned(), own, reason };
+        self.sent(device, request, Asked::Limit { holder, effect })
     }
 
     /// A device is blocked, or, more often than that, unblocked.
@@ -346,12 +384,10 @@ impl Load {
     /// A device that nobody has seen before has something for a while, at the guests' expense.
     fn guest(&self, number: usize, rng: &mut Rng) -> Sent {
         let (name, key_id) = (format!("guest-{number}"), kid(number as u128));
-        let mut body = json!({ "device": name, "account": "guests" });
+        let mut body = json!({ "device": name, "account": self.guests.name });
         let path = if rng.below(4) == 0 {
-            let mut license = reported(key_id, number);
-            license["counted_until"] = json!(UnixMillis(Clock::System.now().0 + 1000));
             body["drm_system"] = json!("widevine");
-            body["licenses"] = json!([license]);
+            body["licenses"] = json!([short_lived(reported(key_id, number))]);
             "/v1/acquisitions"
         } else {
             body["key_ids"] = json!([key_id]);
@@ -361,119 +397,16 @@ impl Load {
         };
         self.command(0, path, number, body, Asked::Guest)
     }
-
-    /// What an answer says; what the device has by it is remembered.
-    pub(super) fn told(&self, sent: &Sent, answer: &Answer) -> Told {
-        let shared = &self.devices[sent.device];
-        let done = |effect| Told::Done(vec![effect]);
-        match &sent.asked {
-            Asked::License { by, nonce, key_id, title } => {
-                if answer.status == 500 {
-                    return refused(&answer.text(), by, &shared.account, title.as_deref());
-                }
-                let acquired = by.accept(&answer.body, nonce).unwrap();
-                let [license] = acquired.rights_ids()[..] else { panic!("not one license") };
-                let (by, session, key_id) = (Arc::clone(by), *nonce, *key_id);
-                let stored = acquired.transaction_id;
-                shared.has(Had::Own { by, session, key_id, license, stored });
-                done(Effect::Taken(license))
-            }
-            Asked::Acknowledgement { license, had } => {
-                assert_eq!(answer.status, 200, "{}", answer.text());
-                shared.has(had.clone());
-                done(Effect::Stored(*license))
-            }
-            Asked::Deletion { session, license } => {
-                deleted(&answer.body, *session).unwrap();
-                done(Effect::Deleted(*license))
-            }
-            Asked::Reservation { key_ids, short } => {
-                let decision = ok(answer);
-                let Some(reservation) = id(&decision["reservation_id"]) else {
-                    return denied(&decision);
-                };
-                let (key_ids, short) = (key_ids.clone(), *short);
-                shared.has(Had::Reserved { reservation, key_ids, short });
-                done(Effect::Taken(reservation))
-            }
-            Asked::Report => {
-                let license = id(&ok(answer)["licenses"][0]["license_id"]).unwrap();
-                shared.has(Had::Reported { license });
-                done(Effect::Taken(license))
-            }
-            Asked::ReportedDeletion { license } => match answer.status {
-                404 => Told::Gone(*license),
-                _ => match id(&ok(answer)["licenses"][0]["license_id"]) {
-                    Some(deleted) => done(Effect::Deleted(deleted)),
-                    None => Told::Gone(*license),
-                },
-            },
-            Asked::WriteOff { license } => match id(&ok(answer)["written_off"][0]["license_id"]) {
-                Some(written_off) => done(Effect::WrittenOff(written_off)),
-                None => Told::Gone(*license),
-            },
-            // It may have ended by itself, at a time of the service's clock.
-            Asked::Release { short: true, .. } if answer.status == 404 => Told::Unknown,
-            Asked::Release { reservation, .. } if answer.status == 404 => Told::Gone(*reservation),
-            Asked::Release { reservation, .. } => {
-                ok(answer);
-                done(Effect::Released(*reservation))
-            }
-            // Nobody has asked for anything for the device yet, or it is blocked.
-            Asked::Join { .. } if [404, 409].contains(&answer.status) => {
-                shared.joining.store(false, Ordering::Relaxed);
-                Told::Unknown
-            }
-            Asked::Limit { .. } | Asked::Block { .. } | Asked::Link { .. }
-                if answer.status == 404 =>
-            {
-                Told::Unknown
-            }
-            // It would have ended before the call was sent again.
-            Asked::Limit { .. } if answer.status == 400 => Told::Unknown,
-            Asked::Limit { reason } => {
-                ok(answer);
-                done(Effect::Limited(reason.clone()))
-            }
-            Asked::Block { reason } => match ok(answer)["changed"].as_bool().unwrap() {
-                true => done(Effect::Blocked(reason.clone())),
-                false => Told::Done(Vec::new()),
-            },
-            Asked::Link { fresh } => {
-                ok(answer);
-                shared.identities.write().unwrap().push(Arc::clone(fresh));
-                done(Effect::Linked(fresh.identity()))
-            }
-            Asked::Guest => {
-                let said = ok(answer);
-                let taken = id(&said["licenses"][0]["license_id"]);
-                let taken = taken.or_else(|| id(&said["reservation_id"]));
-                taken.map_or_else(|| denied(&said), |taken| done(Effect::Taken(taken)))
-            }
-            Asked::Join { fresh, replaces } => {
-                let joined = ok(answer);
-                let text = |member: &str| joined[member].as_str().unwrap().to_owned();
-                *shared.reference.lock().unwrap() = Some(text("device"));
-                let mut identities = shared.identities.write().unwrap();
-                if *replaces {
-                    // Those of the one that was replaced only give back.
-                    identities.clear();
-                }
-                identities.push(Arc::clone(fresh));
-                shared.joining.store(false, Ordering::Relaxed);
-                done(Effect::Joined(text("from")))
-            }
-        }
-    }
 }
 
-fn ok(answer: &Answer) -> Value {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()
-}
-
-fn id(value: &Value) -> Option<Uuid> {
-    value.as_str().map(|text| text.parse().unwrap())
+/// A limit beside that of the rule. None is the one before again: it is another limit, or ends at
+/// another time.
+fn own_limit(rule: &Rule, number: usize, rng: &mut Rng) -> Own {
+    let until_ms = match rng.below(2) {
+        0 => (Clock::System.now().0 / 1000 + 2) * 1000 + i64::try_from(number % 1000).unwrap(),
+        _ => AFTER_ALL_MS + i64::try_from(number).unwrap(),
+    };
+    Own { limit: rule.limit - 2 + (number + number / 1000) % 5, until_ms }
 }
 
 /// What names a KID, with the title and the content group that some have.
@@ -481,8 +414,10 @@ fn labeled(mut named: Value, rng: &mut Rng) -> Value {
     if rng.below(3) == 0 {
         named["title"] = json!(format!("film-{}", rng.below(2)));
     }
-    if rng.below(4) == 0 {
-        named["content_group"] = json!(NEW);
+    match rng.below(12) {
+        0..3 => named["content_group"] = json!(NEW),
+        3..5 => named["content_group"] = json!(RARE),
+        _ => {}
     }
     named
 }
@@ -493,44 +428,8 @@ fn reported(key_id: Uuid, number: usize) -> Value {
     json!({ "key_id": key_id, "license_reference": reference, "persistent": true })
 }
 
-/// A denied decision names what it is about as the ledger does.
-fn denied(decision: &Value) -> Told {
-    assert_eq!(decision["decision"], "deny", "{decision}");
-    let text = |member: &str| decision[member].as_str().unwrap().to_owned();
-    let rule = text("rule");
-    let mut said = decision["rules"].as_array().unwrap().iter();
-    let denies = said.find(|said| said["rule"] == *rule && said["decision"] == "deny").unwrap();
-    let subject = match denies["scope"].as_str().unwrap() {
-        "device" => Subject::Device(text("device")),
-        "account" => Subject::Account(text("account")),
-        _ => Subject::Title(text("account"), denies["title"].as_str().unwrap().to_owned()),
-    };
-    Told::Refused { rule, subject, wanted: decision["requested"].as_u64().unwrap() as usize }
-}
-
-/// A refusal of a challenge; the account is called as the service calls it.
-fn refused(fault: &str, by: &Device, account: &str, title: Option<&str>) -> Told {
-    let text = fault.replace("&quot;", "\"");
-    let (_, rest) = text.split_once("{\"error\"").unwrap_or_else(|| panic!("{fault}"));
-    let (object, _) = rest.split_once("</CustomData>").unwrap_or_else(|| panic!("{fault}"));
-    let custom: Value = serde_json::from_str(&format!("{{\"error\"{object}")).unwrap();
-    match (custom["error"].as_str().unwrap(), custom["reason"].as_str()) {
-        ("not_entitled", Some("device_replaced")) => return Told::Unknown,
-        // It was granted to a call that a kill cut off, and the device blocked or replaced since.
-        ("challenge_spent", None) => return Told::Unknown,
-        ("not_entitled", None) => {
-            let (rule, subject) = (BLOCKED.to_owned(), Subject::DeviceOf(by.identity()));
-            return Told::Refused { rule, subject, wanted: 1 };
-        }
-        _ => {}
-    }
-    assert_eq!(custom["error"], "persistent_license_limit", "{custom}");
-    let account = account.to_owned();
-    let subject = match custom["scope"].as_str().unwrap() {
-        "device" => Subject::DeviceOf(by.identity()),
-        "account" => Subject::Account(account),
-        _ => Subject::Title(account, title.unwrap().to_owned()),
-    };
-    let rule = custom["rule"].as_str().unwrap().to_owned();
-    Told::Refused { rule, subject, wanted: custom["requested"].as_u64().unwrap() as usize }
+/// One that counts for a moment only.
+fn short_lived(mut license: Value) -> Value {
+    license["counted_until"] = json!(UnixMillis(Clock::System.now().0 + 1000));
+    license
 }

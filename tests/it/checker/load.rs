@@ -100,6 +100,9 @@ struct Shared {
     reference: Mutex<Option<String>>,
     /// Whether it is being joined with another one.
     joining: AtomicBool,
+    /// The one that it is to be joined with next, if that was refused. An account may forget one of
+    /// its devices where too many are left alone.
+    waiting: Mutex<Option<Arc<Device>>>,
     /// What it was told that it has, and nobody is about to give back.
     has: Mutex<Vec<Had>>,
 }
@@ -131,6 +134,7 @@ impl Load {
                 identities: RwLock::new(vec![Arc::new(device)]),
                 reference: Mutex::default(),
                 joining: AtomicBool::new(false),
+                waiting: Mutex::default(),
                 has: Mutex::default(),
             }
         });

@@ -73,7 +73,8 @@ impl Load {
                 done(Effect::Released(*reservation))
             }
             // Nobody has asked for anything for the device yet, or it is blocked.
-            Asked::Join { .. } if [404, 409].contains(&answer.status) => {
+            Asked::Join { fresh, .. } if [404, 409].contains(&answer.status) => {
+                *shared.waiting.lock().unwrap() = Some(Arc::clone(fresh));
                 shared.joining.store(false, Ordering::Relaxed);
                 Told::Unknown
             }

@@ -287,12 +287,12 @@ impl Load {
     /// The device and a new one become one, or the new one replaces it. `None`: the service is gone.
     fn join(&self, client: &Client, device: usize, number: usize, rng: &mut Rng) -> Option<Sent> {
         let shared = &self.devices[device];
-        let name = format!("{}-{number}", shared.name);
-        let fresh = Arc::new(make_device(&self.pki, &name, SecurityLevel::Software));
-        if !self.introduce(client, &fresh, device, number, rng) {
+        let waiting = shared.waiting.lock().unwrap().take();
+        let newcomer = waiting.or_else(|| self.newcomer(client, device, number, rng));
+        let Some(fresh) = newcomer else {
             shared.joining.store(false, Ordering::Relaxed);
             return None;
-        }
+        };
         let reference = shared.reference.lock().unwrap().clone();
         let present = reference.unwrap_or_else(|| shared.identity(rng).identity());
         let (act, from, body, replaces) = match rng.below(3) {
@@ -307,30 +307,32 @@ impl Load {
         Some(self.command(device, &path, number, body, asked))
     }
 
-    /// The ledger gets to know a device: by a license that takes no room, and at times by one that
-    /// others report. `false`: the service is gone.
-    fn introduce(
+    /// A device that the ledger got to know by a license that takes no room, and at times by one that
+    /// others report. `None`: the service is gone.
+    fn newcomer(
         &self,
         client: &Client,
-        fresh: &Device,
         device: usize,
         number: usize,
         rng: &mut Rng,
-    ) -> bool {
-        let account = &self.devices[device].account;
+    ) -> Option<Arc<Device>> {
+        let Shared { name, account, .. } = &self.devices[device];
+        let name = format!("{name}-{number}");
+        let fresh = make_device(&self.pki, &name, SecurityLevel::Software);
         let (token, key_id) = (format!("fresh-{number}"), kid(number as u128));
         let key = json!({ "kid": key_id });
-        let (challenge, _) = self.challenge(fresh, account, &token, (&key, false));
-        let is_done = |answer: Option<Answer>| answer.is_some_and(|answer| answer.status == 200);
-        if !is_done(client.try_challenge(&challenge, "")) {
-            return false;
+        let (challenge, _) = self.challenge(&fresh, account, &token, (&key, false));
+        let is_done = |answer: &Answer| answer.status == 200;
+        client.try_challenge(&challenge, "").filter(is_done)?;
+        if rng.below(3) > 0 {
+            let license = labeled(short_lived(reported(key_id, number)), rng);
+            let body = json!({
+                "device": fresh.identity(), "account": account.name,
+                "drm_system": "widevine", "licenses": [license],
+            });
+            client.try_command("/v1/acquisitions", &token, &body).filter(is_done)?;
         }
-        let license = labeled(short_lived(reported(key_id, number)), rng);
-        let body = json!({
-            "device": fresh.identity(), "account": account.name,
-            "drm_system": "widevine", "licenses": [license],
-        });
-        rng.below(3) == 0 || is_done(client.try_command("/v1/acquisitions", &token, &body))
+        Some(Arc::new(fresh))
     }
 
     /// A device or account gets a limit of its own in place of the one before, or has none any more.

@@ -235,10 +235,11 @@ pub fn check(calls: &[Call], changes: &[Change], rules: &[Rule]) -> Result<(), B
             Told::Gone(id) if ledger.gone(*id).is_none_or(|gone| window.1 <= gone) => {
                 return Err(Broken::NotGone { id: *id, call: index });
             }
-            Told::TakenBack { rule, holder, effect } if spans[index].is_none() => {
-                if !ledger.was_bare(rule, holder, window, call.times_ms().1) {
-                    return Err(Broken::Lost(effect.clone()));
-                }
+            Told::TakenBack { rule, holder, effect }
+                if spans[index].is_none()
+                    && !ledger.was_bare(rule, holder, window, call.times_ms().1) =>
+            {
+                return Err(Broken::Lost(effect.clone()));
             }
             _ => {}
         }

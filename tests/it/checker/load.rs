@@ -285,17 +285,17 @@ fn check_variety(history: &[Call], facts: &[Fact], cut_off: usize) {
         (
             "set for accounts",
             changed(&|fact, limit| of_account(fact) && limit.is_some()),
-            history.len() / 100,
+            history.len() / 200,
         ),
         (
             "taken back from accounts",
             changed(&|fact, limit| of_account(fact) && limit.is_none()),
-            history.len() / 500,
+            history.len() / 1_000,
         ),
         (
             "taken back from devices",
             changed(&|fact, limit| !of_account(fact) && limit.is_none()),
-            history.len() / 500,
+            history.len() / 1_000,
         ),
     ];
     let rules = RULES.iter().map(|rule| rule.id).chain([BLOCKED]);

@@ -61,7 +61,7 @@ fn a_limit_set_for_a_device_holds_from_there_on_in_place_of_the_rules() {
     assert_eq!(asked(25), Ok(()));
     assert_eq!(asked(5), Err(Broken::Stale { subject: device(), call: 2 }));
     let lost = [call(0, 1, grant(1)), call(10, 20, done(set.clone()))];
-    assert_eq!(found(&lost, &[one.clone()]), Err(Broken::Lost(set.clone())));
+    assert_eq!(found(&lost, std::slice::from_ref(&one)), Err(Broken::Lost(set.clone())));
     let other = Change { effects: vec![effect(OF_DEVICE, &device(), Some(2), i64::MAX)], ..less };
     assert_eq!(found(&lost, &[one, other]), Err(Broken::Lost(set)), "another limit");
 }

@@ -251,7 +251,7 @@ impl Load {
                 self.command(device, &path, number, body, Asked::WriteOff { license })
             }
             Had::Own { by, session, key_id, license, stored: Some(transaction) }
-                if rng.below(3) == 0 =>
+                if rng.below(2) == 0 =>
             {
                 let confirmation = by.confirm(transaction, &[(key_id, 0)]);
                 let had = Had::Own { by, session, key_id, license, stored: None };
@@ -351,7 +351,7 @@ impl Load {
             (format!("/v1/accounts/{}", account.name), holder)
         };
         let (path, reason) = (format!("{path}/overrides/{}", rule.id), format!("call-{number}"));
-        let own = (rng.below(3) != 0).then(|| own_limit(rule, number, rng));
+        let own = (rng.below(2) == 0).then(|| own_limit(rule, number, rng));
         let (method, path, body) = match own {
             Some(Own { limit, until_ms }) => {
                 let until = UnixMillis(until_ms);

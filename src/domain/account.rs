@@ -23,7 +23,7 @@ use super::quota::WINDOW_SECONDS_MAX;
 pub const EMPTY_MEMBERS_KEPT: usize = ISSUED_KEPT;
 
 /// Everything a decision about one account needs. Bounded by what is live, by
-/// [`ISSUED_KEPT`](super::holding::ISSUED_KEPT), and by 256 devices without anything live.
+/// [`ISSUED_KEPT`], and by 256 devices without anything live.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Time of the last event; later events are never earlier.

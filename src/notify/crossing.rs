@@ -364,7 +364,8 @@ mod tests {
         let tvs = ("tvs".to_owned(), None, None, 2);
         assert_eq!(told(&taken(0, 2, "series", "Example TV 1", 3)), [tvs]);
         let hourly = ("hourly".to_owned(), None, Some(3600), 4);
-        assert_eq!(told(&taken(1, 3, "other", phone, 4)), [hourly.clone()]);
+        let reached = told(&taken(1, 3, "other", phone, 4));
+        assert_eq!(reached, std::slice::from_ref(&hourly));
         let churn = ("churn".to_owned(), None, Some(86_400), 3);
         assert_eq!(told(&taken(2, 4, "more", phone, 5)), [churn], "five within the hour");
         // What has left the window is reached again.

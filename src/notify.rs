@@ -24,7 +24,7 @@
 //! | `license.deleted` | the device proved that it deleted it |
 //! | `license.deletion_unmatched` | a genuine deletion that freed nothing |
 //! | `license.voided` | a rule of the quota policy ended it |
-//! | `quota.threshold` | the live slots of a device or an account grew to a share of its limit; instead of `event`: `scope`, `rule`, `limit`, `threshold_percent`, `live`, `quota_policy_revision` |
+//! | `quota.threshold` | what a rule counts of a device, an account, or a title of an account grew to a share of its limit, by an event of that device or account; rules of every kind are told, and of several that reach the same share with one event the one with the least room. Instead of `event`: `scope`, `rule`, `title`, `window_seconds`, `limit`, `threshold_percent`, `live` (what the rule counts), `quota_policy_revision` |
 //!
 //! # What is promised
 //!
@@ -104,7 +104,8 @@ pub struct Card {
     /// Its URL up to the query, which may hold a secret.
     #[schema(example = "https://hooks.example/ledger")]
     pub url: String,
-    /// The types of messages it is told, of [`TYPES`].
+    /// The types of messages it is told, of [`TYPES`]. `quota.threshold` is told of rules of every
+    /// kind: on live slots, on issued licenses and on added devices, with conditions and of titles.
     #[schema(value_type = Vec<String>, example = json!(["license.deleted", "quota.threshold"]))]
     pub types: BTreeSet<&'static str>,
     /// The public keys by which messages can be verified, where there are such.

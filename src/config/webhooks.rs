@@ -13,7 +13,8 @@ use super::ConfigError;
 pub struct Webhooks {
     /// The servers that are told.
     pub endpoints: Vec<WebhookEndpoint>,
-    /// Shares of the limit of a device or account that are told when its live slots reach them.
+    /// Shares of the limit of a rule that are told when what it counts of a device or account reaches
+    /// them.
     pub thresholds_percent: Vec<u8>,
 }
 

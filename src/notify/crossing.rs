@@ -1,18 +1,21 @@
-//! When a device or an account comes near its limit: shares of the limit that its live slots reach.
+//! When a device or an account comes near a limit: shares of it that are in use.
 //!
-//! Counted as decisions count, by folding the events of the holder, and at the time of each event. A
-//! share is reached once each time the slots grow past it; they fall below it by a release or by
-//! expiry. The limit is the lowest of all rules on live slots of such holders that apply to every
-//! license, or what an override puts in its place. A change of the policy reaches nothing by itself:
-//! the next slot that is taken does.
+//! Counted as decisions count, by folding the events of the holder, and at the time of each event;
+//! by every rule of the policy that is about the holder, with its conditions, and with the limit that
+//! an override puts in its place. Rules on titles are asked about the title of the license that is
+//! taken. A share is reached once each time the use grows past it; it falls below by a release, by
+//! expiry or when a window has passed. Of several rules of which one event makes the same share
+//! reached, the one with the least room left is told. A change of the policy reaches nothing by
+//! itself: what is taken next does.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::Account;
 use crate::domain::event::SlotEnd;
-use crate::domain::holding::Overrides;
-use crate::domain::quota::{Counts, QuotaPolicy, Scope};
-use crate::domain::{Device, Event};
+use crate::domain::quota::{QuotaPolicy, Scope};
+use crate::domain::standing::{of_account, of_device};
+use crate::domain::usage::RuleUse;
+use crate::domain::{Device, DeviceRef, Event};
 use crate::ledger::state::store::{ACCOUNT_STREAM, DEVICE_STREAM};
 
 /// A share of a limit, reached.
@@ -20,13 +23,19 @@ use crate::ledger::state::store::{ACCOUNT_STREAM, DEVICE_STREAM};
 pub(super) struct Crossing {
     /// Whose use the rule counts.
     pub(super) scope: Scope,
-    /// The rule with the lowest limit.
+    /// The rule.
     pub(super) rule: String,
+    /// How far it looks back; absent if it counts live slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) window_seconds: Option<u32>,
+    /// The title that it counts, if it counts titles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) title: Option<String>,
     /// Its limit.
     pub(super) limit: u32,
     /// The share that was reached.
     pub(super) threshold_percent: u8,
-    /// Live slots with the event.
+    /// What it counts with the event.
     pub(super) live: u32,
     /// Revision of the `policy` stream.
     pub(super) quota_policy_revision: u64,
@@ -35,13 +44,15 @@ pub(super) struct Crossing {
 /// Who holds slots, as its stream says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Holder {
+    /// The device; of an account a name that no device has.
+    name: DeviceRef,
     who: Who,
-    /// When reservations were last closed, and how many slots were live before: a license in the
-    /// place of a reservation reaches nothing anew.
-    before_closing: Option<(i64, u32)>,
+    /// When reservations were last closed, and the holder before: a license in the place of a
+    /// reservation reaches nothing anew.
+    before_closing: Option<(i64, Who)>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Who {
     Device(Box<Device>),
     Account(Box<Account>),
@@ -54,20 +65,28 @@ pub(super) struct InForce {
     pub(super) revision: u64,
 }
 
+impl Who {
+    fn evolve(&mut self, event: &Event) {
+        match self {
+            Self::Device(device) => device.evolve(event),
+            Self::Account(account) => account.evolve(event),
+        }
+    }
+}
+
 impl Holder {
     /// The holder whose events a stream has, as it is before them; `None` if nobody's.
     pub(super) fn of_stream(stream: &str) -> Option<Self> {
-        let who = if stream.starts_with(DEVICE_STREAM) {
-            Who::Device(Box::default())
-        } else if stream.starts_with(ACCOUNT_STREAM) {
-            Who::Account(Box::default())
+        let (who, name) = if let Some(device) = stream.strip_prefix(DEVICE_STREAM) {
+            (Who::Device(Box::default()), device)
         } else {
-            return None;
+            (Who::Account(Box::default()), stream.strip_prefix(ACCOUNT_STREAM)?)
         };
-        Some(Self { who, before_closing: None })
+        // References of accounts have the form of those of devices.
+        Some(Self { name: name.parse().ok()?, who, before_closing: None })
     }
 
-    /// Applies an event, and tells which shares (`percents` of its limit) it makes the holder reach.
+    /// Applies an event, and tells which shares (`percents` of a limit) it makes the holder reach.
     pub(super) fn evolve(
         &mut self,
         event: &Event,
@@ -75,51 +94,63 @@ impl Holder {
         percents: &[u8],
     ) -> Vec<Crossing> {
         let now_ms = event.at_ms();
-        let closed = self.before_closing.filter(|(at_ms, _)| *at_ms == now_ms);
-        let before = closed.map_or(0, |(_, before)| before).max(self.live(now_ms));
-        if closes_reservation(event) {
-            self.before_closing = Some((now_ms, before));
+        self.before_closing.take_if(|(at_ms, _)| *at_ms != now_ms);
+        if closes_reservation(event) && self.before_closing.is_none() {
+            self.before_closing = Some((now_ms, self.who.clone()));
         }
-        match &mut self.who {
-            Who::Device(device) => device.evolve(event),
-            Who::Account(account) => account.evolve(event),
-        }
-        let live = self.live(now_ms);
-        let limit = in_force.and_then(|in_force| self.limit(in_force, now_ms));
-        limit.map(|limit| limit.reached(before, live, percents)).unwrap_or_default()
+        let Some(in_force) = in_force.filter(|_| takes(event)) else {
+            self.who.evolve(event);
+            return Vec::new();
+        };
+        let title = title(event);
+        let count = |who: &Who| self.count(who, title, &in_force.policy, now_ms);
+        let mut before = count(&self.who);
+        before.extend(self.before_closing.iter().flat_map(|(_, who)| count(who)));
+        self.who.evolve(event);
+        let after = self.count(&self.who, title, &in_force.policy, now_ms);
+        let reached = |percent: &u8| {
+            let reached = after.iter().filter(|rule| is_reached(rule, &before, *percent));
+            let nearest = reached.min_by_key(|rule| rule.limit.saturating_sub(rule.in_use.live))?;
+            Some(Crossing::of(nearest, *percent, in_force.revision))
+        };
+        percents.iter().filter_map(reached).collect()
     }
 
-    fn live(&self, now_ms: i64) -> u32 {
-        let slots = match &self.who {
-            Who::Device(device) => device.held_slots(now_ms).len(),
+    /// What each rule about the holder counts, those on titles for `title`.
+    fn count(
+        &self,
+        who: &Who,
+        title: Option<&str>,
+        policy: &QuotaPolicy,
+        now_ms: i64,
+    ) -> Vec<RuleUse> {
+        match who {
+            Who::Device(device) => of_device(device, &self.name, policy, now_ms),
             Who::Account(account) => {
-                let slots = account.members().map(|(_, member)| {
-                    // Ordered by KID, so that the licenses of one slot stand together.
-                    let mut kids: Vec<_> = member.held(now_ms).map(|(kid, _)| kid).collect();
-                    kids.dedup();
-                    kids.len()
-                });
-                slots.sum()
+                of_account(account, &self.name, title.as_slice(), policy, now_ms)
             }
-        };
-        u32::try_from(slots).unwrap_or(u32::MAX)
+        }
     }
+}
 
-    fn limit(&self, in_force: &InForce, now_ms: i64) -> Option<Limit> {
-        let (scope, overrides): (_, &Overrides) = match &self.who {
-            Who::Device(device) => (Scope::Device, device.overrides()),
-            Who::Account(account) => (Scope::Account, account.overrides()),
-        };
-        let rules = in_force.policy.rules.iter().filter(|rule| {
-            (rule.scope, rule.counts) == (scope, Counts::LiveSlots) && rule.when.is_none()
-        });
-        let limits = rules.map(|rule| Limit {
-            scope,
-            rule: rule.id.clone(),
-            limit: overrides.limit(&rule.id, now_ms).unwrap_or(rule.limit),
-            quota_policy_revision: in_force.revision,
-        });
-        limits.min_by_key(|limit| limit.limit)
+/// Whether an event can make a rule count more.
+fn takes(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::LicenseAcquired(_)
+            | Event::LicenseRecorded(_)
+            | Event::ReservationMade(_)
+            | Event::DeviceTookOver(_)
+            | Event::SlotTaken(_)
+            | Event::SlotsMoved(_)
+    )
+}
+
+/// The title of what an account pays for from here on.
+fn title(event: &Event) -> Option<&str> {
+    match event {
+        Event::SlotTaken(e) => e.title.as_deref(),
+        _ => None,
     }
 }
 
@@ -131,34 +162,28 @@ fn closes_reservation(event: &Event) -> bool {
     }
 }
 
-/// The limit that holds for a holder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Limit {
-    scope: Scope,
-    rule: String,
-    limit: u32,
-    quota_policy_revision: u64,
+/// Whether the use of a rule reaches a share of its limit that it did not reach `before`.
+fn is_reached(rule: &RuleUse, before: &[RuleUse], percent: u8) -> bool {
+    let same = |other: &&RuleUse| (&other.rule, &other.title) == (&rule.rule, &rule.title);
+    let before = before.iter().filter(same).map(|rule| rule.in_use.live).max().unwrap_or(0);
+    let share = u64::from(rule.limit) * u64::from(percent);
+    // A share of nothing is not reached by taking something.
+    let least = share.div_ceil(100).max(1);
+    u64::from(before) < least && least <= u64::from(rule.in_use.live) && rule.limit > 0
 }
 
-impl Limit {
-    /// The shares of it that are reached when `before` slots become `live`, in the order of
-    /// `percents`.
-    fn reached(&self, before: u32, live: u32, percents: &[u8]) -> Vec<Crossing> {
-        let reached = percents.iter().filter(|percent| {
-            let share = u64::from(self.limit) * u64::from(**percent);
-            // A share of no slot is not reached by taking one.
-            let slots = share.div_ceil(100).max(1);
-            u64::from(before) < slots && slots <= u64::from(live) && self.limit > 0
-        });
-        let crossing = |percent: &u8| Crossing {
-            scope: self.scope,
-            rule: self.rule.clone(),
-            limit: self.limit,
-            threshold_percent: *percent,
-            live,
-            quota_policy_revision: self.quota_policy_revision,
-        };
-        reached.map(crossing).collect()
+impl Crossing {
+    fn of(rule: &RuleUse, threshold_percent: u8, quota_policy_revision: u64) -> Self {
+        Self {
+            scope: rule.scope,
+            rule: rule.rule.clone(),
+            window_seconds: rule.window_seconds,
+            title: rule.title.clone(),
+            limit: rule.limit,
+            threshold_percent,
+            live: rule.in_use.live,
+            quota_policy_revision,
+        }
     }
 }
 
@@ -168,12 +193,20 @@ mod tests {
     use crate::ledger::codec;
 
     const NONE: [u8; 0] = [];
+    const ACCOUNT: &str = "account-mfrggzdfmztwq2lknnwg23tpoa";
+
+    /// A use of this much of a rule on devices.
+    fn used(limit: u32, live: u32) -> RuleUse {
+        let device = Holder::of_stream("device-clxoin3sng2mp6etv3rgayrqnu").unwrap();
+        let policy = QuotaPolicy::with_device_limit(limit, 16);
+        let mut rule = device.count(&device.who, None, &policy, 0).remove(0);
+        rule.in_use.live = live;
+        rule
+    }
 
     fn reached(limit: u32, before: u32, live: u32) -> Vec<u8> {
-        let (scope, rule) = (Scope::Device, "device-slots".to_owned());
-        let limit = Limit { scope, rule, limit, quota_policy_revision: 0 };
-        let crossings = limit.reached(before, live, &[80, 100]);
-        crossings.iter().map(|crossing| crossing.threshold_percent).collect()
+        let (before, after) = ([used(limit, before)], used(limit, live));
+        [80, 100].into_iter().filter(|percent| is_reached(&after, &before, *percent)).collect()
     }
 
     #[test]
@@ -214,7 +247,7 @@ mod tests {
         let mut policy = QuotaPolicy::with_device_limit(9, 16);
         policy.rules[0].scope = Scope::Account;
         let in_force = InForce { policy, revision: 3 };
-        let mut account = Holder::of_stream("account-a").unwrap();
+        let mut account = Holder::of_stream(ACCOUNT).unwrap();
         let mut reached = |device, kid, limit| {
             let mut in_force = in_force.clone();
             in_force.policy.rules[0].limit = limit;
@@ -270,37 +303,101 @@ mod tests {
         let mut policy = QuotaPolicy::with_device_limit(1, 16);
         policy.rules[0].scope = Scope::Account;
         let in_force = InForce { policy, revision: 3 };
-        let mut account = Holder::of_stream("account-a").unwrap();
+        let mut account = Holder::of_stream(ACCOUNT).unwrap();
         let mut reached = |event: &Event| account.evolve(event, Some(&in_force), &[100]).len();
         assert_eq!(reached(&reservation), 1);
         assert_eq!((reached(&closed(2)), reached(&taken(2, 2, false))), (0, 0));
-        let mut again = Holder::of_stream("account-a").unwrap();
+        let mut again = Holder::of_stream(ACCOUNT).unwrap();
         let mut reached = |event: &Event| again.evolve(event, Some(&in_force), &[100]).len();
         assert_eq!(reached(&reservation), 1);
         assert_eq!((reached(&closed(2)), reached(&taken(3, 2, false))), (0, 1), "later it does");
     }
 
+    /// A policy of these rules, JSON; `tv` is a class of devices.
+    fn in_force(rules: serde_json::Value) -> InForce {
+        let policy = serde_json::json!({"rules": rules, "licenses_per_slot": 16,
+            "releasing_grades": [], "device_classes": {"tv": ["Example TV"]}});
+        let policy: QuotaPolicy = serde_json::from_value(policy).unwrap();
+        policy.check().unwrap();
+        InForce { policy, revision: 7 }
+    }
+
+    /// A license for this KID and title on the device of this number.
+    fn taken(device: u8, kid: u128, title: &str, model: &str, at_ms: i64) -> Event {
+        let golden = include_str!("../../tests/golden/events/slot-taken.v1.json");
+        let mut data: serde_json::Value = serde_json::from_str(golden).unwrap();
+        data["device"] = char::from(b'a' + device).to_string().repeat(26).into();
+        let id = uuid::Uuid::from_u128(kid * 100 + u128::from(device)).to_string();
+        data["license_id"] = id.into();
+        data["key_id"] = uuid::Uuid::from_u128(kid).to_string().into();
+        data["counted_until_ms"] = serde_json::Value::Null;
+        (data["title"], data["model"], data["at_ms"]) = (title.into(), model.into(), at_ms.into());
+        codec::decode("slot-taken.v1", data.to_string().as_bytes()).unwrap()
+    }
+
     #[test]
-    fn the_rule_that_allows_the_fewest_is_the_limit() {
-        let mut policy = QuotaPolicy::with_device_limit(25, 16);
-        let mut stricter = policy.rules[0].clone();
-        (stricter.id, stricter.limit) = ("few".to_owned(), 3);
-        let mut of_accounts = stricter.clone();
-        (of_accounts.id, of_accounts.limit) = ("account".to_owned(), 2);
-        of_accounts.scope = Scope::Account;
-        let mut issued = stricter.clone();
-        (issued.id, issued.limit) = ("issued".to_owned(), 1);
-        issued.counts = Counts::IssuedWithinSeconds(60);
-        policy.rules.extend([stricter, of_accounts, issued]);
-        let limit = |stream, policy: &QuotaPolicy| {
-            let in_force = InForce { policy: policy.clone(), revision: 7 };
-            let limit = Holder::of_stream(stream).unwrap().limit(&in_force, 0);
-            limit.map(|limit| (limit.rule, limit.limit, limit.quota_policy_revision))
+    fn every_rule_about_the_account_is_told_by_what_it_counts() {
+        let rules = serde_json::json!([
+            {"id": "tvs", "scope": "account", "counts": "live_slots", "limit": 2,
+                "on_exceed": "deny", "when": {"device_classes": ["tv"]}},
+            {"id": "copies", "scope": "account_title", "counts": "live_slots", "limit": 2,
+                "on_exceed": "deny"},
+            {"id": "hourly", "scope": "account", "counts": {"issued_within_seconds": 3600},
+                "limit": 4, "on_exceed": "deny"},
+            {"id": "churn", "scope": "account",
+                "counts": {"devices_added_within_seconds": 86_400}, "limit": 3,
+                "on_exceed": "deny"},
+            {"id": "device-slots", "scope": "device", "counts": "live_slots", "limit": 1,
+                "on_exceed": "deny"},
+        ]);
+        let in_force = in_force(rules);
+        let mut account = Holder::of_stream(ACCOUNT).unwrap();
+        let mut told = |event: &Event| {
+            let crossings = account.evolve(event, Some(&in_force), &[100]);
+            let told = crossings.into_iter().map(|c| (c.rule, c.title, c.window_seconds, c.live));
+            told.collect::<Vec<_>>()
         };
-        assert_eq!(limit("device-a", &policy), Some(("few".to_owned(), 3, 7)));
-        assert_eq!(limit("account-a", &policy), Some(("account".to_owned(), 2, 7)));
-        policy.rules.clear();
-        assert_eq!(limit("device-a", &policy), None);
+        let phone = "Acme Phone";
+        assert_eq!(told(&taken(0, 1, "film", "Example TV 1", 1)), []);
+        let copies = ("copies".to_owned(), Some("film".to_owned()), None, 2);
+        assert_eq!(told(&taken(1, 1, "film", phone, 2)), [copies]);
+        let tvs = ("tvs".to_owned(), None, None, 2);
+        assert_eq!(told(&taken(0, 2, "series", "Example TV 1", 3)), [tvs]);
+        let hourly = ("hourly".to_owned(), None, Some(3600), 4);
+        let reached = told(&taken(1, 3, "other", phone, 4));
+        assert_eq!(reached, std::slice::from_ref(&hourly));
+        let churn = ("churn".to_owned(), None, Some(86_400), 3);
+        assert_eq!(told(&taken(2, 4, "more", phone, 5)), [churn], "five within the hour");
+        // What has left the window is reached again.
+        let later_ms = 3_600_010;
+        for kid in 5..8 {
+            assert_eq!(told(&taken(1, kid, &format!("late {kid}"), phone, later_ms)), []);
+        }
+        assert_eq!(told(&taken(1, 8, "late", phone, later_ms)), [hourly]);
+    }
+
+    #[test]
+    fn of_rules_that_reach_the_same_share_the_nearest_to_its_limit_is_told() {
+        let rule = |id: &str, limit: u32, window: Option<u32>| {
+            let counts = match window {
+                Some(seconds) => serde_json::json!({ "issued_within_seconds": seconds }),
+                None => "live_slots".into(),
+            };
+            serde_json::json!({"id": id, "scope": "account", "counts": counts, "limit": limit,
+                "on_exceed": "deny"})
+        };
+        let rules = [rule("slots", 4, None), rule("hourly", 3, Some(3600))];
+        let in_force = in_force(rules.to_vec().into());
+        let mut account = Holder::of_stream(ACCOUNT).unwrap();
+        let mut told = |kid: u128| {
+            let crossings = account.evolve(&taken(0, kid, "t", "", 1), Some(&in_force), &[50, 100]);
+            let told = crossings.into_iter().map(|c| (c.rule, c.threshold_percent));
+            told.collect::<Vec<_>>()
+        };
+        assert_eq!(told(1), []);
+        assert_eq!(told(2), [("hourly".to_owned(), 50)], "it has room for one, the other for two");
+        assert_eq!(told(3), [("hourly".to_owned(), 100)]);
+        assert_eq!(told(4), [("slots".to_owned(), 100)]);
         assert!(Holder::of_stream("policy").is_none());
     }
 }

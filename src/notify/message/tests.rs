@@ -84,6 +84,8 @@ fn each_share_of_a_limit_is_a_message_of_its_own() {
     let crossing = |threshold_percent| Crossing {
         scope: Scope::Device,
         rule: "device-slots".to_owned(),
+        window_seconds: None,
+        title: None,
         limit: 25,
         threshold_percent,
         live: 25,

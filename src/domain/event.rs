@@ -289,7 +289,7 @@ pub struct LicenseAcknowledged {
     pub at_ms: i64,
 }
 
-/// How much a deletion proves.
+/// How much a deletion proves, or another fact that another system reports.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]

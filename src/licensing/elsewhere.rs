@@ -16,8 +16,10 @@ use crate::domain::{AccountRef, DeviceRef, Digest, Event, KeyId, LicenseId};
 use crate::ledger::{Expected, StreamName};
 
 /// What comes with every report.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Told {
+    /// What shows that it is so.
+    pub grade: Grade,
     /// When it happened, by the reporter's word.
     pub occurred_ms: Option<i64>,
     /// The message that the other system got, to be kept.
@@ -77,6 +79,8 @@ pub struct RecordedLicenses {
     pub reserved_slots_used: usize,
     /// The licenses, in the order of the report.
     pub licenses: Vec<RecordedLicense>,
+    /// What shows that they were issued, as reported.
+    pub grade: Grade,
     /// SHA-256 of the message that was kept.
     pub evidence: Option<String>,
     /// When it was recorded.
@@ -103,6 +107,8 @@ pub struct RecordedWord {
     pub device: String,
     /// The licenses of which something was recorded: of others it says no more than was known.
     pub licenses: Vec<SpokenOf>,
+    /// What shows that it is so, as reported.
+    pub grade: Grade,
     /// SHA-256 of the message that was kept; `null` also where nothing was recorded.
     pub evidence: Option<String>,
     /// When it was recorded.
@@ -186,20 +192,18 @@ impl Licensing {
         self.report("acknowledgement", about(device), told, once, hear).await
     }
 
-    /// Records which licenses issued elsewhere the device deleted, with evidence of this grade.
+    /// Records which licenses issued elsewhere the device deleted.
     pub async fn record_deletions(
         &self,
         device: &DeviceRef,
         deleted: &[Which],
-        grade: Grade,
         told: &Told,
         once: &Once,
     ) -> Result<CommandAnswer, CommandError<ReportRefused>> {
         let hear = |hearing: &Hearing<'_>| {
             let Hearing { subject, policy, report, at_ms } = hearing;
             let policy = &policy.policy;
-            let recorded =
-                subject.device().record_deletions(deleted, grade, *report, policy, *at_ms)?;
+            let recorded = subject.device().record_deletions(deleted, *report, policy, *at_ms)?;
             let spoken_of = recorded.iter().map(|event| SpokenOf {
                 license_id: event.license_id.0,
                 key_id: event.key_id.0,
@@ -246,6 +250,7 @@ impl Licensing {
             let report = Report {
                 report_id: once.derived_id("report"),
                 actor: once.client(),
+                grade: told.grade,
                 evidence,
                 occurred_ms: told.occurred_ms,
             };
@@ -311,6 +316,7 @@ impl IssuedElsewhere<'_> {
             model: self.model.to_owned(),
             quota_policy_revision: policy.revision,
             overage: false,
+            grade: Some(report.grade),
             evidence: report.evidence,
             occurred_ms: report.occurred_ms,
             actor: report.actor.to_owned(),
@@ -336,6 +342,7 @@ impl IssuedElsewhere<'_> {
             policy_version: policy.revision,
             reserved_slots_used: events.iter().map(slots_closed).sum(),
             licenses: recorded.map(|license| license.as_ref().into()).collect(),
+            grade: report.grade,
             evidence: report.evidence.map(|digest| digest.to_string()),
             recorded_at: UnixMillis(*at_ms),
         };
@@ -365,6 +372,7 @@ impl Hearing<'_> {
     fn word(&self, licenses: Vec<SpokenOf>) -> RecordedWord {
         RecordedWord {
             device: self.subject.name().to_string(),
+            grade: self.report.grade,
             // Without anything recorded the message is not kept.
             evidence: self.report.evidence.filter(|_| !licenses.is_empty()).map(|d| d.to_string()),
             licenses,

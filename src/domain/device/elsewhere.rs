@@ -29,6 +29,8 @@ pub struct Report<'a> {
     pub report_id: Uuid,
     /// Who brings it: the public part of an API key.
     pub actor: &'a str,
+    /// What shows that it is so.
+    pub grade: Grade,
     /// SHA-256 of the message that came with it.
     pub evidence: Option<Digest>,
     /// When it happened, by the reporter's word.
@@ -38,8 +40,8 @@ pub struct Report<'a> {
 /// Licenses that another system issued for one device.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// The licenses, all paid by one account. Their `quota_policy_revision`, `overage` and `at_ms`
-    /// are set by the decision.
+    /// The licenses, all paid by one account. What the report says, their `quota_policy_revision`,
+    /// `overage` and `at_ms` are set by the decision.
     pub licenses: Vec<LicenseRecorded>,
     /// The reservation that held room for them.
     pub reservation_id: Option<Uuid>,
@@ -281,6 +283,7 @@ impl Device {
             Event::LicenseRecorded(Box::new(LicenseRecorded {
                 quota_policy_revision: terms.policy_revision,
                 overage: overage && license.persistent,
+                grade: Some(report.grade),
                 evidence: report.evidence,
                 occurred_ms: report.occurred_ms,
                 actor: report.actor.to_owned(),
@@ -391,6 +394,7 @@ impl Device {
                 license_id,
                 key_id,
                 stored: *stored,
+                grade: Some(report.grade),
                 evidence: report.evidence,
                 occurred_ms: report.occurred_ms,
                 actor: report.actor.to_owned(),
@@ -406,11 +410,11 @@ impl Device {
     pub fn record_deletions(
         &self,
         deleted: &[Which],
-        grade: Grade,
         report: Report<'_>,
         policy: &QuotaPolicy,
         now_ms: i64,
     ) -> Result<Vec<DeletionRecorded>, ReportRefused> {
+        let grade = report.grade;
         let releases = policy.releasing_grades.contains(&grade);
         let mut events = Vec::<DeletionRecorded>::new();
         for (place, which) in deleted.iter().enumerate() {

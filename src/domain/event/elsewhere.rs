@@ -36,6 +36,10 @@ pub struct LicenseRecorded {
     pub quota_policy_revision: u64,
     /// Whether it is beyond a limit, allowed or not.
     pub overage: bool,
+    /// What shows that it was issued, by the reporter's word; never [`Grade::A`]. Absent from events
+    /// of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grade: Option<Grade>,
     /// Names the `evidence-<hash>` stream: SHA-256 of the message reported with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Digest>,
@@ -59,6 +63,10 @@ pub struct StorageRecorded {
     pub key_id: KeyId,
     /// Whether the device stored it.
     pub stored: bool,
+    /// What shows that, by the reporter's word; never [`Grade::A`]. Absent from events of older
+    /// versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grade: Option<Grade>,
     /// Names the `evidence-<hash>` stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Digest>,

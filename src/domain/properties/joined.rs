@@ -333,6 +333,7 @@ impl Household {
             model: "Example TV 1".to_owned(),
             quota_policy_revision: 0,
             overage: false,
+            grade: None,
             evidence: None,
             occurred_ms: None,
             actor: String::new(),

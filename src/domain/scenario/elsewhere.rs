@@ -83,8 +83,8 @@ impl Scenario {
         grade: Grade,
     ) -> Result<(), ReportRefused> {
         self.void_overdue();
-        let (report, policy) = (self.report(), &self.policy);
-        let events = self.device.record_deletions(&[which], grade, report, policy, self.now_ms)?;
+        let report = Report { grade, ..self.report() };
+        let events = self.device.record_deletions(&[which], report, &self.policy, self.now_ms)?;
         events.into_iter().for_each(|event| self.record(Event::DeletionRecorded(event)));
         Ok(())
     }
@@ -93,7 +93,8 @@ impl Scenario {
     fn report(&mut self) -> Report<'static> {
         self.drawn += 1;
         let report_id = Uuid::from_u128(self.drawn);
-        Report { report_id, actor: "shop", evidence: None, occurred_ms: None }
+        let (evidence, occurred_ms) = (None, None);
+        Report { report_id, actor: "shop", grade: Grade::D, evidence, occurred_ms }
     }
 
     /// Gives a reservation back; tells whether there was anything to give.

@@ -51,6 +51,11 @@ pub(super) struct Acquisition {
     reservation_id: Option<Uuid>,
     #[schema(min_items = 1, max_items = 100)]
     licenses: Vec<AcquiredLicense>,
+    /// What shows that it is so: `B` (the device signed it), `C` (signed, but not linked to what it is
+    /// about), `D` (the word of an operator or an app, which is taken for granted if nothing is said)
+    /// to `E` (inferred). It is recorded and shown; what counts does not depend on it.
+    #[schema(value_type = Option<String>, pattern = "^[B-E]$", default = "D")]
+    grade: Option<Grade>,
     /// When it happened, by the reporter's word.
     #[schema(value_type = Option<String>, format = DateTime)]
     occurred_at: Option<UnixMillis>,
@@ -81,6 +86,7 @@ struct AcquiredLicense {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
     "device": "tv-17",
+    "grade": "B",
     "licenses": [{"drm_system": "widevine", "license_reference": "wv-77", "stored": true}],
 }))]
 pub(super) struct Acknowledgement {
@@ -88,6 +94,11 @@ pub(super) struct Acknowledgement {
     device: String,
     #[schema(min_items = 1, max_items = 100)]
     licenses: Vec<AcknowledgedLicense>,
+    /// What shows that it is so: `B` (the device signed it), `C` (signed, but not linked to what it is
+    /// about), `D` (the word of an operator or an app, which is taken for granted if nothing is said)
+    /// to `E` (inferred). It is recorded and shown; what counts does not depend on it.
+    #[schema(value_type = Option<String>, pattern = "^[B-E]$", default = "D")]
+    grade: Option<Grade>,
     /// When it happened, by the reporter's word.
     #[schema(value_type = Option<String>, format = DateTime)]
     occurred_at: Option<UnixMillis>,
@@ -157,7 +168,7 @@ pub(super) async fn acquired(
 ) -> Result<HttpResponse, Problem> {
     let once = command.once(&caller)?;
     let report = &command.body;
-    let told = told(report.occurred_at, report.message.as_deref())?;
+    let told = told(report.grade, report.occurred_at, report.message.as_deref())?;
     check_count(report.licenses.len())?;
     check_system(&report.drm_system, "drm_system")?;
     check_name(report.model.as_deref(), || "model".to_owned())?;
@@ -196,7 +207,7 @@ pub(super) async fn acknowledged(
 ) -> Result<HttpResponse, Problem> {
     let once = command.once(&caller)?;
     let report = &command.body;
-    let told = told(report.occurred_at, report.message.as_deref())?;
+    let told = told(report.grade, report.occurred_at, report.message.as_deref())?;
     check_count(report.licenses.len())?;
     let device = services.device_named(&report.device).await?;
     let results = report.licenses.iter().enumerate().map(|(place, license)| {
@@ -227,21 +238,17 @@ pub(super) async fn deleted(
 ) -> Result<HttpResponse, Problem> {
     let once = command.once(&caller)?;
     let report = &command.body;
-    let told = told(report.occurred_at, report.message.as_deref())?;
+    let grade = Some(report.grade);
+    let told = told(grade, report.occurred_at, report.message.as_deref())?;
     check_count(report.licenses.len())?;
-    if report.grade == Grade::A {
-        let detail = "must be B, C, D or E: A is for deletions that this service verified itself";
-        return Err(Problem::field("grade", detail));
-    }
     let device = services.device_named(&report.device).await?;
     let licenses = report.licenses.iter().enumerate().map(|(place, license)| {
         let names = (license.drm_system.as_deref(), license.license_reference.as_deref());
         which(place, license.license_id, names)
     });
     let licenses = licenses.collect::<Result<Vec<_>, Problem>>()?;
-    let answer =
-        services.licensing.record_deletions(&device, &licenses, report.grade, &told, &once);
-    answer.await.map(respond).map_err(|error| command_problem(error, refused))
+    let answer = services.licensing.record_deletions(&device, &licenses, &told, &once).await;
+    answer.map(respond).map_err(|error| command_problem(error, refused))
 }
 
 impl AcquiredLicense {
@@ -280,10 +287,20 @@ fn which(
     }
 }
 
-fn told(occurred_at: Option<UnixMillis>, message: Option<&str>) -> Result<Told, Problem> {
+fn told(
+    grade: Option<Grade>,
+    occurred_at: Option<UnixMillis>,
+    message: Option<&str>,
+) -> Result<Told, Problem> {
+    // Without a word about it, it is the word of whoever reports it.
+    let grade = grade.unwrap_or(Grade::D);
+    if grade == Grade::A {
+        let detail = "must be B, C, D or E: A is for deletions that this service verified itself";
+        return Err(Problem::field("grade", detail));
+    }
     let message = message.map(|text| BASE64.decode(text.as_bytes())).transpose();
     let message = message.map_err(|_| Problem::field("message", "must be base64, with padding"))?;
-    Ok(Told { occurred_ms: occurred_at.map(|at| at.0), message })
+    Ok(Told { grade, occurred_ms: occurred_at.map(|at| at.0), message })
 }
 
 fn check_count(licenses: usize) -> Result<(), Problem> {

@@ -179,6 +179,8 @@ fn words_inside_bodies_do_not_change() {
         ("license-deleted.v1", "grade", r#""C""#),
         ("license-deleted.v1", "grade", r#""D""#),
         ("license-deleted.v1", "grade", r#""E""#),
+        ("license-recorded.v1", "grade", r#""B""#),
+        ("storage-recorded.v1", "grade", r#""D""#),
     ];
     let goldens: BTreeMap<String, String> = goldens().into_iter().collect();
     for (kind, member, word) in words {

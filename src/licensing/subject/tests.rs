@@ -86,7 +86,7 @@ async fn a_report_is_refused_by_what_the_device_that_goes_on_has() {
         reservation_id: None,
         licenses: vec![license],
     };
-    let told = Told::default();
+    let told = Told { grade: Grade::B, occurred_ms: None, message: None };
     ahead.record_licenses(&issued, &told, &once("issued")).await.unwrap();
     let succession = Succession { from: &from, into: &into, replaced: None };
     ahead.succeed(succession, &"a test".parse().unwrap(), &once("merge")).await.unwrap();
@@ -94,8 +94,8 @@ async fn a_report_is_refused_by_what_the_device_that_goes_on_has() {
         drm_system: "widevine".to_owned(),
         license_reference: "wv-1".to_owned(),
     };
-    behind.record_deletions(&from, &[known], Grade::B, &told, &once("gone")).await.unwrap();
+    behind.record_deletions(&from, &[known], &told, &once("gone")).await.unwrap();
     let unknown = Which::License(LicenseId(Uuid::from_u128(404)));
-    let refused = behind.record_deletions(&from, &[unknown], Grade::B, &told, &once("other")).await;
+    let refused = behind.record_deletions(&from, &[unknown], &told, &once("other")).await;
     assert!(matches!(refused, Err(CommandError::Refused(_))), "{refused:?}");
 }

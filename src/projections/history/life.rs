@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::{History, HistoryError};
 use crate::clock::UnixMillis;
 use crate::domain::Event;
+use crate::domain::event::Grade;
 use crate::ledger::tail::Fact;
 
 /// Something that happened to a license.
@@ -22,7 +23,7 @@ pub struct LifeEvent {
     pub who: Option<String>,
     /// Why, or on what grounds.
     pub why: Option<String>,
-    /// What a deletion proves: A to E.
+    /// What a deletion, or another fact that another system reported, rests on: A to E.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grade: Option<&'static str>,
     /// Whether the license stopped counting by it.
@@ -94,6 +95,8 @@ fn told(fact: &Fact) -> LifeEvent {
     let grade = match event {
         Event::LicenseDeleted(e) => Some(e.grade.letter()),
         Event::DeletionRecorded(e) => Some(e.grade.letter()),
+        Event::LicenseRecorded(e) => e.grade.map(Grade::letter),
+        Event::StorageRecorded(e) => e.grade.map(Grade::letter),
         _ => None,
     };
     let at = UnixMillis(event.at_ms());

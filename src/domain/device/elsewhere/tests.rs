@@ -39,6 +39,7 @@ fn license(number: u128, key_id: u8) -> LicenseRecorded {
         model: "Example Phone 2".to_owned(),
         quota_policy_revision: 0,
         overage: false,
+        grade: None,
         evidence: None,
         occurred_ms: None,
         actor: String::new(),

@@ -13,20 +13,24 @@ use super::event::{
     ReservationClosed, ReservationMade, SlotConfirmed, SlotEnd, SlotReleased, SlotTaken,
     SlotsMoved,
 };
-use super::holding::{Doubt, Doubtful, Held, IssuedLog, Overrides};
+use super::holding::{Doubt, Doubtful, Held, ISSUED_KEPT, IssuedLog, Overrides};
 use super::ids::{AccountRef, DeviceRef, KeyId, LicenseId, Tag};
 use super::quota::WINDOW_SECONDS_MAX;
 
-/// Devices that an account remembers although nothing live is on them, for rules on added devices.
-pub const EMPTY_MEMBERS_KEPT: usize = 256;
+/// Devices that an account remembers although nothing live is on them, those used last: for rules on
+/// added devices, and for those on issued licenses that ask what a device is. As many as the issued
+/// licenses that are remembered, so that of each of those the device is known.
+pub const EMPTY_MEMBERS_KEPT: usize = ISSUED_KEPT;
 
 /// Everything a decision about one account needs. Bounded by what is live, by
-/// [`ISSUED_KEPT`](super::holding::ISSUED_KEPT), and by 256 devices without anything live.
+/// [`ISSUED_KEPT`], and by 256 devices without anything live.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Time of the last event; later events are never earlier.
     pub at_ms: i64,
     members: BTreeMap<DeviceRef, Member>,
+    /// When that of the devices was added which was added last of those no longer remembered.
+    forgotten_added_ms: Option<i64>,
     /// Persistent licenses issued lately.
     pub(super) issued: IssuedLog,
     /// What devices may still hold although it was released.
@@ -41,6 +45,8 @@ pub struct Member {
     /// When it got its first persistent license of the account; `None`: there is only room reserved
     /// for one.
     pub added_ms: Option<i64>,
+    /// When it got the last one.
+    used_ms: Option<i64>,
     /// Security level it was last seen with.
     pub security_level: Option<u32>,
     /// Maker, model name and number; empty if they are not known.
@@ -97,12 +103,14 @@ impl Account {
         }
         let member = self.members.entry(e.device.clone()).or_insert_with(|| Member {
             added_ms: None,
+            used_ms: None,
             security_level: None,
             model: String::new(),
             slots: BTreeMap::new(),
         });
         if !e.reserved {
             member.added_ms.get_or_insert(e.at_ms);
+            member.used_ms = Some(e.at_ms);
         }
         member.security_level = e.security_level.or(member.security_level);
         if !e.model.is_empty() && member.model != e.model {
@@ -144,11 +152,13 @@ impl Account {
         let Some(source) = self.members.remove(&e.from) else { return };
         let target = self.members.entry(e.into.clone()).or_insert_with(|| Member {
             added_ms: source.added_ms,
+            used_ms: source.used_ms,
             security_level: e.security_level,
             model: e.model.clone(),
             slots: BTreeMap::new(),
         });
         target.added_ms = target.added_ms.into_iter().chain(source.added_ms).min();
+        target.used_ms = target.used_ms.max(source.used_ms);
         for (key_id, held) in source.slots {
             target.slots.entry(key_id).or_default().extend(held);
         }
@@ -166,22 +176,25 @@ impl Account {
         self.doubtful.forget_expired(now_ms);
         let horizon_ms = now_ms - i64::from(WINDOW_SECONDS_MAX) * 1000;
         self.members.retain(|_, member| {
-            !member.slots.is_empty()
-                || member.added_ms.is_some_and(|added_ms| added_ms > horizon_ms)
+            !member.slots.is_empty() || member.used_ms.is_some_and(|used_ms| used_ms > horizon_ms)
         });
         let empty = self.members.iter().filter(|(_, member)| member.slots.is_empty());
         if empty.clone().count() > EMPTY_MEMBERS_KEPT {
-            let oldest = empty.min_by_key(|(_, member)| member.added_ms);
-            let oldest = oldest.map(|(device, _)| device.clone());
-            oldest.map(|device| self.members.remove(&device));
+            let mut empty: Vec<_> = empty.map(|(name, member)| (member.used_ms, name)).collect();
+            empty.sort_unstable();
+            empty.truncate(empty.len() - EMPTY_MEMBERS_KEPT);
+            let unused: Vec<_> = empty.into_iter().map(|(_, name)| name.clone()).collect();
+            for device in unused {
+                let forgotten = self.members.remove(&device);
+                let added_ms = forgotten.and_then(|member| member.added_ms);
+                self.forgotten_added_ms = self.forgotten_added_ms.max(added_ms);
+            }
         }
     }
 
-    /// Whether devices may have been added after `since_ms` that are no longer remembered.
-    pub fn is_full_since(&self, since_ms: i64) -> bool {
-        let empty = self.members.values().filter(|member| member.slots.is_empty());
-        empty.clone().count() >= EMPTY_MEMBERS_KEPT
-            && empty.filter_map(|member| member.added_ms).min().is_some_and(|ms| ms > since_ms)
+    /// Whether devices were added after `since_ms` that are no longer remembered.
+    pub fn has_forgotten_since(&self, since_ms: i64) -> bool {
+        self.forgotten_added_ms.is_some_and(|added_ms| added_ms > since_ms)
     }
 
     /// Its devices, those included on which nothing is live.

@@ -153,9 +153,9 @@ pub enum Counts {
     /// whatever kind, exceed every such rule.
     IssuedWithinSeconds(u32),
     /// Devices that got their first persistent license of an account within so many seconds, and
-    /// those that have none and hold a reservation. Of devices without anything live the newest
-    /// [`EMPTY_MEMBERS_KEPT`] are known; more than that within the window, of whatever kind, exceed
-    /// every such rule.
+    /// those that have none and hold a reservation. Of devices without anything live the
+    /// [`EMPTY_MEMBERS_KEPT`] used last are known; where another one was added within the window, of
+    /// whatever kind, every such rule is exceeded.
     DevicesAddedWithinSeconds(u32),
 }
 

@@ -394,7 +394,8 @@ impl Scenario {
         self.usage().explain(&wanted.collect::<Vec<_>>())
     }
 
-    fn usage(&self) -> Usage<'_> {
+    /// What is decided on, without an account.
+    pub(crate) fn usage(&self) -> Usage<'_> {
         Usage {
             device: &self.device,
             name: &self.name,

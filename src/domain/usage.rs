@@ -333,7 +333,8 @@ impl<'a> Usage<'a> {
                 let added = self.added_since(rule, since_ms).count();
                 let has = |account: &Account| account.has_member(self.name, self.now_ms);
                 let is_new = !self.account.is_some_and(has) && matching.count() > 0;
-                let beyond = self.account.is_some_and(|account| account.is_full_since(since_ms));
+                let beyond =
+                    self.account.is_some_and(|account| account.has_forgotten_since(since_ms));
                 (added, usize::from(is_new), beyond)
             }
         };

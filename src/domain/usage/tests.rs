@@ -362,3 +362,51 @@ fn more_devices_added_than_are_remembered_exceed_every_such_rule() {
     device.wait(3_600_000);
     device.granted(&Ask::new(2, &kids([1])).paid_by("family"));
 }
+
+#[test]
+fn a_device_that_was_just_used_is_remembered_however_long_ago_it_was_added() {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let mut device = under(
+        r#"[{"id":"tvs","scope":"account","counts":{"issued_within_seconds":3600},"limit":1,
+            "on_exceed":"deny","when":{"device_classes":["tv"]}},
+            {"id":"churn","scope":"account","counts":{"devices_added_within_seconds":3600},
+            "limit":9,"on_exceed":"deny"}]"#,
+    );
+    // Each license is gone a millisecond later.
+    let taken = |number: u16, model: &str, at_ms: i64| {
+        Event::SlotTaken(SlotTaken {
+            license_id: LicenseId(Uuid::from_u128(u128::from(number) + 1)),
+            device: crate::domain::ReferenceKey::new([7; 32]).device(&number.to_string()),
+            key_id: kid(9),
+            counted_until_ms: Some(at_ms + 1),
+            title: None,
+            content_group: None,
+            security_level: Some(3000),
+            model: model.to_owned(),
+            reserved: false,
+            at_ms,
+        })
+    };
+    let start_ms = device.now_ms;
+    // Others were added since in its place; or it was more than a year ago.
+    for (others, days) in [(255, vec![0, 2]), (1, vec![0, 300, 370])] {
+        let mut family = Account::default();
+        let mut used_ms = start_ms;
+        for day in days {
+            used_ms = start_ms + day * DAY_MS;
+            family.evolve(&taken(0, "Example TV 1", used_ms));
+            for number in (1..=others).filter(|_| day == 0) {
+                family.evolve(&taken(number, "Acme Phone", used_ms + i64::from(number) * 2));
+            }
+        }
+        family.evolve(&taken(256, "Acme Phone", used_ms + 2));
+        device.accounts.insert(account_ref("family"), family);
+        device.now_ms = used_ms + 1000;
+        let refused = denied(&mut device, &Ask::new(1, &kids([1])).paid_by("family"));
+        assert_eq!((refused.rule.as_str(), refused.in_use.live), ("tvs", 1), "{others}");
+        let usage =
+            Usage { account: device.accounts.get(&account_ref("family")), ..device.usage() };
+        let churn = usage.explain(&[]).rules.pop().unwrap();
+        assert_eq!((churn.rule.as_str(), churn.in_use.live), ("churn", 1));
+    }
+}

@@ -22,7 +22,7 @@ use crate::domain::{
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-pub const FOLD_VERSION: i64 = 10;
+pub const FOLD_VERSION: i64 = 11;
 
 /// How often new events are folded. Decisions do not wait for it, since recent events are folded
 /// forward in memory.

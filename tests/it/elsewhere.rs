@@ -203,6 +203,7 @@ fn better_evidence_is_taken_after_the_end_and_its_message_kept() {
     let position = service.event_count();
     let account = service.client.json(&format!("/v1/accounts/family?min_position={position}"));
     assert_eq!(account["live_slots"], 0);
+    assert_eq!(service.client.json("/v1/devices/tv")["deleted"], 2, "each once");
     let life = service.client.json(&format!("/v1/licenses/{}", id(0)));
     let grades: Vec<_> = life["events"].as_array().unwrap().iter().map(|e| &e["grade"]).collect();
     assert_eq!(grades[1..], [&json!("C"), &json!("B")]);

@@ -220,6 +220,8 @@ pub(super) async fn acknowledged(
 }
 
 /// Record that a device deleted licenses that another system issued, also when they have ended by then
+///
+/// Of each license a report is recorded if its grade is better than those before, or if it ends it.
 #[utoipa::path(
     post, path = "/v1/deletions", operation_id = "record_deletion", tag = "licenses",
     security(("api_key" = ["licenses:write"])),

@@ -86,8 +86,8 @@ pub(super) struct LicenseLife {
 /// Persistent licenses, live or not, in the order they were acquired
 ///
 /// Later pages are of the position and the moment of the first one: what happened since, and what
-/// has expired since, is left out, also where `device` and `status` are looked for. Except that of a
-/// license that moved twice since, or was reported deleted before and again since, only the last is
+/// has expired since, is left out, also where `status` is looked for, or `device` by its reference.
+/// Except that of a license that moved twice since, or was reported deleted before and again since, only the last is
 /// known: it is shown on the device between, or as not reported deleted before.
 #[utoipa::path(
     get, path = "/v1/licenses", operation_id = "list_licenses", tag = "licenses",

@@ -39,7 +39,7 @@ pub struct AccountDevice {
     #[schema(pattern = "^[a-z2-7]{26}$", example = "beb4pw6chv22zwww44tn5zxsb4")]
     pub device: String,
     /// When it first had a persistent license at the account's expense; while it never had one, a
-    /// reservation.
+    /// reservation. Of one that goes on for another, when the first of the two had.
     pub added_at: UnixMillis,
     /// Security level of the certificate it was first seen with, or else as other systems report it;
     /// `None` if they do not say.

@@ -197,14 +197,16 @@ fn deleted(
     (license_id, grade, releases): (LicenseId, Grade, bool),
     (sequence, at_ms): (u64, i64),
 ) -> rusqlite::Result<()> {
+    let license_id = license_id.0.as_bytes();
+    db.prepare_cached(DELETED)?.execute(params![device, at_ms, license_id])?;
     db.prepare_cached(
         "UPDATE licenses SET deleted_at_ms = ?2, deletion_grade = ?3, deleted_sequence = ?5,
            ended_sequence = CASE WHEN open AND NOT ?4 THEN ?5 ELSE ended_sequence END,
            open = open AND ?4
          WHERE license_id = ?1",
     )?
-    .execute(params![license_id.0.as_bytes(), at_ms, grade.letter(), !releases, sequence])?;
-    count(db, DELETED, device, at_ms)
+    .execute(params![license_id, at_ms, grade.letter(), !releases, sequence])
+    .map(drop)
 }
 
 fn voided(
@@ -236,8 +238,10 @@ pub(super) const ACQUIRED_PERSISTENT: &str = "UPDATE devices
 pub(super) const ACQUIRED_NON_PERSISTENT: &str = "UPDATE devices
     SET non_persistent_acquired = non_persistent_acquired + 1, last_event_at_ms = ?2
     WHERE device = ?1";
-const DELETED: &str =
-    "UPDATE devices SET deleted = deleted + 1, last_event_at_ms = ?2 WHERE device = ?1";
+// Each license once, however often its deletion is said.
+const DELETED: &str = "UPDATE devices SET last_event_at_ms = ?2, deleted = deleted +
+    COALESCE((SELECT deleted_at_ms IS NULL FROM licenses WHERE license_id = ?3), 1)
+    WHERE device = ?1";
 const VOIDED: &str =
     "UPDATE devices SET voided = voided + 1, last_event_at_ms = ?2 WHERE device = ?1";
 const REFUSED: &str =

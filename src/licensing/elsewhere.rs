@@ -70,7 +70,7 @@ pub struct IssuedLicense<'a> {
     "licenses": [{"license_id": "80526930-b94e-b14e-a091-7ea949ede441",
         "key_id": "01234567-89ab-cdef-0123-456789abcdef", "license_reference": "wv-77",
         "persistent": true}],
-    "evidence": null, "recorded_at": "2026-11-22T17:35:47.159Z",
+    "grade": "D", "evidence": null, "recorded_at": "2026-11-22T17:35:47.159Z",
 }))]
 pub struct RecordedLicenses {
     /// The device.
@@ -114,7 +114,7 @@ pub struct RecordedLicense {
     "device": "beb4pw6chv22zwww44tn5zxsb4",
     "licenses": [{"license_id": "80526930-b94e-b14e-a091-7ea949ede441",
         "key_id": "01234567-89ab-cdef-0123-456789abcdef", "released": true}],
-    "evidence": null, "recorded_at": "2026-11-22T17:35:47.159Z",
+    "grade": "D", "evidence": null, "recorded_at": "2026-11-22T17:35:47.159Z",
 }))]
 pub struct RecordedWord {
     /// The device.

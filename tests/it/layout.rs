@@ -59,7 +59,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rusqlite", &["ledger", "projections", "notify/store"]),
     ("prometheus_client", &["http", "licensing/metrics.rs", "notify/metrics.rs"]),
     ("aws_lc_sys", &["playready/elgamal.rs"]),
-    ("unsafe", &["playready/elgamal.rs"]),
+    ("libmimalloc_sys", &["cli/allocator.rs"]),
+    ("unsafe", &["playready/elgamal.rs", "cli/allocator.rs"]),
     ("ureq", &["simulator", "cli", "entitlement", "outbound"]),
     ("jsonwebtoken", &["entitlement/token"]),
 ];

@@ -1,5 +1,6 @@
 //! `POST /v1/quota/decisions`: may this device store more?
 
+use actix_web::http::header::ContentType;
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -117,10 +118,17 @@ pub(super) async fn decide(
     };
     let Some(once) = once else {
         let decision = services.licensing.decide(&question).await.map_err(licensing_problem)?;
-        return Ok(HttpResponse::Ok().json(decision));
+        return told(&decision);
     };
     let answer = services.licensing.reserve(&question, hold_ms, &once).await;
     answer.map(respond).map_err(|error| command_problem(error, |never| match never {}))
+}
+
+/// The answer to a dry run, written into room for all of it: an explanation has a kilobyte or two.
+fn told(decision: &Decision) -> Result<HttpResponse, Problem> {
+    let mut body = Vec::with_capacity(4096);
+    serde_json::to_writer(&mut body, decision).map_err(Problem::internal)?;
+    Ok(HttpResponse::Ok().content_type(ContentType::json()).body(body))
 }
 
 impl Services {

@@ -18,11 +18,12 @@ use super::client::{Kurrent, in_stream, noted};
 use super::{analyst, setup};
 
 const ANY: Expectation = Expectation::Any(());
-/// How long a request may take to arrive, in these tests.
-const TIME: Duration = Duration::from_millis(400);
+/// Less than the service allows unless it is told otherwise, and more than a busy machine takes.
+const SOON: Duration = Duration::from_secs(12);
 
-fn service() -> crate::service::TestService {
-    setup().with("limits.request_timeout_ms", TIME.as_millis()).start()
+/// A service whose requests have to arrive, and to be stored, within this time.
+fn within(time: Duration) -> crate::service::TestService {
+    setup().with("limits.request_timeout_ms", time.as_millis()).start()
 }
 
 /// Sends these messages and nothing after them; how the call is answered.
@@ -72,12 +73,12 @@ fn ends<R: std::fmt::Debug>(code: Code, call: impl FnOnce() -> Result<R, Status>
     let started = Instant::now();
     let ended = call().unwrap_err();
     assert_eq!(ended.code(), code, "{ended}");
-    assert!(started.elapsed() < 5 * TIME, "{:?}", started.elapsed());
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }
 
 #[test]
 fn a_call_whose_request_never_ends_is_ended() {
-    let service = service();
+    let service = within(Duration::from_millis(400));
     let client = analyst(&service);
     let late = Code::DeadlineExceeded;
     // An append of which nothing comes but where it goes, or one event, or nothing at all.
@@ -113,21 +114,25 @@ fn a_deadline_of_the_client_ends_its_call() {
     let call = stall::<_, BatchAppendResp>(&client, method::BATCH_APPEND, soon, nothing);
     assert_eq!(call.unwrap_err().code(), Code::DeadlineExceeded);
     // Long before the server's own patience ends.
-    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }
 
 #[test]
 fn an_idle_batch_call_stays_open_and_an_append_that_is_too_late_ends_nothing() {
-    let service = service();
+    // Enough for an append on a machine that does much else.
+    let time = Duration::from_secs(3);
+    let service = within(time);
     let client = analyst(&service);
     let within = |seconds| Some(BatchDeadline::Within(WireDuration { seconds, nanos: 0 }));
     let parts = [part(1, true, within(10)), part(2, true, within(0)), part(3, true, within(10))];
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let parts_later = async move {
-        for part in parts {
+        let [first, others @ ..] = parts;
+        sender.send(first).await.unwrap();
+        // Nothing is open meanwhile.
+        tokio::time::sleep(time + time / 2).await;
+        for part in others {
             sender.send(part).await.unwrap();
-            // Nothing is open meanwhile.
-            tokio::time::sleep(2 * TIME).await;
         }
     };
     client.runtime.spawn(parts_later);

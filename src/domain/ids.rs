@@ -3,8 +3,9 @@
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
-use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE, Specification};
+use data_encoding::{BASE64, Encoding, HEXLOWER, HEXLOWER_PERMISSIVE, Specification};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -123,13 +124,19 @@ pub struct TransactionId(pub Uuid);
 
 /// A device as events and stream names know it: 26 characters derived from its external id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct DeviceRef(String);
+#[serde(transparent)]
+pub struct DeviceRef(Reference);
 
 /// An account as events and stream names know it: 26 characters derived from its external id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct AccountRef(String);
+#[serde(transparent)]
+pub struct AccountRef(Reference);
+
+/// Text of 26 characters from `a` to `z` and `2` to `7`, in place: decisions copy many of them.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Reference([u8; REFERENCE_CHARS]);
+
+const REFERENCE_CHARS: usize = 26;
 
 /// The key under which external ids become references. Losing it makes every account and device
 /// look new; leaking it lets references be guessed back into ids.
@@ -158,24 +165,26 @@ impl ReferenceKey {
     }
 
     /// base32 (RFC 4648, lower case, no padding) of the first 16 bytes of HMAC-SHA-256.
-    fn reference(&self, external_id: &str) -> String {
+    fn reference(&self, external_id: &str) -> Reference {
         let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.0.as_slice());
         let Ok(mut mac) = mac else { unreachable!("HMAC takes keys of any length") };
         mac.update(external_id.as_bytes());
         let full: [u8; 32] = mac.finalize().into_bytes().into();
         let (head, _) = full.split_at(16);
-        reference_encoding().encode(head)
+        let mut text = [0; REFERENCE_CHARS];
+        REFERENCE_ENCODING.encode_mut(head, &mut text);
+        Reference(text)
     }
 }
 
-fn reference_encoding() -> data_encoding::Encoding {
+static REFERENCE_ENCODING: LazyLock<Encoding> = LazyLock::new(|| {
     let mut spec = Specification::new();
     spec.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
     match spec.encoding() {
         Ok(encoding) => encoding,
         Err(_) => unreachable!("32 distinct ASCII symbols make an encoding"),
     }
-}
+});
 
 /// Namespace of every UUIDv5 this project derives.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6c69_6365_6e73_652d_6c65_6467_6572_0001);
@@ -338,13 +347,13 @@ impl fmt::Display for TransactionId {
 
 impl fmt::Display for DeviceRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.0.as_str())
     }
 }
 
 impl fmt::Display for AccountRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.0.as_str())
     }
 }
 
@@ -352,15 +361,7 @@ impl FromStr for DeviceRef {
     type Err = MalformedId;
 
     fn from_str(text: &str) -> Result<Self, MalformedId> {
-        reference_text(text).map(Self)
-    }
-}
-
-impl TryFrom<String> for DeviceRef {
-    type Error = MalformedId;
-
-    fn try_from(text: String) -> Result<Self, MalformedId> {
-        text.parse()
+        text.parse().map(Self)
     }
 }
 
@@ -368,33 +369,42 @@ impl FromStr for AccountRef {
     type Err = MalformedId;
 
     fn from_str(text: &str) -> Result<Self, MalformedId> {
-        reference_text(text).map(Self)
+        text.parse().map(Self)
     }
 }
 
-impl TryFrom<String> for AccountRef {
-    type Error = MalformedId;
-
-    fn try_from(text: String) -> Result<Self, MalformedId> {
-        reference_text(&text).map(Self)
+impl Reference {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
-impl From<DeviceRef> for String {
-    fn from(device: DeviceRef) -> Self {
-        device.0
+impl FromStr for Reference {
+    type Err = MalformedId;
+
+    fn from_str(text: &str) -> Result<Self, MalformedId> {
+        let bytes: [u8; REFERENCE_CHARS] = text.as_bytes().try_into().map_err(|_| REFERENCE)?;
+        let fits = bytes.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
+        fits.then_some(Self(bytes)).ok_or(REFERENCE)
     }
 }
 
-impl From<AccountRef> for String {
-    fn from(account: AccountRef) -> Self {
-        account.0
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
-fn reference_text(text: &str) -> Result<String, MalformedId> {
-    let fits = text.len() == 26 && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'));
-    if fits { Ok(text.to_owned()) } else { Err(REFERENCE) }
+impl Serialize for Reference {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer)
+    }
 }
 
 #[cfg(test)]

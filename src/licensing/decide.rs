@@ -131,7 +131,8 @@ pub struct DecisionCounted {
     /// Its KID.
     pub key_id: Uuid,
     /// The device it is on.
-    pub device: String,
+    #[schema(value_type = String)]
+    pub device: DeviceRef,
     /// Whether the device confirmed that it stored it.
     pub confirmed: bool,
     /// Whether it is a reservation.
@@ -294,7 +295,7 @@ impl From<&CountedLicense> for DecisionCounted {
         Self {
             license_id: license.license_id.0,
             key_id: license.key_id.0,
-            device: license.device.to_string(),
+            device: license.device.clone(),
             confirmed: license.confirmed,
             reserved: license.reserved,
             counted_until: license.counted_until_ms.map(UnixMillis),

@@ -161,9 +161,9 @@ impl DeviceGuard {
     }
 
     fn rows(&mut self) -> DeviceRows<'_> {
-        let Loaded { overlay, present, .. } = &mut *self.loaded;
+        let Loaded { head, overlay, present, .. } = &mut *self.loaded;
         let moment = self.deciding.store.moment();
-        DeviceRows { overlay, present, read: &mut self.read, moment }
+        DeviceRows { head: *head, overlay, present, read: &mut self.read, moment }
     }
 
     /// Reads the head of the stream and folds what is new; tells whether there was anything.
@@ -260,13 +260,14 @@ impl Present {
     fn learn(
         &mut self,
         identity: Identity,
+        head: Option<u64>,
         overlay: &BTreeMap<Key, Row>,
         moment: &mut Moment<'_>,
     ) -> Result<(), StateError> {
         if self.identity == Some(identity) {
             return Ok(());
         }
-        self.keys = moment.keys_of(identity)?;
+        self.keys = moment.keys_of(identity, head)?;
         self.identity = Some(identity);
         overlay.keys().for_each(|key| self.add(key));
         Ok(())
@@ -296,6 +297,7 @@ impl Present {
 /// The store may have advanced past the head meanwhile. A row from there has seen the event
 /// already, and [`lookup::apply`] leaves such a row alone.
 pub struct DeviceRows<'a> {
+    head: Option<u64>,
     overlay: &'a mut BTreeMap<Key, Row>,
     present: &'a mut Present,
     read: &'a mut HashMap<Key, Option<Row>>,
@@ -313,7 +315,7 @@ impl Rows for DeviceRows<'_> {
     type Error = StateError;
 
     fn get(&mut self, key: &Key) -> Result<Option<Row>, StateError> {
-        self.present.learn(key.identity(), self.overlay, &mut self.moment)?;
+        self.present.learn(key.identity(), self.head, self.overlay, &mut self.moment)?;
         if !self.present.may_hold(key) {
             return Ok(None);
         }

@@ -139,7 +139,8 @@ impl Folder {
         };
         if let Name::Device(device) = &name {
             let Changed { identities, .. } = changed;
-            let mut rows = GatheredRows { file: &self.file, rows: &mut self.rows, identities };
+            let (file, rows) = (&self.file, &mut self.rows);
+            let mut rows = GatheredRows { file, revision, rows, identities };
             lookup::apply(&fact.event, Place { device, sequence, revision }, &mut rows)?;
         }
         if changed.revision.is_none_or(|folded| folded < revision) {
@@ -256,6 +257,7 @@ fn write_checkpoint(file: &Connection, checkpoint: &Checkpoint) -> Result<(), St
 /// The index rows as of the event at hand: changed ones from memory, all others from the file.
 struct GatheredRows<'a> {
     file: &'a Connection,
+    revision: u64,
     rows: &'a mut HashMap<Identity, Gathered>,
     /// Whose rows the events of the device looked at.
     identities: &'a mut HashSet<Identity>,
@@ -266,7 +268,7 @@ impl GatheredRows<'_> {
         match self.rows.entry(identity) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let stored = keys_of(self.file, identity)?;
+                let stored = keys_of(self.file, identity, Some(self.revision))?;
                 Ok(entry.insert(Gathered { changed: BTreeMap::new(), stored }))
             }
         }

@@ -137,8 +137,12 @@ impl Moment<'_> {
     }
 
     /// See [`keys_of`].
-    pub(super) fn keys_of(&mut self, identity: Identity) -> Result<Option<Vec<u64>>, StateError> {
-        keys_of(self.connection()?, identity)
+    pub(super) fn keys_of(
+        &mut self,
+        identity: Identity,
+        revision: Option<u64>,
+    ) -> Result<Option<Vec<u64>>, StateError> {
+        keys_of(self.connection()?, identity, revision)
     }
 
     fn connection(&mut self) -> Result<&Connection, StateError> {
@@ -190,10 +194,15 @@ pub(super) fn stored_row(
 
 /// The [marks](StoredKey::mark) of the keys that `identity` has rows under; `None` if they are too many
 /// to read them all. Most of what is asked for is not there, and need not be looked for then.
+/// `revision` is that of its device: after a long history nothing is read to find that out.
 pub(super) fn keys_of(
     connection: &Connection,
     identity: Identity,
+    revision: Option<u64>,
 ) -> Result<Option<Vec<u64>>, StateError> {
+    if revision.is_some_and(|revision| revision >= KEYS_READ as u64) {
+        return Ok(None);
+    }
     let first = identity_bytes(&identity);
     let last = [first, &[u8::MAX]].concat();
     let mut query = connection.prepare_cached(SELECT_KEYS)?;

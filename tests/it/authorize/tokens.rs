@@ -43,13 +43,13 @@ fn each_algorithm_authorizes_and_the_ledger_says_what_the_token_said() {
         assert_eq!(streamed.title, None);
         assert!(stored.persistent.requested && stored.persistent.effective);
         assert!(!streamed.persistent.requested && !streamed.persistent.effective);
-        let account = stored.account.clone().map(String::from).unwrap();
+        let account = stored.account.as_ref().unwrap().to_string();
         assert_eq!(account.len(), 26);
         assert_eq!(stored.account, streamed.account);
     }
     let inventory = service.inventory(&device);
     let shown = &inventory["licenses"][0];
-    let account = licenses[0].account.clone().map(String::from).unwrap();
+    let account = licenses[0].account.as_ref().unwrap().to_string();
     assert_eq!(shown["account"], account.as_str());
     assert_eq!((&shown["title"], &shown["content_group"]), (&json!("movie-7"), &json!("movies")));
 }

@@ -1,15 +1,15 @@
 //! What devices and accounts hold, as far as rules count it: the parts that both states share.
 
+mod issued;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::event::{MovedLimit, QuotaOverrideSet};
 use super::ids::{AccountRef, DeviceRef, KeyId, LicenseId, Tag};
-use super::quota::WINDOW_SECONDS_MAX;
 
-/// Issued licenses that a device or an account remembers for rules that look back.
-pub const ISSUED_KEPT: usize = 256;
+pub use issued::{ISSUED_KEPT, Issued, IssuedLog};
 
 /// Released on weak evidence: so many are remembered, the newest.
 const DOUBTFUL_KEPT: usize = 128;
@@ -67,63 +67,6 @@ impl Held {
         let until_ms = self.counted_until_ms.unwrap_or(i64::MAX).min(frees_at_ms);
         self.counted_until_ms = Some(until_ms);
         self.confirmed = false;
-    }
-}
-
-/// A persistent license that was issued, live or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Issued {
-    /// When.
-    pub at_ms: i64,
-    /// To which device; only accounts say.
-    pub device: Option<Tag>,
-    /// The title, if the service named one.
-    pub title: Option<Tag>,
-    /// The content group, if the service named one.
-    pub content_group: Option<Tag>,
-}
-
-/// The newest licenses issued, for rules that look back.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct IssuedLog(VecDeque<Issued>);
-
-impl IssuedLog {
-    pub(super) fn add(&mut self, issued: Issued) {
-        let horizon_ms = issued.at_ms - i64::from(WINDOW_SECONDS_MAX) * 1000;
-        while self.0.len() >= ISSUED_KEPT || self.0.front().is_some_and(|i| i.at_ms < horizon_ms) {
-            self.0.pop_front();
-        }
-        self.0.push_back(issued);
-    }
-
-    /// Adds what was issued elsewhere, in the order of time.
-    pub(super) fn take_over(&mut self, issued: impl IntoIterator<Item = Issued>) {
-        let mut all: Vec<Issued> = self.0.drain(..).chain(issued).collect();
-        all.sort_by_key(|issued| issued.at_ms);
-        all.into_iter().for_each(|issued| self.add(issued));
-    }
-
-    /// Counts what was issued to one device for another.
-    pub(super) fn rename(&mut self, from: Tag, into: Tag) {
-        for issued in self.0.iter_mut().filter(|issued| issued.device == Some(from)) {
-            issued.device = Some(into);
-        }
-    }
-
-    /// All that is remembered, oldest first.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Issued> {
-        self.0.iter()
-    }
-
-    /// Those issued after `since_ms`, oldest first.
-    pub fn since(&self, since_ms: i64) -> impl Iterator<Item = &Issued> {
-        self.0.iter().skip_while(move |issued| issued.at_ms <= since_ms)
-    }
-
-    /// Whether licenses may have been issued after `since_ms` that are no longer remembered.
-    pub fn is_full_since(&self, since_ms: i64) -> bool {
-        self.0.len() >= ISSUED_KEPT && self.0.front().is_some_and(|i| i.at_ms > since_ms)
     }
 }
 

@@ -52,6 +52,15 @@ impl Tag {
         let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
         Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN))
     }
+
+    pub(super) fn to_le_bytes(self) -> [u8; 8] {
+        self.0.get().to_le_bytes()
+    }
+
+    /// The tag with these bytes; of zeros, which no name has, `None`.
+    pub(super) fn from_le_bytes(bytes: [u8; 8]) -> Option<Self> {
+        NonZeroU64::new(u64::from_le_bytes(bytes)).map(Self)
+    }
 }
 
 impl fmt::Display for Tag {

@@ -22,7 +22,7 @@ impl<'a> Usage<'a> {
         rule: &'a QuotaRule,
         title: Option<&str>,
         since_ms: i64,
-    ) -> impl Iterator<Item = &'a Issued> + use<'a> {
+    ) -> impl Iterator<Item = Issued> + use<'a> {
         let title = title.map(Tag::of);
         let groups = group_tags(rule);
         let about_devices = rule.scope != Scope::Device && rule.when.is_some();

@@ -22,7 +22,7 @@ use crate::domain::{
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-pub const FOLD_VERSION: i64 = 11;
+pub const FOLD_VERSION: i64 = 12;
 
 const FILE: &str = "state.db";
 
@@ -176,11 +176,10 @@ pub(super) fn read_state<S: DeserializeOwned>(
     name: &str,
 ) -> Result<Option<(u64, S)>, StateError> {
     let mut query = connection.prepare_cached(select)?;
-    let row = query.query_row([name], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?)));
-    match row.optional()? {
-        Some((revision, state)) => Ok(Some((revision, postcard::from_bytes(&state)?))),
-        None => Ok(None),
-    }
+    let mut rows = query.query([name])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let state = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+    Ok(Some((row.get(0)?, postcard::from_bytes(state)?)))
 }
 
 pub(super) fn stored_row(

@@ -1,0 +1,238 @@
+//! The licenses issued lately, packed: a device remembers many that few rules ask for, and every
+//! first decision about it reads them.
+//!
+//! In memory and in the stored state they are one record after another, oldest first:
+//!
+//! ```text
+//! 8 bytes        when, milliseconds since 1970, little-endian
+//! 1 byte         which tags follow: 1 device, 2 title, 4 content group
+//! 8 bytes each   the tags, in this order
+//! ```
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::domain::ids::Tag;
+use crate::domain::quota::WINDOW_SECONDS_MAX;
+
+/// Issued licenses that a device or an account remembers for rules that look back.
+pub const ISSUED_KEPT: usize = 256;
+
+/// A persistent license that was issued, live or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// When.
+    pub at_ms: i64,
+    /// To which device; only accounts say.
+    pub device: Option<Tag>,
+    /// The title, if the service named one.
+    pub title: Option<Tag>,
+    /// The content group, if the service named one.
+    pub content_group: Option<Tag>,
+}
+
+impl Issued {
+    fn tags(&self) -> [Option<Tag>; 3] {
+        [self.device, self.title, self.content_group]
+    }
+}
+
+/// The newest licenses issued, for rules that look back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IssuedLog {
+    packed: Vec<u8>,
+    count: usize,
+}
+
+impl IssuedLog {
+    pub(in crate::domain) fn add(&mut self, issued: Issued) {
+        let horizon_ms = issued.at_ms - i64::from(WINDOW_SECONDS_MAX) * 1000;
+        while let Some(oldest) = self.oldest() {
+            if self.count < ISSUED_KEPT && oldest.at_ms >= horizon_ms {
+                break;
+            }
+            self.packed.drain(..packed_bytes(&oldest));
+            self.count -= 1;
+        }
+        self.push(&issued);
+    }
+
+    fn push(&mut self, issued: &Issued) {
+        let tags = issued.tags();
+        let present = tags.iter().zip(TAG_BITS).filter(|(tag, _)| tag.is_some());
+        self.packed.extend(issued.at_ms.to_le_bytes());
+        self.packed.push(present.map(|(_, bit)| bit).sum());
+        self.packed.extend(tags.into_iter().flatten().flat_map(Tag::to_le_bytes));
+        self.count += 1;
+    }
+
+    /// Adds what was issued elsewhere, in the order of time.
+    pub(in crate::domain) fn take_over(&mut self, issued: impl IntoIterator<Item = Issued>) {
+        let mut all: Vec<Issued> = self.all().chain(issued).collect();
+        all.sort_by_key(|issued| issued.at_ms);
+        *self = Self::default();
+        all.into_iter().for_each(|issued| self.add(issued));
+    }
+
+    /// Counts what was issued to one device for another.
+    pub(in crate::domain) fn rename(&mut self, from: Tag, into: Tag) {
+        let mut renamed = Self::default();
+        for mut issued in self.all() {
+            if issued.device == Some(from) {
+                issued.device = Some(into);
+            }
+            renamed.push(&issued);
+        }
+        *self = renamed;
+    }
+
+    /// All that is remembered, oldest first.
+    pub(in crate::domain) fn all(&self) -> impl Iterator<Item = Issued> + use<'_> {
+        let mut rest = self.packed.as_slice();
+        std::iter::from_fn(move || unpack(&mut rest))
+    }
+
+    /// Those issued after `since_ms`, oldest first.
+    pub fn since(&self, since_ms: i64) -> impl Iterator<Item = Issued> + use<'_> {
+        self.all().skip_while(move |issued| issued.at_ms <= since_ms)
+    }
+
+    /// Whether licenses may have been issued after `since_ms` that are no longer remembered.
+    pub fn is_full_since(&self, since_ms: i64) -> bool {
+        self.count >= ISSUED_KEPT && self.oldest().is_some_and(|i| i.at_ms > since_ms)
+    }
+
+    fn oldest(&self) -> Option<Issued> {
+        self.all().next()
+    }
+}
+
+/// The bit of each of [`Issued::tags`].
+const TAG_BITS: [u8; 3] = [1, 2, 4];
+
+fn packed_bytes(issued: &Issued) -> usize {
+    9 + 8 * issued.tags().iter().flatten().count()
+}
+
+/// Takes the first record off `rest`; `None` if it is no whole one.
+fn unpack(rest: &mut &[u8]) -> Option<Issued> {
+    let (at_ms, after) = rest.split_first_chunk()?;
+    let (present, mut after) = after.split_first()?;
+    let mut tags = [None; 3];
+    for (tag, bit) in tags.iter_mut().zip(TAG_BITS) {
+        if present & bit != 0 {
+            let (bytes, others) = after.split_first_chunk()?;
+            *tag = Some(Tag::from_le_bytes(*bytes)?);
+            after = others;
+        }
+    }
+    *rest = after;
+    let [device, title, content_group] = tags;
+    Some(Issued { at_ms: i64::from_le_bytes(*at_ms), device, title, content_group })
+}
+
+impl Serialize for IssuedLog {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.packed)
+    }
+}
+
+impl<'de> Deserialize<'de> for IssuedLog {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let packed = <&[u8]>::deserialize(deserializer)?;
+        let (mut rest, mut count) = (packed, 0);
+        while !rest.is_empty() {
+            unpack(&mut rest).ok_or_else(|| D::Error::custom("malformed issued licenses"))?;
+            count += 1;
+        }
+        Ok(Self { packed: packed.to_vec(), count })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issued(at_ms: i64, title: Option<&str>) -> Issued {
+        Issued { at_ms, device: None, title: title.map(Tag::of), content_group: None }
+    }
+
+    #[test]
+    fn records_have_the_form_that_is_documented() {
+        let mut log = IssuedLog::default();
+        let [device, title, content_group] = ["device", "title", "group"].map(Tag::of);
+        log.add(issued(258, None));
+        log.add(Issued {
+            at_ms: 259,
+            device: Some(device),
+            title: None,
+            content_group: Some(content_group),
+        });
+        log.add(Issued { at_ms: 260, device: None, title: Some(title), content_group: None });
+        let stored = postcard::to_allocvec(&log).unwrap();
+        // The first eight bytes of each name's SHA-256, computed with sha256sum, backwards.
+        let expected = [
+            "33",
+            "020100000000000000",
+            "030100000000000005",
+            "b88f4841be4d3a26a61f63edcb6f93ad",
+            "040100000000000002",
+            "598010460632f2aa",
+        ];
+        assert_eq!(data_encoding::HEXLOWER.encode(&stored), expected.concat());
+        assert_eq!(postcard::from_bytes::<IssuedLog>(&stored).unwrap(), log);
+    }
+
+    #[test]
+    fn what_is_cut_or_no_record_is_not_taken() {
+        let mut log = IssuedLog::default();
+        log.add(issued(1, Some("a")));
+        let whole = log.packed.clone();
+        for end in 1..whole.len() {
+            let stored = postcard::to_allocvec(&Packed(&whole[..end])).unwrap();
+            assert!(postcard::from_bytes::<IssuedLog>(&stored).is_err(), "{end}");
+        }
+        let no_tag = [&[0; 8], [2].as_slice(), &[0; 8]].concat();
+        let stored = postcard::to_allocvec(&Packed(&no_tag)).unwrap();
+        assert!(postcard::from_bytes::<IssuedLog>(&stored).is_err());
+    }
+
+    struct Packed<'a>(&'a [u8]);
+
+    impl Serialize for Packed<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_bytes(self.0)
+        }
+    }
+
+    #[test]
+    fn the_oldest_and_what_no_rule_can_ask_for_is_forgotten() {
+        let mut log = IssuedLog::default();
+        for at_ms in 0..300 {
+            log.add(issued(at_ms, (at_ms % 2 == 0).then_some("even")));
+        }
+        assert_eq!(log.all().count(), ISSUED_KEPT);
+        assert_eq!(log.all().next(), Some(issued(44, Some("even"))));
+        assert!(log.is_full_since(43) && !log.is_full_since(44));
+        assert_eq!(log.since(297).map(|issued| issued.at_ms).collect::<Vec<_>>(), [298, 299]);
+        let later_ms = 299 + i64::from(WINDOW_SECONDS_MAX) * 1000;
+        log.add(issued(later_ms, None));
+        assert_eq!(log.all().collect::<Vec<_>>(), [issued(299, None), issued(later_ms, None)]);
+    }
+
+    #[test]
+    fn what_was_issued_elsewhere_finds_its_time_and_its_device() {
+        let [from, into] = ["from", "into"].map(Tag::of);
+        let mut log = IssuedLog::default();
+        log.add(issued(1, Some("a")));
+        log.add(issued(5, None));
+        log.take_over([Issued { device: Some(from), ..issued(3, Some("b")) }]);
+        log.rename(from, into);
+        let expected = [
+            issued(1, Some("a")),
+            Issued { device: Some(into), ..issued(3, Some("b")) },
+            issued(5, None),
+        ];
+        assert_eq!(log.all().collect::<Vec<_>>(), expected);
+    }
+}

@@ -27,6 +27,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
@@ -61,14 +62,15 @@ pub struct Unauthenticated;
 
 /// All API keys, in memory. Shared between threads by reference.
 pub struct Registry {
-    secret: Secret,
+    /// Of the content of `api.key`.
+    hmac: hmac::Key,
     records: RwLock<HashMap<ApiKeyId, Arc<ApiKeyRecord>>>,
 }
 
 impl Registry {
     /// A registry without keys. `secret` is the content of `api.key`.
     pub fn new(secret: Secret) -> Self {
-        Self { secret, records: RwLock::default() }
+        Self { hmac: hmac::Key::new(HMAC_SHA256, secret.expose()), records: RwLock::default() }
     }
 
     /// Makes a key. It opens nothing until its record has been stored and handed to
@@ -89,7 +91,7 @@ impl Registry {
         let record = ApiKeyRecord {
             id,
             name: name.to_owned(),
-            hmac: text.authenticator(&self.secret),
+            hmac: text.authenticator(&self.hmac),
             scopes,
             created_at: now,
             revoked_at: None,
@@ -156,7 +158,7 @@ impl Registry {
             records.get(&id).cloned()
         };
         let expected = record.as_ref().map_or(&NO_KEY, |record| &record.hmac);
-        let genuine = text.is_authentic(&self.secret, expected);
+        let genuine = text.is_authentic(&self.hmac, expected);
         match record {
             Some(record) if genuine && record.revoked_at.is_none() => Ok(Principal {
                 key_id: id,

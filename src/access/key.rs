@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use aws_lc_rs::hmac::{self, HMAC_SHA256};
+use aws_lc_rs::hmac;
 use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE};
 use zeroize::Zeroizing;
 
 use super::Scope;
-use super::secrets::Secret;
 use crate::clock::UnixMillis;
 
 /// Random bytes that go into a key: 10 of its id and 32 of its secret.
@@ -67,15 +66,14 @@ impl ApiKeyText {
         Some((ApiKeyId(id.to_owned()), Self(Zeroizing::new(text.to_owned()))))
     }
 
-    pub(super) fn authenticator(&self, secret: &Secret) -> [u8; HMAC_BYTES] {
-        let tag = hmac::sign(&hmac::Key::new(HMAC_SHA256, secret.expose()), self.0.as_bytes());
+    pub(super) fn authenticator(&self, key: &hmac::Key) -> [u8; HMAC_BYTES] {
+        let tag = hmac::sign(key, self.0.as_bytes());
         tag.as_ref().first_chunk().copied().unwrap_or_default()
     }
 
     /// Compares in constant time.
-    pub(super) fn is_authentic(&self, secret: &Secret, expected: &[u8; HMAC_BYTES]) -> bool {
-        let key = hmac::Key::new(HMAC_SHA256, secret.expose());
-        hmac::verify(&key, self.0.as_bytes(), expected).is_ok()
+    pub(super) fn is_authentic(&self, key: &hmac::Key, expected: &[u8; HMAC_BYTES]) -> bool {
+        hmac::verify(key, self.0.as_bytes(), expected).is_ok()
     }
 }
 

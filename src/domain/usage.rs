@@ -2,8 +2,6 @@
 
 mod windows;
 
-use std::collections::BTreeSet;
-
 use super::account::{Account, Member};
 use super::device::Device;
 use super::holding::Held;
@@ -200,8 +198,7 @@ impl RuleUse {
 
     /// KIDs of what is in use, ascending.
     pub fn held_kids(&self) -> Vec<KeyId> {
-        let kids: BTreeSet<KeyId> = self.counted.iter().map(|license| license.key_id).collect();
-        kids.into_iter().collect()
+        distinct(self.counted.iter().map(|license| license.key_id))
     }
 }
 
@@ -210,6 +207,8 @@ struct Measured<'a> {
     rule: &'a QuotaRule,
     title: Option<&'a str>,
     limit: u32,
+    /// Of a rule on live slots, what is in them.
+    counted: Vec<(&'a DeviceRef, KeyId, &'a Held)>,
     live: u32,
     requested: u32,
     /// More may have been issued than is remembered.
@@ -249,7 +248,7 @@ impl<'a> Usage<'a> {
         for measured in self.measured(wanted) {
             verdict = verdict.max(measured.verdict());
             if verdict == Verdict::Deny {
-                return Err(Box::new(self.spell_out(&measured)));
+                return Err(Box::new(self.spell_out(measured)));
             }
         }
         match self.uncovered(wanted).or_else(|| self.overfilled_slot(wanted)) {
@@ -260,7 +259,7 @@ impl<'a> Usage<'a> {
 
     /// The same with all reasons.
     pub fn explain(&self, wanted: &[Wanted<'a>]) -> Explanation {
-        let measured = self.measured(wanted).map(|measured| self.spell_out(&measured));
+        let measured = self.measured(wanted).map(|measured| self.spell_out(measured));
         let mut rules: Vec<_> = self.barred(wanted).into_iter().chain(measured).collect();
         rules.extend(self.uncovered(wanted));
         rules.extend(self.overfilled_slot(wanted));
@@ -272,10 +271,10 @@ impl<'a> Usage<'a> {
         let (usage, wanted) = (*self, wanted.to_vec());
         let applying = usage.policy.rules.iter().filter(move |rule| usage.applies(rule));
         applying.flat_map(move |rule| {
-            let titles: BTreeSet<Option<&str>> = match rule.scope {
-                Scope::Device | Scope::Account => BTreeSet::from([None]),
+            let titles = match rule.scope {
+                Scope::Device | Scope::Account => vec![None],
                 Scope::AccountTitle => {
-                    wanted.iter().map(|w| w.title).filter(Option::is_some).collect()
+                    distinct(wanted.iter().map(|w| w.title).filter(Option::is_some))
                 }
             };
             let measured = titles.into_iter().map(|title| usage.measure(rule, title, &wanted));
@@ -313,12 +312,16 @@ impl<'a> Usage<'a> {
             (title.is_none() || wanted.title == title) && takes_group(rule, wanted.content_group)
         });
         let since_ms = |seconds: u32| self.now_ms.saturating_sub(i64::from(seconds) * 1000);
+        let counted = match rule.counts {
+            Counts::LiveSlots => self.counted(rule, title),
+            _ => Vec::new(),
+        };
         let (live, requested, beyond_memory) = match rule.counts {
             Counts::LiveSlots => {
-                let slots = distinct_slots(&self.counted(rule, title));
+                let slots = slots_of(&counted);
                 let held = |kid: &KeyId| slots.binary_search(&(self.name, *kid)).is_ok();
                 let fresh = matching.map(|w| w.key_id).filter(|key_id| !held(key_id));
-                (slots.len(), fresh.collect::<BTreeSet<_>>().len(), false)
+                (slots.len(), distinct(fresh).len(), false)
             }
             Counts::IssuedWithinSeconds(seconds) => {
                 let reserved = self.counted(rule, title).into_iter();
@@ -347,6 +350,7 @@ impl<'a> Usage<'a> {
             rule,
             title,
             limit: set.unwrap_or(rule.limit),
+            counted,
             live: count(live),
             requested: count(requested),
             beyond_memory,
@@ -392,12 +396,9 @@ impl<'a> Usage<'a> {
         counted
     }
 
-    fn spell_out(&self, measured: &Measured<'a>) -> RuleUse {
-        let Measured { rule, title, limit, live, requested, .. } = *measured;
-        let counted = match rule.counts {
-            Counts::LiveSlots => self.counted(rule, title),
-            _ => Vec::new(),
-        };
+    fn spell_out(&self, measured: Measured<'a>) -> RuleUse {
+        let (overage, verdict) = (measured.overage(), measured.verdict());
+        let Measured { rule, title, limit, counted, live, requested, .. } = measured;
         let next_free_at_ms = match rule.counts {
             Counts::LiveSlots => next_free(&counted),
             counts => self.next_to_pass(rule, title, counts.window_seconds().unwrap_or_default()),
@@ -408,23 +409,22 @@ impl<'a> Usage<'a> {
             window_seconds: rule.counts.window_seconds(),
             title: title.map(str::to_owned),
             limit,
-            overage: measured.overage(),
+            overage,
             in_use: match rule.counts {
                 Counts::LiveSlots => self.in_use(rule, &counted),
                 _ => InUse { confirmed: live, live, possible: live },
             },
             requested,
-            verdict: measured.verdict(),
+            verdict,
             next_free_at_ms,
             counted: counted.into_iter().map(CountedLicense::of).collect(),
         }
     }
 
     fn in_use(&self, rule: &QuotaRule, counted: &[(&DeviceRef, KeyId, &Held)]) -> InUse {
-        let live = distinct_slots(counted);
-        let confirmed: Vec<_> =
-            counted.iter().filter(|(.., held)| held.confirmed).copied().collect();
-        let mut possible: BTreeSet<(&DeviceRef, KeyId)> = live.iter().copied().collect();
+        let live = slots_of(counted);
+        let confirmed = slots_of(counted.iter().filter(|(.., held)| held.confirmed));
+        let mut possible = live.clone();
         // Of what was released only device and KID are remembered: rules on less than all that a
         // device or account holds do not count it.
         if rule.when.is_none() && rule.scope != Scope::AccountTitle {
@@ -436,9 +436,9 @@ impl<'a> Usage<'a> {
             possible.extend(doubtful.map(|(device, key_id)| (device.unwrap_or(self.name), key_id)));
         }
         InUse {
-            confirmed: count(distinct_slots(&confirmed).len()),
+            confirmed: count(confirmed.len()),
             live: count(live.len()),
-            possible: count(possible.len()),
+            possible: count(distinct(possible).len()),
         }
     }
 
@@ -466,8 +466,7 @@ impl<'a> Usage<'a> {
     /// The first slot, by KID, that `wanted` would give more licenses than one may hold.
     fn overfilled_slot(&self, wanted: &[Wanted<'_>]) -> Option<RuleUse> {
         let limit = self.policy.licenses_per_slot;
-        let key_ids: BTreeSet<KeyId> = wanted.iter().map(|wanted| wanted.key_id).collect();
-        key_ids.into_iter().find_map(|key_id| {
+        distinct(wanted.iter().map(|wanted| wanted.key_id)).into_iter().find_map(|key_id| {
             let requested = wanted.iter().filter(|wanted| wanted.key_id == key_id).count();
             let held = self.device.count_in_slot(key_id, self.now_ms);
             if count(held.saturating_add(requested)) <= limit {
@@ -518,10 +517,21 @@ fn contains(groups: &[Tag], group: Option<Tag>) -> bool {
 }
 
 /// The slots that these licenses, ordered by slot, are in.
-fn distinct_slots<'a>(counted: &[(&'a DeviceRef, KeyId, &Held)]) -> Vec<(&'a DeviceRef, KeyId)> {
-    let mut slots: Vec<_> = counted.iter().map(|(device, key_id, _)| (*device, *key_id)).collect();
+fn slots_of<'c, 'a: 'c>(
+    counted: impl IntoIterator<Item = &'c (&'a DeviceRef, KeyId, &'a Held)>,
+) -> Vec<(&'a DeviceRef, KeyId)> {
+    let slots = counted.into_iter().map(|(device, key_id, _)| (*device, *key_id));
+    let mut slots: Vec<_> = slots.collect();
     slots.dedup();
     slots
+}
+
+/// Each of these once, ascending: of the few that there are, faster than a set.
+fn distinct<T: Ord>(all: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut all: Vec<_> = all.into_iter().collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// When the first slot frees by expiry: each slot frees when its last license does.

@@ -172,7 +172,7 @@ struct DeletedLicense {
 pub(super) async fn acquired(
     caller: Authorized<LicensesWrite>,
     services: web::Data<Services>,
-    mut command: Command<Acquisition>,
+    command: Command<Acquisition>,
 ) -> Result<HttpResponse, Problem> {
     let once = command.once(&caller)?;
     let report = &command.body;
@@ -211,7 +211,7 @@ pub(super) async fn acquired(
 pub(super) async fn acknowledged(
     caller: Authorized<LicensesWrite>,
     services: web::Data<Services>,
-    mut command: Command<Acknowledgement>,
+    command: Command<Acknowledgement>,
 ) -> Result<HttpResponse, Problem> {
     let once = command.once(&caller)?;
     let report = &command.body;
@@ -244,7 +244,7 @@ pub(super) async fn acknowledged(
 pub(super) async fn deleted(
     caller: Authorized<LicensesWrite>,
     services: web::Data<Services>,
-    mut command: Command<Deletion>,
+    command: Command<Deletion>,
 ) -> Result<HttpResponse, Problem> {
     let once = command.once(&caller)?;
     let report = &command.body;

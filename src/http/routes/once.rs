@@ -22,7 +22,6 @@ use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
 use super::licensing_problem;
-use crate::domain::Digest;
 use crate::http::RequestId;
 use crate::http::auth::Authorized;
 use crate::http::json;
@@ -74,21 +73,23 @@ pub(super) struct MaybeCommandKey {
 pub(super) struct Command<T> {
     /// What is asked.
     pub(super) body: T,
-    key: Result<Option<String>, Problem>,
-    request: Digest,
-    id: RequestId,
+    request: HttpRequest,
+    bytes: web::Bytes,
 }
 
 impl<T> Command<T> {
     /// Names the command, which needs an `Idempotency-Key`.
-    pub(super) fn once<S>(&mut self, caller: &Authorized<S>) -> Result<Once, Problem> {
-        let key = std::mem::replace(&mut self.key, Ok(None))?.ok_or_else(|| {
+    pub(super) fn once<S>(&self, caller: &Authorized<S>) -> Result<Once, Problem> {
+        let Self { request, bytes, .. } = self;
+        let key = idempotency_key(request.headers())?.ok_or_else(|| {
             let detail = "is missing: send a fresh UUID with each command, and the same again to \
                           repeat it";
             Problem::field("Idempotency-Key", detail)
         })?;
         let client = caller.principal().key_id.as_str();
-        let once = Once::new(client, &key, self.request, self.id.as_str());
+        let path = request.uri().path_and_query().map(|path| path.as_str()).unwrap_or_default();
+        let digest = Once::request_digest(request.method().as_str(), path, bytes);
+        let once = Once::new(client, key, digest, RequestId::of(request)?.as_str());
         once.map_err(licensing_problem)
     }
 }
@@ -108,14 +109,7 @@ impl<T: DeserializeOwned> FromRequest for Command<T> {
                 json::check_type(&request)?;
                 json::parse(&bytes)?
             };
-            let path = request.uri().path_and_query().map(|path| path.as_str());
-            let method = request.method().as_str();
-            Ok(Self {
-                body,
-                key: idempotency_key(request.headers()).map(|key| key.map(str::to_owned)),
-                request: Once::request_digest(method, path.unwrap_or_default(), &bytes),
-                id: RequestId::extract(&request).await?,
-            })
+            Ok(Self { body, request, bytes })
         })
     }
 }

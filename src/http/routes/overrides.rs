@@ -204,7 +204,7 @@ impl Services {
         caller: &Authorized<PolicyWrite>,
         holder: &Holder,
         rule: String,
-        mut command: Command<Body>,
+        command: Command<Body>,
     ) -> Result<HttpResponse, Problem> {
         let once = command.once(caller)?;
         let Body { limit, until, reason } = command.body;
@@ -220,7 +220,7 @@ impl Services {
         caller: &Authorized<PolicyWrite>,
         holder: &Holder,
         rule: &str,
-        (reason, mut command): (&Reason, Command<Nothing>),
+        (reason, command): (&Reason, Command<Nothing>),
     ) -> Result<HttpResponse, Problem> {
         let once = command.once(caller)?;
         let answer = self.licensing.take_limit_back(holder, rule, reason, &once).await;

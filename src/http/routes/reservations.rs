@@ -66,7 +66,7 @@ pub(super) async fn release(
     caller: Authorized<QuotaDecide>,
     services: web::Data<Services>,
     path: web::Path<(String, String)>,
-    mut command: Command<Nothing>,
+    command: Command<Nothing>,
 ) -> Result<HttpResponse, Problem> {
     let once = command.once(&caller)?;
     let (device, id) = services.reservation_named(&path).await?;

@@ -119,7 +119,7 @@ pub(super) async fn write_off(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     device: web::Path<String>,
-    mut command: Command<WriteOffBody>,
+    command: Command<WriteOffBody>,
 ) -> Result<HttpResponse, Problem> {
     let body = &command.body;
     let reason = reason(&body.reason)?;
@@ -177,7 +177,7 @@ async fn set_blocked(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     device: &str,
-    mut command: Command<ReasonBody>,
+    command: Command<ReasonBody>,
     blocked: bool,
 ) -> Result<HttpResponse, Problem> {
     let reason = reason(&command.body.reason)?;
@@ -202,7 +202,7 @@ pub(super) async fn link(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     device: web::Path<String>,
-    mut command: Command<LinkBody>,
+    command: Command<LinkBody>,
 ) -> Result<HttpResponse, Problem> {
     let reason = reason(&command.body.reason)?;
     let identity: Identity = command
@@ -231,7 +231,7 @@ pub(super) async fn merge(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     device: web::Path<String>,
-    mut command: Command<MergeBody>,
+    command: Command<MergeBody>,
 ) -> Result<HttpResponse, Problem> {
     let reason = reason(&command.body.reason)?;
     let once = command.once(&caller)?;
@@ -256,7 +256,7 @@ pub(super) async fn replace(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     device: web::Path<String>,
-    mut command: Command<ReplaceBody>,
+    command: Command<ReplaceBody>,
 ) -> Result<HttpResponse, Problem> {
     let body = &command.body;
     let reason = reason(&body.reason)?;

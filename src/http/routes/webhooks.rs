@@ -139,7 +139,7 @@ pub(super) async fn replay(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     id: web::Path<String>,
-    mut command: Command<Again>,
+    command: Command<Again>,
 ) -> Result<HttpResponse, Problem> {
     let change = command.body.change()?;
     let once = command.once(&caller)?;
@@ -161,7 +161,7 @@ pub(super) async fn enable(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     id: web::Path<String>,
-    mut command: Command<Nothing>,
+    command: Command<Nothing>,
 ) -> Result<HttpResponse, Problem> {
     let once = command.once(&caller)?;
     services.change_webhook(&id, WebhookChange::Enabled, &once).await
@@ -182,7 +182,7 @@ pub(super) async fn disable(
     caller: Authorized<SupportWrite>,
     services: web::Data<Services>,
     id: web::Path<String>,
-    mut command: Command<Nothing>,
+    command: Command<Nothing>,
 ) -> Result<HttpResponse, Problem> {
     let once = command.once(&caller)?;
     services.change_webhook(&id, WebhookChange::Disabled, &once).await

@@ -1,4 +1,7 @@
+use std::convert::Infallible;
+
 use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use uuid::Uuid;
 
 use super::*;
@@ -25,21 +28,38 @@ fn wants(device: &DeviceRef, number: u128) -> Question<'_> {
     }
 }
 
+fn commands() -> Vec<Once> {
+    (0..8).map(|number| once(&format!("key-{number}"), "1")).collect()
+}
+
+/// The first of these commands that is begun and waits for the disk, and how many were answered at
+/// once before it: a busy machine may have an append stored before anybody asks again.
+fn begun<'a>(
+    node: &'a Licensing,
+    question: &'a Question<'_>,
+    commands: &'a [Once],
+) -> (usize, &'a Once, LocalBoxFuture<'a, Result<CommandAnswer, CommandError<Infallible>>>) {
+    let mut begun = commands.iter().enumerate().filter_map(|(answered, command)| {
+        let mut first = node.reserve(question, MINUTE_MS, command).boxed_local();
+        first.as_mut().now_or_never().is_none().then_some((answered, command, first))
+    });
+    begun.next().expect("none of them waits for the disk")
+}
+
 #[tokio::test]
 async fn a_command_that_is_being_worked_on_is_not_begun_again() {
     let site = Site::new();
     let node = site.node("a", 9).await;
     let device = node.device_of("tv");
-    let (question, command) = (wants(&device, 1), once("key", "1"));
-    let mut first = Box::pin(node.reserve(&question, MINUTE_MS, &command));
-    assert!(first.as_mut().now_or_never().is_none(), "it waits for the disk");
-    let second = node.reserve(&question, MINUTE_MS, &command).await;
+    let (question, commands) = (wants(&device, 1), commands());
+    let (answered, command, first) = begun(&node, &question, &commands);
+    let second = node.reserve(&question, MINUTE_MS, command).await;
     assert!(matches!(second, Err(CommandError::KeyInUse)), "{second:?}");
     let other = once("other", "1");
     drop(node.reserve(&wants(&node.device_of("radio"), 1), MINUTE_MS, &other).await.unwrap());
     let answer = first.await.unwrap();
-    assert_eq!(node.reserve(&question, MINUTE_MS, &command).await.unwrap(), answer);
-    assert_eq!(site.count("reservation-made.v1").await, 2);
+    assert_eq!(node.reserve(&question, MINUTE_MS, command).await.unwrap(), answer);
+    assert_eq!(site.count("reservation-made.v1").await, answered + 2);
 }
 
 #[tokio::test]
@@ -47,12 +67,12 @@ async fn a_command_given_up_in_the_middle_is_answered_with_what_it_did() {
     let site = Site::new();
     let node = site.node("a", 9).await;
     let device = node.device_of("tv");
-    let (question, command) = (wants(&device, 1), once("key", "1"));
-    let waiting = Box::pin(node.reserve(&question, MINUTE_MS, &command)).now_or_never();
-    assert!(waiting.is_none(), "it waits for the disk");
-    let answer = node.reserve(&question, MINUTE_MS, &command).await.unwrap();
-    assert_eq!(node.reserve(&question, MINUTE_MS, &command).await.unwrap(), answer);
-    assert_eq!(site.count("reservation-made.v1").await, 1);
+    let (question, commands) = (wants(&device, 1), commands());
+    let (answered, command, first) = begun(&node, &question, &commands);
+    drop(first);
+    let answer = node.reserve(&question, MINUTE_MS, command).await.unwrap();
+    assert_eq!(node.reserve(&question, MINUTE_MS, command).await.unwrap(), answer);
+    assert_eq!(site.count("reservation-made.v1").await, answered + 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

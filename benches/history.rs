@@ -57,14 +57,15 @@ fn main() {
         service.stop().unwrap();
         service = start();
         let [old, new, other] = &mut devices;
-        // What the first of all decisions pays for itself: connections to the databases.
+        // What the first of all pays for itself, here and below: connections, files that are begun.
         other.dry_run(&service.licensing, &runtime);
         figures.first.pair(round, |which| which.of(old, new).dry_run(&service.licensing, &runtime));
         for turn in 0..DRY_RUN_PAIRS {
             let run = |which: Which| which.of(old, new).dry_run(&service.licensing, &runtime);
             figures.dry_run.pair(turn, run);
         }
-        for turn in 0..ACQUISITION_PAIRS {
+        other.acquire(&service.licensing, &runtime);
+        for turn in round..round + ACQUISITION_PAIRS {
             let run = |which: Which| which.of(old, new).acquire(&service.licensing, &runtime);
             figures.acquire.pair(turn, run);
         }

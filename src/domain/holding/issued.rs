@@ -4,9 +4,11 @@
 //! In memory and in the stored state they are one record after another, oldest first:
 //!
 //! ```text
-//! 8 bytes        when, milliseconds since 1970, little-endian
-//! 1 byte         which tags follow: 1 device, 2 title, 4 content group
-//! 8 bytes each   the tags, in this order
+//! 1 byte         bits 0 to 2: which tags follow: 1 device, 2 title, 4 content group
+//!                bits 4 to 7: n, the bytes of the time, 0 to 8
+//! n bytes        milliseconds since the record before it, of the first one since 1970; little-endian,
+//!                without leading zeros, modulo 2^64 where time went back
+//! 8 bytes each   the tags, in this order, little-endian
 //! ```
 
 use serde::de::Error as _;
@@ -42,28 +44,36 @@ impl Issued {
 pub struct IssuedLog {
     packed: Vec<u8>,
     count: usize,
+    /// Time of the last record, which the next one counts from.
+    newest_ms: i64,
 }
 
 impl IssuedLog {
     pub(in crate::domain) fn add(&mut self, issued: Issued) {
         let horizon_ms = issued.at_ms - i64::from(WINDOW_SECONDS_MAX) * 1000;
-        while let Some(oldest) = self.oldest() {
-            if self.count < ISSUED_KEPT && oldest.at_ms >= horizon_ms {
-                break;
-            }
-            self.packed.drain(..packed_bytes(&oldest));
-            self.count -= 1;
+        while self.oldest().is_some_and(|i| self.count >= ISSUED_KEPT || i.at_ms < horizon_ms) {
+            self.forget_oldest();
         }
         self.push(&issued);
     }
 
     fn push(&mut self, issued: &Issued) {
-        let tags = issued.tags();
-        let present = tags.iter().zip(TAG_BITS).filter(|(tag, _)| tag.is_some());
-        self.packed.extend(issued.at_ms.to_le_bytes());
-        self.packed.push(present.map(|(_, bit)| bit).sum());
-        self.packed.extend(tags.into_iter().flatten().flat_map(Tag::to_le_bytes));
+        pack(issued, self.newest_ms, &mut self.packed);
+        self.newest_ms = issued.at_ms;
         self.count += 1;
+    }
+
+    fn forget_oldest(&mut self) {
+        let mut records = self.records();
+        let (_, Some(second)) = (records.next(), records.next()) else {
+            *self = Self::default();
+            return;
+        };
+        let gone = self.packed.len() - records.rest.len();
+        let mut again = Vec::new();
+        pack(&second, 0, &mut again);
+        self.packed.splice(..gone, again);
+        self.count -= 1;
     }
 
     /// Adds what was issued elsewhere, in the order of time.
@@ -88,8 +98,11 @@ impl IssuedLog {
 
     /// All that is remembered, oldest first.
     pub(in crate::domain) fn all(&self) -> impl Iterator<Item = Issued> + use<'_> {
-        let mut rest = self.packed.as_slice();
-        std::iter::from_fn(move || unpack(&mut rest))
+        self.records()
+    }
+
+    fn records(&self) -> Records<'_> {
+        Records { rest: &self.packed, before_ms: 0 }
     }
 
     /// Those issued after `since_ms`, oldest first.
@@ -110,25 +123,44 @@ impl IssuedLog {
 /// The bit of each of [`Issued::tags`].
 const TAG_BITS: [u8; 3] = [1, 2, 4];
 
-fn packed_bytes(issued: &Issued) -> usize {
-    9 + 8 * issued.tags().iter().flatten().count()
+fn pack(issued: &Issued, before_ms: i64, into: &mut Vec<u8>) {
+    let tags = issued.tags();
+    let present = tags.iter().zip(TAG_BITS).filter(|(tag, _)| tag.is_some());
+    let present: u8 = present.map(|(_, bit)| bit).sum();
+    let time = issued.at_ms.wrapping_sub(before_ms).to_le_bytes();
+    let length = time.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    into.push(present | (length as u8) << 4);
+    into.extend(time.iter().take(length));
+    into.extend(tags.into_iter().flatten().flat_map(Tag::to_le_bytes));
 }
 
-/// Takes the first record off `rest`; `None` if it is no whole one.
-fn unpack(rest: &mut &[u8]) -> Option<Issued> {
-    let (at_ms, after) = rest.split_first_chunk()?;
-    let (present, mut after) = after.split_first()?;
-    let mut tags = [None; 3];
-    for (tag, bit) in tags.iter_mut().zip(TAG_BITS) {
-        if present & bit != 0 {
-            let (bytes, others) = after.split_first_chunk()?;
-            *tag = Some(Tag::from_le_bytes(*bytes)?);
-            after = others;
+/// Takes one record after the other; ends before one that is not whole.
+struct Records<'a> {
+    rest: &'a [u8],
+    before_ms: i64,
+}
+
+impl Iterator for Records<'_> {
+    type Item = Issued;
+
+    fn next(&mut self) -> Option<Issued> {
+        let (head, rest) = self.rest.split_first()?;
+        let (short, mut rest) = rest.split_at_checked(usize::from(head >> 4))?;
+        let mut time = [0; 8];
+        time.get_mut(..short.len())?.copy_from_slice(short);
+        let mut tags = [None; 3];
+        for (tag, bit) in tags.iter_mut().zip(TAG_BITS) {
+            if head & bit != 0 {
+                let (bytes, others) = rest.split_first_chunk()?;
+                *tag = Some(Tag::from_le_bytes(*bytes)?);
+                rest = others;
+            }
         }
+        self.rest = rest;
+        self.before_ms = self.before_ms.wrapping_add(i64::from_le_bytes(time));
+        let [device, title, content_group] = tags;
+        Some(Issued { at_ms: self.before_ms, device, title, content_group })
     }
-    *rest = after;
-    let [device, title, content_group] = tags;
-    Some(Issued { at_ms: i64::from_le_bytes(*at_ms), device, title, content_group })
 }
 
 impl Serialize for IssuedLog {
@@ -140,12 +172,12 @@ impl Serialize for IssuedLog {
 impl<'de> Deserialize<'de> for IssuedLog {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let packed = <&[u8]>::deserialize(deserializer)?;
-        let (mut rest, mut count) = (packed, 0);
-        while !rest.is_empty() {
-            unpack(&mut rest).ok_or_else(|| D::Error::custom("malformed issued licenses"))?;
-            count += 1;
+        let mut records = Records { rest: packed, before_ms: 0 };
+        let count = records.by_ref().count();
+        if !records.rest.is_empty() {
+            return Err(D::Error::custom("malformed licenses issued"));
         }
-        Ok(Self { packed: packed.to_vec(), count })
+        Ok(Self { packed: packed.to_vec(), count, newest_ms: records.before_ms })
     }
 }
 
@@ -168,15 +200,18 @@ mod tests {
             title: None,
             content_group: Some(content_group),
         });
-        log.add(Issued { at_ms: 260, device: None, title: Some(title), content_group: None });
+        log.add(Issued { at_ms: 259, device: None, title: Some(title), content_group: None });
         let stored = postcard::to_allocvec(&log).unwrap();
         // The first eight bytes of each name's SHA-256, computed with sha256sum, backwards.
         let expected = [
-            "33",
-            "020100000000000000",
-            "030100000000000005",
-            "b88f4841be4d3a26a61f63edcb6f93ad",
-            "040100000000000002",
+            "1e",
+            "20",
+            "0201",
+            "15",
+            "01",
+            "b88f4841be4d3a26",
+            "a61f63edcb6f93ad",
+            "02",
             "598010460632f2aa",
         ];
         assert_eq!(data_encoding::HEXLOWER.encode(&stored), expected.concat());
@@ -192,9 +227,11 @@ mod tests {
             let stored = postcard::to_allocvec(&Packed(&whole[..end])).unwrap();
             assert!(postcard::from_bytes::<IssuedLog>(&stored).is_err(), "{end}");
         }
-        let no_tag = [&[0; 8], [2].as_slice(), &[0; 8]].concat();
-        let stored = postcard::to_allocvec(&Packed(&no_tag)).unwrap();
-        assert!(postcard::from_bytes::<IssuedLog>(&stored).is_err());
+        let [no_tag, long_time] = [[2, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0x90; 10]];
+        for malformed in [no_tag, long_time] {
+            let stored = postcard::to_allocvec(&Packed(&malformed)).unwrap();
+            assert!(postcard::from_bytes::<IssuedLog>(&stored).is_err(), "{malformed:?}");
+        }
     }
 
     struct Packed<'a>(&'a [u8]);
@@ -218,6 +255,24 @@ mod tests {
         let later_ms = 299 + i64::from(WINDOW_SECONDS_MAX) * 1000;
         log.add(issued(later_ms, None));
         assert_eq!(log.all().collect::<Vec<_>>(), [issued(299, None), issued(later_ms, None)]);
+        log.add(issued(3 * later_ms, None));
+        assert_eq!(log.all().collect::<Vec<_>>(), [issued(3 * later_ms, None)]);
+    }
+
+    #[test]
+    fn any_times_are_kept_whichever_way_they_go() {
+        let times = [5, i64::MAX, i64::MIN, 0, -1, 1_790_000_000_000, 1_789_999_999_999, 0];
+        let mut log = IssuedLog::default();
+        times.iter().for_each(|at_ms| log.push(&issued(*at_ms, Some("a"))));
+        for left in 0..times.len() {
+            let stored = postcard::to_allocvec(&log).unwrap();
+            let again: IssuedLog = postcard::from_bytes(&stored).unwrap();
+            assert_eq!(again, log);
+            let read: Vec<_> = again.all().map(|issued| issued.at_ms).collect();
+            assert_eq!(read, times[left..]);
+            log.forget_oldest();
+        }
+        assert_eq!(log, IssuedLog::default());
     }
 
     #[test]

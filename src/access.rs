@@ -62,15 +62,15 @@ pub struct Unauthenticated;
 
 /// All API keys, in memory. Shared between threads by reference.
 pub struct Registry {
-    /// Of the content of `api.key`.
-    hmac: hmac::Key,
+    /// The content of `api.key`.
+    key: hmac::Key,
     records: RwLock<HashMap<ApiKeyId, Arc<ApiKeyRecord>>>,
 }
 
 impl Registry {
     /// A registry without keys. `secret` is the content of `api.key`.
     pub fn new(secret: Secret) -> Self {
-        Self { hmac: hmac::Key::new(HMAC_SHA256, secret.expose()), records: RwLock::default() }
+        Self { key: hmac::Key::new(HMAC_SHA256, secret.expose()), records: RwLock::default() }
     }
 
     /// Makes a key. It opens nothing until its record has been stored and handed to
@@ -91,7 +91,7 @@ impl Registry {
         let record = ApiKeyRecord {
             id,
             name: name.to_owned(),
-            hmac: text.authenticator(&self.hmac),
+            hmac: text.authenticator(&self.key),
             scopes,
             created_at: now,
             revoked_at: None,
@@ -158,7 +158,7 @@ impl Registry {
             records.get(&id).cloned()
         };
         let expected = record.as_ref().map_or(&NO_KEY, |record| &record.hmac);
-        let genuine = text.is_authentic(&self.hmac, expected);
+        let genuine = text.is_authentic(&self.key, expected);
         match record {
             Some(record) if genuine && record.revoked_at.is_none() => Ok(Principal {
                 key_id: id,

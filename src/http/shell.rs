@@ -39,8 +39,8 @@ impl RequestId {
         id.ok_or_else(|| Problem::internal("the routes were installed without their shell"))
     }
 
-    /// Random to whoever does not know the key of this process, for less than asking the system for
-    /// random bytes each time takes. Nothing is decided by it.
+    /// A keyed hash of a count, for less than asking the system for random bytes each time takes: it
+    /// does not show how many requests there are. Nothing is decided by it.
     fn fresh() -> Self {
         static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         static NEXT: AtomicU64 = AtomicU64::new(0);

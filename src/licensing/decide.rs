@@ -131,7 +131,11 @@ pub struct DecisionCounted {
     /// Its KID.
     pub key_id: Uuid,
     /// The device it is on.
-    #[schema(value_type = String)]
+    #[schema(
+        value_type = String,
+        pattern = "^[a-z2-7]{26}$",
+        example = "beb4pw6chv22zwww44tn5zxsb4"
+    )]
     pub device: DeviceRef,
     /// Whether the device confirmed that it stored it.
     pub confirmed: bool,

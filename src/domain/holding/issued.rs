@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! 1 byte         bits 0 to 2: which tags follow: 1 device, 2 title, 4 content group
+//!                bit 3: 0
 //!                bits 4 to 7: n, the bytes of the time, 0 to 8
 //! n bytes        milliseconds since the record before it, of the first one since 1970; little-endian,
 //!                without leading zeros, modulo 2^64 where time went back
@@ -86,6 +87,9 @@ impl IssuedLog {
 
     /// Counts what was issued to one device for another.
     pub(in crate::domain) fn rename(&mut self, from: Tag, into: Tag) {
+        if !self.all().any(|issued| issued.device == Some(from)) {
+            return;
+        }
         let mut renamed = Self::default();
         for mut issued in self.all() {
             if issued.device == Some(from) {
@@ -122,6 +126,7 @@ impl IssuedLog {
 
 /// The bit of each of [`Issued::tags`].
 const TAG_BITS: [u8; 3] = [1, 2, 4];
+const UNUSED_BIT: u8 = 8;
 
 fn pack(issued: &Issued, before_ms: i64, into: &mut Vec<u8>) {
     let tags = issued.tags();
@@ -146,6 +151,9 @@ impl Iterator for Records<'_> {
     fn next(&mut self) -> Option<Issued> {
         let (head, rest) = self.rest.split_first()?;
         let (short, mut rest) = rest.split_at_checked(usize::from(head >> 4))?;
+        if head & UNUSED_BIT != 0 || short.last() == Some(&0) {
+            return None;
+        }
         let mut time = [0; 8];
         time.get_mut(..short.len())?.copy_from_slice(short);
         let mut tags = [None; 3];
@@ -169,6 +177,7 @@ impl Serialize for IssuedLog {
     }
 }
 
+/// Only from a format that lends bytes, as the stored state's does.
 impl<'de> Deserialize<'de> for IssuedLog {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let packed = <&[u8]>::deserialize(deserializer)?;
@@ -183,6 +192,10 @@ impl<'de> Deserialize<'de> for IssuedLog {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn issued(at_ms: i64, title: Option<&str>) -> Issued {
@@ -227,9 +240,10 @@ mod tests {
             let stored = postcard::to_allocvec(&Packed(&whole[..end])).unwrap();
             assert!(postcard::from_bytes::<IssuedLog>(&stored).is_err(), "{end}");
         }
-        let [no_tag, long_time] = [[2, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0x90; 10]];
-        for malformed in [no_tag, long_time] {
-            let stored = postcard::to_allocvec(&Packed(&malformed)).unwrap();
+        let [no_tag, long_time] = [[2, 0, 0, 0, 0, 0, 0, 0, 0].as_slice(), &[0x9f; 10]];
+        let [leading_zero, unused_bit] = [[0x20, 1, 0].as_slice(), &[8]];
+        for malformed in [no_tag, long_time, leading_zero, unused_bit] {
+            let stored = postcard::to_allocvec(&Packed(malformed)).unwrap();
             assert!(postcard::from_bytes::<IssuedLog>(&stored).is_err(), "{malformed:?}");
         }
     }
@@ -273,6 +287,79 @@ mod tests {
             log.forget_oldest();
         }
         assert_eq!(log, IssuedLog::default());
+    }
+
+    fn tag() -> impl Strategy<Value = Option<Tag>> {
+        prop::option::of((0..3_u8).prop_map(|number| Tag::of(&number.to_string())))
+    }
+
+    prop_compose! {
+        fn any_issued()(day in 0..1000_i64, tags in [tag(), tag(), tag()]) -> Issued {
+            let [device, title, content_group] = tags;
+            Issued { at_ms: day * 1000 * 86_400, device, title, content_group }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add(Issued),
+        TakeOver(Vec<Issued>),
+        Rename(Option<Tag>, Option<Tag>),
+        Reload,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => any_issued().prop_map(Step::Add),
+            2 => prop::collection::vec(any_issued(), 0..80).prop_map(Step::TakeOver),
+            1 => (tag(), tag()).prop_map(|(from, into)| Step::Rename(from, into)),
+            1 => Just(Step::Reload),
+        ]
+    }
+
+    /// The same with nothing packed.
+    fn add(model: &mut VecDeque<Issued>, issued: Issued) {
+        let horizon_ms = issued.at_ms - i64::from(WINDOW_SECONDS_MAX) * 1000;
+        while model.len() >= ISSUED_KEPT || model.front().is_some_and(|i| i.at_ms < horizon_ms) {
+            model.pop_front();
+        }
+        model.push_back(issued);
+    }
+
+    proptest! {
+        #[test]
+        fn packed_or_not_the_same_is_remembered(steps in prop::collection::vec(step(), 1..60)) {
+            let (mut log, mut model) = (IssuedLog::default(), VecDeque::new());
+            for step in steps {
+                match step {
+                    Step::Add(issued) => {
+                        log.add(issued);
+                        add(&mut model, issued);
+                    }
+                    Step::TakeOver(issued) => {
+                        log.take_over(issued.clone());
+                        let mut all: Vec<_> = model.drain(..).chain(issued).collect();
+                        all.sort_by_key(|issued| issued.at_ms);
+                        all.into_iter().for_each(|issued| add(&mut model, issued));
+                    }
+                    Step::Rename(Some(from), Some(into)) => {
+                        log.rename(from, into);
+                        for issued in model.iter_mut().filter(|i| i.device == Some(from)) {
+                            issued.device = Some(into);
+                        }
+                    }
+                    Step::Rename(..) => {}
+                    Step::Reload => {
+                        let stored = postcard::to_allocvec(&log).unwrap();
+                        let again: IssuedLog = postcard::from_bytes(&stored).unwrap();
+                        prop_assert_eq!(&again, &log);
+                        log = again;
+                    }
+                }
+                prop_assert_eq!(log.count, model.len());
+                prop_assert!(log.all().eq(model.iter().copied()));
+            }
+        }
     }
 
     #[test]

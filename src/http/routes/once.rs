@@ -69,7 +69,6 @@ pub(super) struct MaybeCommandKey {
 }
 
 /// A command as it came. An empty body stands for `{}`.
-#[derive(Debug)]
 pub(super) struct Command<T> {
     /// What is asked.
     pub(super) body: T,

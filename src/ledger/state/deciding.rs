@@ -17,12 +17,12 @@ use super::store::{DEVICE_STREAM, Moment, StateError, StateStore, StoredKey};
 use crate::domain::lookup::{self, Key, Place, Row, Rows, Value};
 use crate::domain::{AccountRef, Device, DeviceRef, Event, Identity};
 
-/// Devices, and accounts, kept in memory. A device with 25 live licenses takes about 5 KiB, and 8 KiB
-/// more once 256 licenses were issued to it. The most that one can take under the default policy is
-/// about 160 KiB: 25 slots of 16 licenses (50 KiB), 100 refusals of 50 KIDs (90 KiB, and 6 KiB from an
-/// hour after they were made), the times of 100 unmatched deletions, and recent index rows (10 KiB).
-/// Somebody who owns as many devices and drives each of
-/// them there makes this cache 2 GiB large; a full one of ordinary devices has 64 MiB.
+/// Devices, and accounts, kept in memory. A device with 25 live licenses takes about 5 KiB, and 2
+/// to 8 KiB more once 256 licenses were issued to it. The most that one can take under the default
+/// policy is about 160 KiB: 25 slots of 16 licenses (50 KiB), 100 refusals of 50 KIDs (90 KiB, and
+/// 6 KiB from an hour after they were made), the times of 100 unmatched deletions, and recent index
+/// rows (10 KiB). Somebody who owns as many devices and drives each of them there makes this cache
+/// 2 GiB large; a full one of ordinary devices has 64 MiB.
 const CACHED_DEVICES: usize = 16 * 1024;
 
 /// Recent index rows a device keeps in memory before it asks which of them are stored by now; then
@@ -251,7 +251,7 @@ impl Loaded {
 struct Present {
     identity: Option<Identity>,
     /// The [mark](StoredKey::mark) of each key, in no order: a search of all takes less than one miss
-    /// of the processor's caches. `None` if there are too many.
+    /// of the processor's caches. `None` if there are too many, or [were not read](Moment::keys_of).
     keys: Option<Vec<u64>>,
 }
 
@@ -267,7 +267,7 @@ impl Present {
         if self.identity == Some(identity) {
             return Ok(());
         }
-        self.keys = moment.keys_of(identity, head)?;
+        self.keys = moment.keys_of(identity, head.unwrap_or(0))?;
         self.identity = Some(identity);
         overlay.keys().for_each(|key| self.add(key));
         Ok(())
@@ -297,6 +297,7 @@ impl Present {
 /// The store may have advanced past the head meanwhile. A row from there has seen the event
 /// already, and [`lookup::apply`] leaves such a row alone.
 pub struct DeviceRows<'a> {
+    /// Revision of the last event folded.
     head: Option<u64>,
     overlay: &'a mut BTreeMap<Key, Row>,
     present: &'a mut Present,

@@ -79,7 +79,7 @@ struct Changed {
 /// The index rows of one identity.
 struct Gathered {
     changed: BTreeMap<StoredKey, Row>,
-    /// Which of them the file has, if they are not [too many](keys_of).
+    /// Which of them the file has, where [that was read](keys_of).
     stored: Option<Vec<u64>>,
 }
 
@@ -257,6 +257,7 @@ fn write_checkpoint(file: &Connection, checkpoint: &Checkpoint) -> Result<(), St
 /// The index rows as of the event at hand: changed ones from memory, all others from the file.
 struct GatheredRows<'a> {
     file: &'a Connection,
+    /// Of the event at hand in its device's stream.
     revision: u64,
     rows: &'a mut HashMap<Identity, Gathered>,
     /// Whose rows the events of the device looked at.
@@ -268,7 +269,7 @@ impl GatheredRows<'_> {
         match self.rows.entry(identity) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let stored = keys_of(self.file, identity, Some(self.revision))?;
+                let stored = keys_of(self.file, identity, self.revision)?;
                 Ok(entry.insert(Gathered { changed: BTreeMap::new(), stored }))
             }
         }

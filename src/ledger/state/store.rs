@@ -22,7 +22,7 @@ use crate::domain::{
 
 /// Raised whenever `Device::evolve`, the index rows or their encoding change: older files are
 /// then folded again.
-pub const FOLD_VERSION: i64 = 12;
+pub const FOLD_VERSION: i64 = 13;
 
 const FILE: &str = "state.db";
 
@@ -140,7 +140,7 @@ impl Moment<'_> {
     pub(super) fn keys_of(
         &mut self,
         identity: Identity,
-        revision: Option<u64>,
+        revision: u64,
     ) -> Result<Option<Vec<u64>>, StateError> {
         keys_of(self.connection()?, identity, revision)
     }
@@ -192,14 +192,15 @@ pub(super) fn stored_row(
 }
 
 /// The [marks](StoredKey::mark) of the keys that `identity` has rows under; `None` if they are too many
-/// to read them all. Most of what is asked for is not there, and need not be looked for then.
-/// `revision` is that of its device: after a long history nothing is read to find that out.
+/// to read them all, or are likely to be after the history that its device has at `revision`: then
+/// nothing is read. Most of what is asked for is not there, and need not be looked for where the keys
+/// are known.
 pub(super) fn keys_of(
     connection: &Connection,
     identity: Identity,
-    revision: Option<u64>,
+    revision: u64,
 ) -> Result<Option<Vec<u64>>, StateError> {
-    if revision.is_some_and(|revision| revision >= KEYS_READ as u64) {
+    if revision >= KEYS_READ as u64 {
         return Ok(None);
     }
     let first = identity_bytes(&identity);
@@ -212,8 +213,9 @@ pub(super) fn keys_of(
     Ok((keys.len() <= KEYS_READ).then_some(keys))
 }
 
-/// Keys of one identity that are read at once: those of about 30 licenses. An identity with more is
-/// asked for each row, so that no length of history makes a first decision slow.
+/// Keys of one identity that are read at once: those of about 30 licenses. An identity with more, or of
+/// a device with as many events, is asked for each row, so that no length of history makes a first
+/// decision slow.
 const KEYS_READ: usize = 128;
 
 /// What an index row is stored under: the first half of its identity, so that the rows of one device

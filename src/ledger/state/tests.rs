@@ -482,8 +482,8 @@ fn acquisitions(count: u8) -> Vec<(DeviceRef, Event)> {
 
 #[tokio::test]
 async fn rows_are_found_however_many_an_identity_has() {
-    // Few enough to know all keys, and too many for that.
-    for count in [3, 60] {
+    // Few enough to know all keys, too many for that, and a history after which nobody looks.
+    for count in [3, 60, 140] {
         let events = acquisitions(count);
         let site = Site::with(&events).await;
         let deciding = Deciding::new(Arc::clone(&site.ledger), site.state().await);
@@ -492,6 +492,8 @@ async fn rows_are_found_however_many_an_identity_has() {
             let key = Key::Kid(identity(1), kid(number));
             assert!(guard.read(|rows| rows.value(&key)).unwrap().is_some(), "{number} of {count}");
         }
+        let never = Key::Kid(identity(1), kid(count + 1));
+        assert_eq!(guard.read(|rows| rows.value(&never)).unwrap(), None);
         let other = Key::Kid(identity(2), kid(1));
         assert_eq!(guard.read(|rows| rows.value(&other)).unwrap(), None);
         let again = Key::Kid(identity(1), kid(1));

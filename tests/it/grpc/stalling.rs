@@ -22,7 +22,7 @@ const ANY: Expectation = Expectation::Any(());
 const SOON: Duration = Duration::from_secs(12);
 
 /// A service whose requests have to arrive, and to be stored, within this time.
-fn within(time: Duration) -> crate::service::TestService {
+fn service_within(time: Duration) -> crate::service::TestService {
     setup().with("limits.request_timeout_ms", time.as_millis()).start()
 }
 
@@ -78,7 +78,7 @@ fn ends<R: std::fmt::Debug>(code: Code, call: impl FnOnce() -> Result<R, Status>
 
 #[test]
 fn a_call_whose_request_never_ends_is_ended() {
-    let service = within(Duration::from_millis(400));
+    let service = service_within(Duration::from_millis(400));
     let client = analyst(&service);
     let late = Code::DeadlineExceeded;
     // An append of which nothing comes but where it goes, or one event, or nothing at all.
@@ -121,7 +121,7 @@ fn a_deadline_of_the_client_ends_its_call() {
 fn an_idle_batch_call_stays_open_and_an_append_that_is_too_late_ends_nothing() {
     // Enough for an append on a machine that does much else.
     let time = Duration::from_secs(3);
-    let service = within(time);
+    let service = service_within(time);
     let client = analyst(&service);
     let within = |seconds| Some(BatchDeadline::Within(WireDuration { seconds, nanos: 0 }));
     let parts = [part(1, true, within(10)), part(2, true, within(0)), part(3, true, within(10))];
